@@ -1,0 +1,57 @@
+#pragma once
+
+// The send contract between dispatch and whatever carries batches to experts
+// (stop 6). Two implementations: gRPC, and experts in this process for tests.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "services/core/dtype.h"
+#include "services/wire/payload_pool.h"
+
+namespace expertmesh::router {
+
+// One message: rows of one layer for experts of one endpoint, grouped by
+// expert. The spans and rows_out stay valid until Done.
+struct ExpertBatch {
+  uint32_t layer = 0;
+  DType dtype = DType::kF32;  // of hidden_states and of the rows that come back
+  uint32_t hidden_size = 0;
+  uint32_t num_tokens = 0;
+  PayloadRef hidden_states;  // [num_tokens, hidden_size], each token once
+  absl::Span<const uint32_t> expert_ids;     // [num_groups], ascending
+  absl::Span<const uint32_t> group_offsets;  // [num_groups + 1]
+  absl::Span<const uint32_t> row_token;      // [num_rows]
+  std::byte* rows_out = nullptr;             // [num_rows, hidden_size] of dtype
+  absl::Duration timeout = absl::InfiniteDuration();
+
+  size_t num_rows() const { return row_token.size(); }
+};
+
+// Told once for every Send. Done runs on a thread of the transport, must not
+// block, and may free the batch.
+class BatchCompletion {
+ public:
+  virtual ~BatchCompletion() = default;
+  // OK: rows_out is filled. Otherwise rows_out is undefined and will not be
+  // written any more: UNAVAILABLE (connection or peer gone), DEADLINE_EXCEEDED,
+  // RESOURCE_EXHAUSTED (peer's queue full), FAILED_PRECONDITION (not hosted
+  // there), INTERNAL (device fault, or a reply of the wrong shape). The message
+  // names the endpoint.
+  virtual void Done(const absl::Status& status) = 0;
+};
+
+// Thread-safe.
+class ExpertTransport {
+ public:
+  virtual ~ExpertTransport() = default;
+  // Sends `batch` to an endpoint by its index. Never blocks on the network;
+  // `completion` hears of every outcome, possibly before Send returns.
+  virtual void Send(int endpoint, const ExpertBatch& batch,
+                    BatchCompletion* completion) = 0;
+};
+
+}  // namespace expertmesh::router
