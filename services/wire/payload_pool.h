@@ -14,6 +14,8 @@
 namespace expertmesh {
 
 class PayloadPool;
+struct PayloadBlock;
+struct PayloadPoolState;
 
 // A shared reference to a pooled buffer. Copyable; the count is atomic. The
 // buffer outlives its pool if need be.
@@ -36,13 +38,13 @@ class PayloadRef {
   // For C callbacks: gives the reference away, and takes it back.
   void* Release() { return std::exchange(block_, nullptr); }
   static PayloadRef Adopt(void* released) {
-    return PayloadRef(static_cast<struct PayloadBlock*>(released));
+    return PayloadRef(static_cast<PayloadBlock*>(released));
   }
 
  private:
   friend class PayloadPool;
-  explicit PayloadRef(struct PayloadBlock* block) : block_(block) {}
-  struct PayloadBlock* block_ = nullptr;
+  explicit PayloadRef(PayloadBlock* block) : block_(block) {}
+  PayloadBlock* block_ = nullptr;
 };
 
 // Thread-safe. Buffers are kept for reuse up to a bound; steady traffic
@@ -60,7 +62,7 @@ class PayloadPool {
 
  private:
   friend class PayloadRef;
-  std::shared_ptr<struct PayloadPoolState> state_;
+  std::shared_ptr<PayloadPoolState> state_;
 };
 
 }  // namespace expertmesh

@@ -1,0 +1,170 @@
+#pragma once
+
+// ExpertBatch and ExpertResult to and from the bytes gRPC carries (stop 6).
+//
+// The bytes are ordinary messages of protos/expertmesh/expert/v1/expert.proto,
+// and any valid encoding of one is read. By hand because the generated classes
+// copy the payload twice: here sending copies none of it (it travels as a slice
+// of its own), and receiving copies it once, from gRPC's unaligned slices into
+// aligned memory.
+
+#include <grpcpp/support/byte_buffer.h>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "expertmesh/expert/v1/expert.pb.h"
+#include "services/core/dtype.h"
+#include "services/wire/message_reader.h"
+#include "services/wire/payload_pool.h"
+
+namespace expertmesh {
+
+// Largest message either end sends or takes; both set it as gRPC's limit.
+constexpr size_t kMaxMessageBytes = size_t{256} << 20;
+
+// The fields of an ExpertBatch beside its payload; see expert.proto.
+struct BatchFields {
+  uint64_t sequence_number = 0;
+  uint32_t layer = 0;
+  uint32_t timeout_ms = 0;  // 0: no limit
+  DType dtype = DType::kF32;
+  uint32_t hidden_size = 0;
+  uint32_t num_tokens = 0;
+  absl::Span<const uint32_t> expert_ids;     // [num_groups]
+  absl::Span<const uint32_t> group_offsets;  // [num_groups + 1]
+  absl::Span<const uint32_t> row_token;      // [num_rows]
+  absl::string_view traceparent;             // empty: none
+};
+
+// Writes one ExpertBatch to *out.
+//   hidden_states  [num_tokens, hidden_size] of dtype; may be longer. Shared
+//                  with gRPC, not copied: unchanged until its last reference
+//                  is gone
+// Errors: INVALID_ARGUMENT for a type that does not travel (f16), a payload
+// shorter than its shape, or a message over kMaxMessageBytes.
+absl::Status EncodeBatch(const BatchFields& fields, PayloadRef hidden_states,
+                         grpc::ByteBuffer* out);
+
+// A received ExpertBatch. Meant to be reused: its vectors keep their capacity.
+// Movable. Const methods may be called from several threads at once.
+class DecodedBatch {
+ public:
+  // Reads the fields and keeps references to the slices of `buffer`, which
+  // itself may go. Checks the encoding only, so that the sequence number is
+  // known when Validate refuses.
+  // Errors: INVALID_ARGUMENT: these bytes are no ExpertBatch.
+  absl::Status Decode(const grpc::ByteBuffer& buffer);
+
+  // Checks everything that follows from the message alone: type, sizes,
+  // expert ids strictly ascending, offsets, tokens in range, no more rows in a
+  // group than tokens, a result that fits a message. Whether the layer, the
+  // experts and hidden_size are this service's is the caller's to check.
+  // Errors: INVALID_ARGUMENT naming the field.
+  absl::Status Validate();
+
+  // Lets go of the received bytes: gRPC's memory is free again.
+  void ReleasePayload() { bytes_.Clear(); }
+
+  uint64_t sequence_number() const { return sequence_number_; }
+  uint32_t layer() const { return layer_; }
+  uint32_t timeout_ms() const { return timeout_ms_; }
+  uint32_t hidden_size() const { return hidden_size_; }
+  uint32_t num_tokens() const { return num_tokens_; }
+  const std::vector<uint32_t>& expert_ids() const { return expert_ids_; }
+  const std::vector<uint32_t>& group_offsets() const { return group_offsets_; }
+  const std::vector<uint32_t>& row_token() const { return row_token_; }
+  const std::string& traceparent() const { return traceparent_; }
+
+  // The following require that Validate returned OK.
+  DType dtype() const { return dtype_; }
+  size_t num_rows() const { return row_token_.size(); }
+  size_t row_bytes() const { return hidden_size_ * DTypeBytes(dtype_); }
+
+  // Gathers the activations of rows [first, last): row r is copied from token
+  // row_token[r] to out + (r - first) * row_bytes(). The one copy of the
+  // receiving side; needs the payload not to have been released.
+  void CopyRows(size_t first, size_t last, std::byte* out) const;
+
+ private:
+  absl::Status ValidateGroups() const;
+  bool ReadField(FieldReader& reader);
+
+  MessageBytes bytes_;
+  uint64_t sequence_number_ = 0;
+  uint32_t layer_ = 0;
+  uint32_t timeout_ms_ = 0;
+  uint32_t data_type_ = 0;
+  uint32_t hidden_size_ = 0;
+  uint32_t num_tokens_ = 0;
+  std::vector<uint32_t> expert_ids_;
+  std::vector<uint32_t> group_offsets_;
+  std::vector<uint32_t> row_token_;
+  std::string traceparent_;
+  size_t payload_offset_ = 0;
+  size_t payload_size_ = 0;
+  DType dtype_ = DType::kF32;
+};
+
+// The fields of an ExpertResult beside its payload; see expert.proto. Other
+// codes than CODE_OK carry no rows: set num_rows and hidden_size to 0.
+struct ResultFields {
+  uint64_t sequence_number = 0;
+  expert::v1::Code code = expert::v1::CODE_OK;
+  absl::string_view message;
+  DType dtype = DType::kF32;
+  uint32_t hidden_size = 0;
+  uint32_t num_rows = 0;
+  uint32_t queue_us = 0;
+  uint32_t compute_us = 0;
+};
+
+// Writes one ExpertResult to *out; as EncodeBatch.
+//   hidden_states  [num_rows, hidden_size] of dtype; empty without rows
+absl::Status EncodeResult(const ResultFields& fields, PayloadRef hidden_states,
+                          grpc::ByteBuffer* out);
+
+// A received ExpertResult; as DecodedBatch.
+class DecodedResult {
+ public:
+  // Errors: INVALID_ARGUMENT: these bytes are no ExpertResult.
+  absl::Status Decode(const grpc::ByteBuffer& buffer);
+
+  // Checks that this carries exactly [num_rows, hidden_size] of dtype.
+  // Errors: INVALID_ARGUMENT naming what differs.
+  absl::Status CheckShape(uint32_t num_rows, uint32_t hidden_size,
+                          DType dtype) const;
+
+  uint64_t sequence_number() const { return sequence_number_; }
+  expert::v1::Code code() const { return static_cast<expert::v1::Code>(code_); }
+  const std::string& message() const { return message_; }
+  uint32_t queue_us() const { return queue_us_; }
+  uint32_t compute_us() const { return compute_us_; }
+
+  // Copies the payload to `out`: as many bytes as the shape checked above has.
+  void CopyRows(std::byte* out) const {
+    bytes_.Copy(payload_offset_, payload_size_, out);
+  }
+  void ReleasePayload() { bytes_.Clear(); }
+
+ private:
+  bool ReadField(FieldReader& reader);
+
+  MessageBytes bytes_;
+  uint64_t sequence_number_ = 0;
+  uint32_t code_ = 0;
+  std::string message_;
+  uint32_t data_type_ = 0;
+  uint32_t hidden_size_ = 0;
+  uint32_t num_rows_ = 0;
+  uint32_t queue_us_ = 0;
+  uint32_t compute_us_ = 0;
+  size_t payload_offset_ = 0;
+  size_t payload_size_ = 0;
+};
+
+}  // namespace expertmesh

@@ -1,0 +1,247 @@
+// The receiving half of batch_codec.h.
+
+#include <optional>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "services/core/status_macros.h"
+#include "services/wire/batch_codec.h"
+
+namespace expertmesh {
+namespace {
+
+using expert::v1::ExpertBatch;
+using expert::v1::ExpertResult;
+
+// Of a result, beside its rows: more than its small fields ever take.
+constexpr size_t kResultHeaderBytes = 4096;
+// A traceparent has 55 characters; later versions may have more.
+constexpr size_t kMaxTraceparentBytes = 256;
+
+std::optional<DType> FromWireDataType(uint32_t data_type) {
+  switch (data_type) {
+    case expert::v1::DATA_TYPE_F32:
+      return DType::kF32;
+    case expert::v1::DATA_TYPE_BF16:
+      return DType::kBF16;
+    default:
+      return std::nullopt;
+  }
+}
+
+// For products of two 32-bit numbers and an element size, which 64 bits do not
+// hold.
+using Wide = unsigned __int128;
+
+bool IsPlainText(absl::string_view text) {
+  for (const char c : text) {
+    if (!absl::ascii_isprint(static_cast<unsigned char>(c))) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+absl::Status DecodedBatch::Decode(const grpc::ByteBuffer& buffer) {
+  RETURN_IF_ERROR(bytes_.Reset(buffer));
+  sequence_number_ = 0;
+  layer_ = timeout_ms_ = data_type_ = hidden_size_ = num_tokens_ = 0;
+  expert_ids_.clear();
+  group_offsets_.clear();
+  row_token_.clear();
+  traceparent_.clear();
+  payload_offset_ = payload_size_ = 0;
+  FieldReader reader(bytes_);
+  while (!reader.AtEnd()) {
+    if (!reader.ReadTag() || !ReadField(reader)) {
+      bytes_.Clear();
+      return absl::InvalidArgumentError("the bytes are not an ExpertBatch");
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool DecodedBatch::ReadField(FieldReader& reader) {
+  using M = ExpertBatch;
+  constexpr WireType kVarint = WireType::kVarint;
+  constexpr WireType kBytes = WireType::kBytes;
+  constexpr WireType kFixed32 = WireType::kFixed32;
+  if (reader.Is(M::kSequenceNumberFieldNumber, kVarint)) {
+    return reader.ReadVarint(&sequence_number_);
+  }
+  if (reader.Is(M::kLayerFieldNumber, kVarint)) {
+    return reader.ReadVarint32(&layer_);
+  }
+  if (reader.Is(M::kTimeoutMsFieldNumber, kVarint)) {
+    return reader.ReadVarint32(&timeout_ms_);
+  }
+  if (reader.Is(M::kDataTypeFieldNumber, kVarint)) {
+    return reader.ReadVarint32(&data_type_);
+  }
+  if (reader.Is(M::kHiddenSizeFieldNumber, kVarint)) {
+    return reader.ReadVarint32(&hidden_size_);
+  }
+  if (reader.Is(M::kNumTokensFieldNumber, kVarint)) {
+    return reader.ReadVarint32(&num_tokens_);
+  }
+  const struct {
+    uint32_t field;
+    std::vector<uint32_t>* values;
+  } arrays[] = {{M::kExpertIdsFieldNumber, &expert_ids_},
+                {M::kGroupOffsetsFieldNumber, &group_offsets_},
+                {M::kRowTokenFieldNumber, &row_token_}};
+  for (const auto& array : arrays) {
+    if (reader.Is(array.field, kBytes)) {
+      return reader.ReadPackedFixed32(array.values);
+    }
+    if (reader.Is(array.field, kFixed32)) {
+      return reader.ReadFixed32(array.values);
+    }
+  }
+  if (reader.Is(M::kTraceparentFieldNumber, kBytes)) {
+    return reader.ReadString(&traceparent_);
+  }
+  if (reader.Is(M::kHiddenStatesFieldNumber, kBytes)) {
+    return reader.ReadBytes(&payload_offset_, &payload_size_);
+  }
+  return reader.Skip();
+}
+
+absl::Status DecodedBatch::Validate() {
+  const std::optional<DType> dtype = FromWireDataType(data_type_);
+  if (!dtype.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data_type ", data_type_, " is neither F32 nor BF16"));
+  }
+  dtype_ = *dtype;
+  if (hidden_size_ == 0) {
+    return absl::InvalidArgumentError("hidden_size is 0");
+  }
+  const Wide row_bytes = Wide{hidden_size_} * DTypeBytes(dtype_);
+  if (num_tokens_ * row_bytes != payload_size_) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "hidden_states has ", payload_size_, " bytes, but num_tokens is ",
+        num_tokens_, " and hidden_size ", hidden_size_));
+  }
+  if (row_token_.size() * row_bytes + kResultHeaderBytes > kMaxMessageBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the result of ", row_token_.size(), " rows would exceed ",
+                     kMaxMessageBytes, " bytes: send the rows in parts"));
+  }
+  if (traceparent_.size() > kMaxTraceparentBytes ||
+      !IsPlainText(traceparent_)) {
+    return absl::InvalidArgumentError("traceparent is not a trace context");
+  }
+  return ValidateGroups();
+}
+
+absl::Status DecodedBatch::ValidateGroups() const {
+  if (group_offsets_.size() != expert_ids_.size() + 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "group_offsets has ", group_offsets_.size(), " elements for ",
+        expert_ids_.size(), " expert_ids: one more than those is needed"));
+  }
+  if (group_offsets_.front() != 0 ||
+      group_offsets_.back() != row_token_.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "group_offsets goes from ", group_offsets_.front(), " to ",
+        group_offsets_.back(), " instead of from 0 to the number of rows, ",
+        row_token_.size()));
+  }
+  for (size_t g = 0; g < expert_ids_.size(); ++g) {
+    if (g > 0 && expert_ids_[g] <= expert_ids_[g - 1]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert_ids[", g, "] is not above the one before it"));
+    }
+    if (group_offsets_[g + 1] < group_offsets_[g]) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "group_offsets[", g + 1, "] is below the one before it"));
+    }
+    if (group_offsets_[g + 1] - group_offsets_[g] > num_tokens_) {
+      return absl::InvalidArgumentError(absl::StrCat("expert ", expert_ids_[g],
+                                                     " has more rows than the ",
+                                                     num_tokens_, " tokens"));
+    }
+  }
+  for (size_t r = 0; r < row_token_.size(); ++r) {
+    if (row_token_[r] >= num_tokens_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("row_token[", r, "] is ", row_token_[r],
+                       ", but num_tokens is ", num_tokens_));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void DecodedBatch::CopyRows(size_t first, size_t last, std::byte* out) const {
+  const size_t stride = row_bytes();
+  for (size_t r = first; r < last; ++r, out += stride) {
+    bytes_.Copy(payload_offset_ + row_token_[r] * stride, stride, out);
+  }
+}
+
+absl::Status DecodedResult::Decode(const grpc::ByteBuffer& buffer) {
+  RETURN_IF_ERROR(bytes_.Reset(buffer));
+  sequence_number_ = 0;
+  code_ = data_type_ = hidden_size_ = num_rows_ = queue_us_ = compute_us_ = 0;
+  message_.clear();
+  payload_offset_ = payload_size_ = 0;
+  FieldReader reader(bytes_);
+  while (!reader.AtEnd()) {
+    if (!reader.ReadTag() || !ReadField(reader)) {
+      bytes_.Clear();
+      return absl::InvalidArgumentError("the bytes are not an ExpertResult");
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool DecodedResult::ReadField(FieldReader& reader) {
+  using M = ExpertResult;
+  if (reader.Is(M::kSequenceNumberFieldNumber, WireType::kVarint)) {
+    return reader.ReadVarint(&sequence_number_);
+  }
+  const struct {
+    uint32_t field;
+    uint32_t* value;
+  } numbers[] = {{M::kCodeFieldNumber, &code_},
+                 {M::kDataTypeFieldNumber, &data_type_},
+                 {M::kHiddenSizeFieldNumber, &hidden_size_},
+                 {M::kNumRowsFieldNumber, &num_rows_},
+                 {M::kQueueUsFieldNumber, &queue_us_},
+                 {M::kComputeUsFieldNumber, &compute_us_}};
+  for (const auto& number : numbers) {
+    if (reader.Is(number.field, WireType::kVarint)) {
+      return reader.ReadVarint32(number.value);
+    }
+  }
+  if (reader.Is(M::kMessageFieldNumber, WireType::kBytes)) {
+    return reader.ReadString(&message_);
+  }
+  if (reader.Is(M::kHiddenStatesFieldNumber, WireType::kBytes)) {
+    return reader.ReadBytes(&payload_offset_, &payload_size_);
+  }
+  return reader.Skip();
+}
+
+absl::Status DecodedResult::CheckShape(uint32_t num_rows, uint32_t hidden_size,
+                                       DType dtype) const {
+  if (num_rows_ != num_rows || hidden_size_ != hidden_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the result is ", num_rows_, " x ", hidden_size_,
+                     " instead of ", num_rows, " x ", hidden_size));
+  }
+  if (FromWireDataType(data_type_) != dtype) {
+    return absl::InvalidArgumentError(absl::StrCat("the result has data_type ",
+                                                   data_type_, " instead of ",
+                                                   DTypeName(dtype)));
+  }
+  if (Wide{num_rows} * hidden_size * DTypeBytes(dtype) != payload_size_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the result has ", payload_size_, " bytes for ", num_rows,
+                     " x ", hidden_size, " values"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace expertmesh
