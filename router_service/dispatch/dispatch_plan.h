@@ -6,21 +6,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "router_service/dispatch/capacity.h"
 #include "router_service/dispatch/routing.h"
 #include "router_service/model/gate.h"
 
 namespace expertmesh::router {
-
-struct CapacityOptions {
-  double capacity_factor = 2.0;  // 0: no limit
-  int64_t min_capacity = 64;     // rows
-};
-
-// Rows an expert accepts in one wave of one layer:
-//   max(min_capacity, ceil(capacity_factor · tokens · top_k / num_experts)),
-// or INT64_MAX where the factor is 0. Source: arXiv:2101.03961, section 2.2.
-int64_t ExpertCapacity(const CapacityOptions& options, int64_t num_tokens,
-                       int64_t top_k, int64_t num_experts);
 
 // Consecutive rows for one expert in one wave.
 struct RowGroup {
@@ -51,28 +41,84 @@ struct DispatchPlan {
 
 // Builds plans. Owns scratch memory; one thread.
 //
-// Rule (one replica per expert): each expert keeps its `capacity` rows of
-// highest gate score; of equal scores the earlier row (lower token) stays. The
-// others overflow:
-//   kWait      rank r (0-based, by the same order, among the expert's rows that
-//              stay with it) goes in wave r / capacity.
+// Rule (one replica per expert). The score of a row is scores[token, expert],
+// not its weight. Each expert keeps its `capacity` rows of highest score,
+// whatever their tokens' policies; of equal scores the earlier row (lower
+// token) stays. The others overflow, and their token's policy decides:
+//   kWait      the row stays with its expert and ranks after the rows of the
+//              first wave; the r-th of all rows that stay (0-based, waiting
+//              rows by the same order) goes in wave r / capacity.
 //   kNextBest  tokens in ascending order: experts that are full and do not
-//              already serve this token are masked and the gate's own rule is
-//              applied again; the new experts take the row and, with it, room.
-//              A token that finds fewer than top_k experts this way waits.
+//              already serve this token are masked and the gate's own rule,
+//              weights included, is applied again. What the token already
+//              holds and is not chosen again is given back; what is newly
+//              chosen takes room in the first wave. Later tokens see both. A
+//              token that finds fewer than top_k experts keeps its first
+//              choice, and its overflowing rows wait.
 //   kDrop      the row is left out; the other rows keep their weights.
+// Outcomes: kWaited is a row outside the first wave, kRerouted a row served by
+// an expert the token did not choose first.
 class DispatchPlanner {
  public:
+  // `gate` must outlive the planner and be the one that made the routings.
   DispatchPlanner(const Gate* gate, const CapacityOptions& capacity);
 
-  void set_capacity(const CapacityOptions& capacity) { capacity_ = capacity; }
+  void set_capacity(const CapacityOptions& capacity) {
+    capacity_options_ = capacity;
+  }
 
-  // Overwrites `plan`.
+  // Overwrites `plan`. `routing` is as documented at Routing; ids in range.
   void Build(const Routing& routing, DispatchPlan* plan);
 
  private:
+  // Who serves one of a token's top_k places; slot = token · top_k + place.
+  struct Serving {
+    int32_t expert;  // kNobody: dropped
+    float weight;
+    uint32_t wave;  // kUndecided: overflows, and no policy has moved it yet
+  };
+  // A row that competes for an expert with more rows than capacity.
+  struct RankedRow {
+    float score;
+    uint32_t slot;
+  };
+  // Rows [first, last) of ranked_ are all rows of `expert`; the first
+  // `capacity` of them are kept.
+  struct OverfullExpert {
+    int32_t expert;
+    size_t first, last;
+  };
+  struct LateRow {
+    uint32_t wave;
+    int32_t expert;
+    uint32_t token;
+    uint32_t place;  // in the token's row of token_rows
+    float weight;
+  };
+
+  void CountDemand(const Routing& routing, DispatchPlan* plan);
+  void RankOverfull(const Routing& routing);
+  void ApplyPolicies(const Routing& routing);
+  void Drop(const Routing& routing, int64_t token);
+  void ChooseAgain(const Routing& routing, int64_t token);
+  void AssignWaves();
+  void EmitFirstWave(const Routing& routing, DispatchPlan* plan);
+  void EmitLateWaves(const Routing& routing, DispatchPlan* plan);
+  void Account(const Routing& routing, DispatchPlan* plan) const;
+
   const Gate* const gate_;
-  CapacityOptions capacity_;
+  CapacityOptions capacity_options_;
+
+  int64_t capacity_ = 0;           // of this plan
+  std::vector<Serving> serving_;   // [num_tokens, top_k]
+  std::vector<int64_t> load_;      // [num_experts] rows; see CountDemand
+  std::vector<uint8_t> full_;      // [num_experts] load_ ≥ capacity_
+  std::vector<int64_t> cursor_;    // [num_experts] scratch of counting sorts
+  std::vector<RankedRow> ranked_;  // rows of overfull experts
+  std::vector<OverfullExpert> overfull_;
+  std::vector<int32_t> chosen_ids_;    // [top_k]
+  std::vector<float> chosen_weights_;  // [top_k]
+  std::vector<LateRow> late_;
 };
 
 }  // namespace expertmesh::router

@@ -3,6 +3,7 @@
 // Stop 8: logits → token.
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -37,12 +38,18 @@ struct SampleContext {
 };
 
 // Samples one token. Order of operations, as in transformers: repetition
-// penalty, presence and frequency penalties, banned ids, temperature, top-k,
-// top-p, min-p, then one draw from a counter-based generator keyed by
-// (seed, number of tokens generated so far): the draw depends on nothing else.
-// Greedy and every tie go to the lower id. NaN logits never win; where no logit
-// is finite returns -1.
-// Owns scratch memory; one thread.
+// penalty (prompt and generated tokens), presence and frequency penalties
+// (generated tokens), banned ids, temperature, top-k, top-p, min-p, then one
+// draw from a counter-based generator keyed by (seed, number of tokens
+// generated so far): the draw depends on nothing else, and walks the surviving
+// tokens by ascending id.
+//   top-p keeps a token where the tokens ahead of it hold less than top_p of
+//   the mass (so always one); min-p keeps those of at least min_p times the
+//   likeliest one's probability.
+// Greedy and every tie go to the lower id. Only finite logits take part; where
+// there is none returns -1. Ids of the context outside the vocabulary are
+// ignored.
+// Owns scratch memory, sized at construction; one thread.
 class Sampler {
  public:
   explicit Sampler(int64_t vocab_size);
@@ -52,12 +59,26 @@ class Sampler {
                  absl::Span<float> logits);
 
  private:
-  std::vector<std::pair<float, int32_t>> candidates_;
-  std::vector<int32_t> counts_;
+  struct Candidate {
+    float logit;
+    float weight;  // exp((logit - highest logit) / temperature)
+    int32_t id;
+  };
+
+  void ApplyPenalties(const SamplingParams& params,
+                      const SampleContext& context, absl::Span<float> logits);
+  void CollectAll(absl::Span<const float> logits);
+  void CollectTopK(absl::Span<const float> logits, int64_t top_k);
+  void KeepTopP(float top_p);
+
+  std::vector<Candidate> candidates_;  // ascending id
+  std::vector<Candidate> selection_;   // any order
+  std::vector<int32_t> counts_;        // [vocab_size], zero between calls
 };
 
 // log softmax(logits)[token_id], and of the `num_top` likeliest tokens.
-// Reads logits as the model gave them: before temperature and penalties.
+// Reads logits as the model gave them: before temperature and penalties. The
+// sum is in double, ascending id. Logits that are not finite count as -inf.
 TokenLogprob LogprobOf(absl::Span<const float> logits, int32_t token_id,
                        int32_t num_top);
 

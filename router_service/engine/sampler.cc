@@ -1,0 +1,251 @@
+#include "router_service/engine/sampler.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "router_service/engine/philox.h"
+
+namespace expertmesh::router {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Higher logit first; of equal logits the lower id.
+constexpr auto kLikelier = [](const auto& a, const auto& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+};
+
+constexpr auto kLowerId = [](const auto& a, const auto& b) {
+  return a.id < b.id;
+};
+
+// The highest finite logit, or -inf.
+float MaxFinite(absl::Span<const float> logits) {
+  // Lanes let the compiler use vector instructions; a maximum has the same
+  // value in any order.
+  constexpr size_t kLanes = 16;
+  std::array<float, kLanes> max;
+  max.fill(-kInfinity);
+  const auto visit = [](float x, float& lane) {
+    const float finite = x < kInfinity ? x : -kInfinity;  // NaN: false
+    lane = finite > lane ? finite : lane;
+  };
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) visit(logits[i + j], max[j]);
+  }
+  for (; i < logits.size(); ++i) visit(logits[i], max[0]);
+  return *std::max_element(max.begin(), max.end());
+}
+
+// Leaves in `selection` the `top_k` likeliest tokens (fewer where fewer are
+// finite), in any order. One pass: a buffer of twice top_k is cut back by
+// selection whenever it is full, so the cost is linear for every top_k.
+template <typename Candidate>
+void SelectTopK(absl::Span<const float> logits, size_t top_k,
+                std::vector<Candidate>& selection) {
+  const auto cut = [&] {
+    std::nth_element(selection.begin(), selection.begin() + (top_k - 1),
+                     selection.end(), kLikelier);
+    selection.resize(top_k);
+  };
+  selection.clear();
+  if (top_k == 0) return;
+  float threshold = -kInfinity;  // what a further token must exceed
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (!(logits[id] > threshold) || logits[id] == kInfinity) continue;
+    Candidate candidate{};
+    candidate.logit = logits[id];
+    candidate.id = static_cast<int32_t>(id);
+    selection.push_back(candidate);
+    if (selection.size() < 2 * top_k) continue;
+    cut();
+    // Later ids lose ties, so they must exceed the last one kept.
+    threshold = selection.back().logit;
+  }
+  if (selection.size() > top_k) cut();
+}
+
+}  // namespace
+
+Sampler::Sampler(int64_t vocab_size) : counts_(vocab_size, 0) {
+  candidates_.reserve(vocab_size);
+  selection_.reserve(vocab_size);
+}
+
+int32_t Sampler::Sample(const SamplingParams& params,
+                        const SampleContext& context,
+                        absl::Span<float> logits) {
+  ApplyPenalties(params, context, logits);
+  for (const int32_t id : context.banned) {
+    if (id >= 0 && static_cast<size_t>(id) < logits.size()) {
+      logits[id] = -kInfinity;
+    }
+  }
+  const float max = MaxFinite(logits);
+  if (max == -kInfinity) return -1;
+  if (!(params.temperature > 0)) {
+    return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) -
+                                logits.begin());
+  }
+
+  if (params.top_k > 0 && params.top_k < static_cast<int64_t>(logits.size())) {
+    CollectTopK(logits, params.top_k);
+  } else {
+    CollectAll(logits);
+  }
+  // Dividing the difference, not the logit, cannot overflow to +inf.
+  for (Candidate& c : candidates_) {
+    c.weight = std::exp((c.logit - max) / params.temperature);
+  }
+  if (params.top_p < 1.0f) KeepTopP(params.top_p);
+  // The likeliest token has weight 1 and always stays.
+  const float min_weight =
+      params.min_p > 0 ? std::min(params.min_p, 1.0f) : 0.0f;
+  double total = 0;
+  for (const Candidate& c : candidates_) {
+    if (c.weight >= min_weight) total += c.weight;
+  }
+  const double target =
+      total * CounterUniform(params.seed, context.generated.size());
+  double sum = 0;
+  int32_t sampled = -1;
+  for (const Candidate& c : candidates_) {
+    if (!(c.weight >= min_weight)) continue;
+    sum += c.weight;
+    sampled = c.id;
+    if (sum > target) break;
+  }
+  return sampled;
+}
+
+void Sampler::ApplyPenalties(const SamplingParams& params,
+                             const SampleContext& context,
+                             absl::Span<float> logits) {
+  const auto known = [&](int32_t id) {
+    return id >= 0 && static_cast<size_t>(id) < logits.size();
+  };
+  if (params.repetition_penalty != 1.0f) {
+    const std::array<absl::Span<const int32_t>, 2> parts = {context.prompt,
+                                                            context.generated};
+    for (const auto part : parts) {
+      for (const int32_t id : part) {
+        if (!known(id) || counts_[id]++ > 0) continue;
+        logits[id] = logits[id] < 0 ? logits[id] * params.repetition_penalty
+                                    : logits[id] / params.repetition_penalty;
+      }
+    }
+    for (const auto part : parts) {
+      for (const int32_t id : part) {
+        if (known(id)) counts_[id] = 0;
+      }
+    }
+  }
+  if (params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f) {
+    for (const int32_t id : context.generated) {
+      if (known(id)) ++counts_[id];
+    }
+    for (const int32_t id : context.generated) {
+      if (!known(id) || counts_[id] == 0) continue;
+      logits[id] -= params.presence_penalty +
+                    params.frequency_penalty * static_cast<float>(counts_[id]);
+      counts_[id] = 0;
+    }
+  }
+}
+
+void Sampler::CollectAll(absl::Span<const float> logits) {
+  candidates_.clear();
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (!std::isfinite(logits[id])) continue;
+    candidates_.push_back({logits[id], 0.0f, static_cast<int32_t>(id)});
+  }
+}
+
+void Sampler::CollectTopK(absl::Span<const float> logits, int64_t top_k) {
+  SelectTopK(logits, top_k, selection_);
+  std::sort(selection_.begin(), selection_.end(), kLowerId);
+  candidates_.assign(selection_.begin(), selection_.end());
+}
+
+// Linear on average, also where the distribution is flat: halves the range in
+// which the last kept token lies instead of sorting.
+void Sampler::KeepTopP(float top_p) {
+  double total = 0;
+  for (const Candidate& c : candidates_) total += c.weight;
+  const double target = top_p * total;
+
+  // Tokens below the mean weight of what is to be cut hold less than that
+  // together, so none of them is kept. In a peaked distribution this leaves
+  // few to select from.
+  const double negligible =
+      0.5 * (total - target) / static_cast<double>(candidates_.size());
+  selection_.clear();
+  for (const Candidate& c : candidates_) {
+    if (c.weight >= negligible) selection_.push_back(c);
+  }
+
+  // Of the tokens by descending likelihood, those before `first` are known to
+  // be kept and hold `mass`; those from `last` on are known to be cut.
+  size_t first = 0;
+  size_t last = selection_.size();
+  double mass = 0;
+  while (last - first > 1) {
+    const size_t middle = first + (last - first) / 2;
+    std::nth_element(selection_.begin() + first, selection_.begin() + middle,
+                     selection_.begin() + last, kLikelier);
+    double half = 0;
+    for (size_t i = first; i < middle; ++i) half += selection_[i].weight;
+    if (mass + half < target) {
+      mass += half;
+      first = middle;
+    } else {
+      last = middle;
+    }
+  }
+  const Candidate last_kept = selection_[first];
+  std::erase_if(candidates_, [&last_kept](const Candidate& c) {
+    return kLikelier(last_kept, c);
+  });
+}
+
+TokenLogprob LogprobOf(absl::Span<const float> logits, int32_t token_id,
+                       int32_t num_top) {
+  const float max = MaxFinite(logits);
+  double sum = 0;
+  for (const float logit : logits) {
+    if (std::isfinite(logit)) sum += std::exp(logit - max);
+  }
+  const double log_sum = std::log(sum);
+  const auto logprob = [&](float logit) {
+    if (!std::isfinite(logit)) return -kInfinity;
+    return static_cast<float>(static_cast<double>(logit) - max - log_sum);
+  };
+
+  TokenLogprob result;
+  result.token_id = token_id;
+  result.logprob = logprob(logits[token_id]);
+  struct Likely {
+    float logit;
+    int32_t id;
+  };
+  std::vector<Likely> likely;
+  SelectTopK(logits, std::max(num_top, 0), likely);
+  std::sort(likely.begin(), likely.end(), kLikelier);
+  for (const Likely& token : likely) {
+    result.top.emplace_back(token.id, logprob(token.logit));
+  }
+  return result;
+}
+
+float CounterUniform(uint64_t seed, uint64_t counter) {
+  const auto low = [](uint64_t x) { return static_cast<uint32_t>(x); };
+  const auto high = [](uint64_t x) { return static_cast<uint32_t>(x >> 32); };
+  const std::array<uint32_t, 4> random =
+      Philox4x32({low(counter), high(counter), 0, 0}, {low(seed), high(seed)});
+  return static_cast<float>(random[0] >> 8) * 0x1p-24f;
+}
+
+}  // namespace expertmesh::router
