@@ -35,10 +35,10 @@ struct BatchFields {
   DType dtype = DType::kF32;
   uint32_t hidden_size = 0;
   uint32_t num_tokens = 0;
-  absl::Span<const uint32_t> expert_ids;     // [num_groups]
-  absl::Span<const uint32_t> group_offsets;  // [num_groups + 1]
-  absl::Span<const uint32_t> row_token;      // [num_rows]
-  absl::string_view traceparent;             // empty: none
+  absl::Span<const uint32_t> expert_ids = {};     // [num_groups]
+  absl::Span<const uint32_t> group_offsets = {};  // [num_groups + 1]
+  absl::Span<const uint32_t> row_token = {};      // [num_rows]
+  absl::string_view traceparent = {};             // empty: none
 };
 
 // Writes one ExpertBatch to *out.
@@ -115,7 +115,7 @@ class DecodedBatch {
 struct ResultFields {
   uint64_t sequence_number = 0;
   expert::v1::Code code = expert::v1::CODE_OK;
-  absl::string_view message;
+  absl::string_view message = {};
   DType dtype = DType::kF32;
   uint32_t hidden_size = 0;
   uint32_t num_rows = 0;

@@ -14,7 +14,9 @@ static_assert(std::endian::native == std::endian::little);
 
 // As deep as Protobuf's own parsers go.
 constexpr int kMaxGroupDepth = 100;
+// Of tags and lengths, 32-bit numbers, and of any number.
 constexpr int kMaxTagBytes = 5;
+constexpr size_t kMaxLengthBytes = 5;
 constexpr int kMaxVarintBytes = 10;
 
 }  // namespace
@@ -109,8 +111,12 @@ bool FieldReader::ReadVarint32(uint32_t* value) {
 }
 
 bool FieldReader::ReadLength(size_t* length) {
+  const size_t start = position_;
   uint64_t wide;
-  if (!ReadVarint(&wide) || wide > bytes_.size() - position_) return false;
+  if (!ReadVarint(&wide) || position_ - start > kMaxLengthBytes ||
+      wide > bytes_.size() - position_) {
+    return false;
+  }
   *length = static_cast<size_t>(wide);
   return true;
 }
