@@ -1,0 +1,113 @@
+#include "services/linalg/isa/kernels.h"
+
+#include <atomic>
+#include <cstdlib>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "absl/strings/string_view.h"
+#include "services/core/log.h"
+#include "services/linalg/gemm.h"
+
+namespace expertmesh {
+namespace {
+
+#if defined(__x86_64__)
+// __builtin_cpu_supports knows F16C by name in GCC only.
+bool CpuHasF16C() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+bool CpuHasAvx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         CpuHasF16C();
+}
+
+bool CpuHasAvx512() {
+  return CpuHasAvx2() && __builtin_cpu_supports("avx512f");
+}
+
+bool CpuHasAvx512BF16() {
+  return CpuHasAvx512() && __builtin_cpu_supports("avx512bf16");
+}
+#endif
+
+struct Tables {
+  const Kernels* of[4] = {};  // by Isa; null where the CPU lacks it
+};
+
+// Asked once: under a hypervisor every cpuid is a trap.
+Tables ProbeCpu() {
+  Tables tables;
+  tables.of[static_cast<int>(Isa::kPortable)] = &kPortableKernels;
+#if defined(__x86_64__)
+  if (CpuHasAvx2()) tables.of[static_cast<int>(Isa::kAvx2)] = &kAvx2Kernels;
+  if (CpuHasAvx512()) {
+    tables.of[static_cast<int>(Isa::kAvx512)] = &kAvx512Kernels;
+  }
+  if (CpuHasAvx512BF16()) {
+    tables.of[static_cast<int>(Isa::kAvx512BF16)] = &kAvx512BF16Kernels;
+  }
+#endif
+  return tables;
+}
+
+Isa HighestIsa() {
+  Isa highest = Isa::kPortable;
+  for (const Isa isa : kAllIsas) {
+    if (KernelsFor(isa) != nullptr) highest = isa;
+  }
+  return highest;
+}
+
+Isa ChooseIsa() {
+  const Isa highest = HighestIsa();
+  const char* name = std::getenv("EXPERTMESH_ISA");
+  if (name == nullptr || *name == '\0') return highest;
+  for (const Isa isa : kAllIsas) {
+    if (absl::string_view(name) != IsaNameOf(isa)) continue;
+    if (isa <= highest) return isa;
+  }
+  Log(LogLevel::kWarning, "EXPERTMESH_ISA names no instruction set of this CPU",
+      {{"value", name}, {"using", IsaNameOf(highest)}});
+  return highest;
+}
+
+std::atomic<Isa>& Active() {
+  static std::atomic<Isa> active{ChooseIsa()};
+  return active;
+}
+
+}  // namespace
+
+const char* IsaNameOf(Isa isa) {
+  switch (isa) {
+    case Isa::kPortable:
+      return "portable";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512BF16:
+      return "avx512bf16";
+  }
+  return "?";
+}
+
+const Kernels* KernelsFor(Isa isa) {
+  static const Tables tables = ProbeCpu();
+  return tables.of[static_cast<int>(isa)];
+}
+
+const Kernels& ActiveKernels() { return *KernelsFor(ActiveIsa()); }
+
+Isa ActiveIsa() { return Active().load(std::memory_order_relaxed); }
+
+void SetActiveIsaForTest(Isa isa) { Active().store(isa); }
+
+absl::string_view IsaName() { return IsaNameOf(ActiveIsa()); }
+
+}  // namespace expertmesh

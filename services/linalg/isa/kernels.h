@@ -1,0 +1,90 @@
+#pragma once
+
+// The table of vector kernels, one per instruction set, and the choice of it.
+//
+// Only services/linalg and tests look here; everyone else calls gemm.h,
+// vector_ops.h and attention.h. Types are plain pointers (bf16 and f16 as
+// uint16_t): the files that fill the tables are compiled with wider flags than
+// the rest of the project, so they must not instantiate shared inline code.
+
+#include <cstdint>
+
+namespace expertmesh {
+
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512BF16 };
+inline constexpr Isa kAllIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512,
+                                   Isa::kAvx512BF16};
+
+// One panel of a packed matrix times some rows. See gemm.h for the layouts.
+struct GemmPanelArgs {
+  const void* x;     // [num_rows, k], f32 or bf16
+  int64_t x_stride;  // elements
+  int64_t num_rows;
+  const void* panel;  // 64 outputs
+  int64_t k;
+  int64_t width;  // real outputs of the panel, 1 to 64
+  float* y;       // [num_rows, width]
+  int64_t y_stride;
+};
+using GemmPanelFn = void (*)(const GemmPanelArgs& args);
+
+// Rows of one KV head over its pages. See attention.h.
+struct AttendArgs {
+  const float* queries;
+  const int64_t* positions;
+  int64_t num_rows;
+  int64_t head_dim;
+  int64_t window;
+  const void* const* key_pages;
+  const void* const* value_pages;
+  float* out;
+};
+using AttendFn = void (*)(const AttendArgs& args);
+
+struct Kernels {
+  // [activations f32, bf16][weights f32, bf16, f16], as in DType.
+  GemmPanelFn gemm_panel[2][3];
+  // [keys and values f32, bf16].
+  AttendFn attend[2];
+
+  // As the functions of vector_ops.h.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n,
+                   float* out);
+  void (*rms_norm_bf16)(const float* x, const float* weight, float eps,
+                        int64_t n, uint16_t* out);
+  void (*convert_to_bf16)(const float* x, int64_t n, uint16_t* out);
+  void (*convert_to_f32)(const uint16_t* x, int64_t n, float* out);
+  void (*add)(const float* x, int64_t n, float* y);
+  void (*add_scaled)(float a, const float* x, int64_t n, float* y);
+  void (*add_scaled_bf16)(float a, const uint16_t* x, int64_t n, float* y);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*silu_mul_bf16)(const float* gate, const float* up, int64_t n,
+                        uint16_t* out);
+  void (*exp)(const float* x, int64_t n, float* out);
+  void (*softmax)(float* x, int64_t n);
+  float (*dot)(const float* x, const float* y, int64_t n);
+};
+
+// "portable", "avx2", "avx512", "avx512bf16".
+const char* IsaNameOf(Isa isa);
+
+// The table of `isa`, or null where this CPU or this build lacks it.
+const Kernels* KernelsFor(Isa isa);
+
+// The table and the instruction set in use. Thread-safe.
+const Kernels& ActiveKernels();
+Isa ActiveIsa();
+
+// Replaces the table in use; KernelsFor(isa) must not be null. For tests, while
+// no kernel runs.
+void SetActiveIsaForTest(Isa isa);
+
+// Defined by the per-ISA files.
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512BF16Kernels;
+#endif
+
+}  // namespace expertmesh

@@ -1,0 +1,114 @@
+#pragma once
+
+// Sixteen f32 lanes in one AVX-512 register. The meaning of each function is
+// the same in all simd_*.h, to the bit:
+//   Load, Store       unaligned; on uint16_t they widen from and round to bf16
+//                     (nearest even, NaN stays a quiet NaN)
+//   Fma(a, b, c)      a * b + c, rounded once
+//   Max, Min(a, b)    b where the lanes do not compare (NaN)
+//   ScaleByLowBits    x * 2^n, n being what was added to 1.5 * 2^23
+//   Load*Pairs        32 interleaved 16-bit values as even and odd lanes
+//   BroadcastBF16Pair two neighbours, each to all lanes
+// Everything is in an unnamed namespace because each instruction set compiles
+// its own copy.
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define EXPERTMESH_INLINE inline __attribute__((always_inline))
+
+namespace expertmesh {
+namespace {
+
+struct F32x16 {
+  __m512 v;
+};
+struct Pair {
+  F32x16 even, odd;
+};
+
+// 6 x 4 accumulators of 32 registers.
+constexpr int kTileRows = 6;
+constexpr int TileCols(int rows) { return 4; }
+
+EXPERTMESH_INLINE F32x16 Broadcast(float x) { return {_mm512_set1_ps(x)}; }
+EXPERTMESH_INLINE F32x16 Load(const float* p) { return {_mm512_loadu_ps(p)}; }
+EXPERTMESH_INLINE void Store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+
+EXPERTMESH_INLINE F32x16 Load(const uint16_t* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {
+      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+EXPERTMESH_INLINE void Store(uint16_t* p, F32x16 a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i upper = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(
+      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))),
+      16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  const __m512i result =
+      _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(result));
+}
+
+EXPERTMESH_INLINE F32x16 Add(F32x16 a, F32x16 b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+EXPERTMESH_INLINE F32x16 Sub(F32x16 a, F32x16 b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+EXPERTMESH_INLINE F32x16 Mul(F32x16 a, F32x16 b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+EXPERTMESH_INLINE F32x16 Div(F32x16 a, F32x16 b) {
+  return {_mm512_div_ps(a.v, b.v)};
+}
+EXPERTMESH_INLINE F32x16 Fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+EXPERTMESH_INLINE F32x16 Max(F32x16 a, F32x16 b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}
+EXPERTMESH_INLINE F32x16 Min(F32x16 a, F32x16 b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}
+
+// In two steps, so that n may leave the range of one exponent.
+EXPERTMESH_INLINE F32x16 ScaleByLowBits(F32x16 x, F32x16 shifted) {
+  const __m512i n = _mm512_sub_epi32(_mm512_castps_si512(shifted.v),
+                                     _mm512_set1_epi32(0x4b400000));
+  const __m512i half = _mm512_srai_epi32(n, 1);
+  const __m512i bias = _mm512_set1_epi32(127);
+  const __m512i first = _mm512_slli_epi32(_mm512_add_epi32(half, bias), 23);
+  const __m512i second =
+      _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias), 23);
+  return {_mm512_mul_ps(_mm512_mul_ps(x.v, _mm512_castsi512_ps(first)),
+                        _mm512_castsi512_ps(second))};
+}
+
+EXPERTMESH_INLINE Pair SplitBF16Pairs(__m512i pairs) {
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(
+              pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+}
+EXPERTMESH_INLINE Pair LoadBF16Pairs(const uint16_t* p) {
+  return SplitBF16Pairs(_mm512_loadu_si512(p));
+}
+EXPERTMESH_INLINE Pair LoadF16Pairs(const uint16_t* p) {
+  const __m512i pairs = _mm512_loadu_si512(p);
+  return {
+      {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs))},
+      {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)))}};
+}
+EXPERTMESH_INLINE Pair BroadcastBF16Pair(const uint16_t* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, 4);
+  return SplitBF16Pairs(_mm512_set1_epi32(pair));
+}
+
+}  // namespace
+}  // namespace expertmesh

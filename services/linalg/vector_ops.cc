@@ -1,0 +1,61 @@
+#include "services/linalg/vector_ops.h"
+
+#include "services/linalg/isa/kernels.h"
+
+namespace expertmesh {
+namespace {
+
+// The kernels know bf16 by its bits.
+static_assert(sizeof(BF16) == sizeof(uint16_t));
+uint16_t* Bits(BF16* x) { return &x->bits; }
+const uint16_t* Bits(const BF16* x) { return &x->bits; }
+
+}  // namespace
+
+void RmsNorm(const float* x, const float* weight, float eps, int64_t n,
+             float* out) {
+  ActiveKernels().rms_norm(x, weight, eps, n, out);
+}
+
+void RmsNorm(const float* x, const float* weight, float eps, int64_t n,
+             BF16* out) {
+  ActiveKernels().rms_norm_bf16(x, weight, eps, n, Bits(out));
+}
+
+void ConvertToBF16(const float* x, int64_t n, BF16* out) {
+  ActiveKernels().convert_to_bf16(x, n, Bits(out));
+}
+
+void ConvertToF32(const BF16* x, int64_t n, float* out) {
+  ActiveKernels().convert_to_f32(Bits(x), n, out);
+}
+
+void Add(const float* x, int64_t n, float* y) { ActiveKernels().add(x, n, y); }
+
+void AddScaled(float a, const float* x, int64_t n, float* y) {
+  ActiveKernels().add_scaled(a, x, n, y);
+}
+
+void AddScaledBF16(float a, const BF16* x, int64_t n, float* y) {
+  ActiveKernels().add_scaled_bf16(a, Bits(x), n, y);
+}
+
+void SiluMul(const float* gate, const float* up, int64_t n, float* out) {
+  ActiveKernels().silu_mul(gate, up, n, out);
+}
+
+void SiluMul(const float* gate, const float* up, int64_t n, BF16* out) {
+  ActiveKernels().silu_mul_bf16(gate, up, n, Bits(out));
+}
+
+void Exp(const float* x, int64_t n, float* out) {
+  ActiveKernels().exp(x, n, out);
+}
+
+void Softmax(float* x, int64_t n) { ActiveKernels().softmax(x, n); }
+
+float Dot(const float* x, const float* y, int64_t n) {
+  return ActiveKernels().dot(x, y, n);
+}
+
+}  // namespace expertmesh

@@ -1,0 +1,74 @@
+#include <gtest/gtest.h>
+
+#include "services/linalg/gemm.h"
+#include "tests/unit/services/linalg/isa_test_util.h"
+
+namespace expertmesh {
+namespace {
+
+TEST(PackedMatrixTest, PutsF32InPanelsOf64Outputs) {
+  const TypedValues weight(RandomFloats(70 * 3, 1), DType::kF32);
+  const auto packed = PackedMatrix::Pack(weight.View(70, 3));
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  EXPECT_EQ(packed->n(), 70);
+  EXPECT_EQ(packed->k(), 3);
+  EXPECT_EQ(packed->num_panels(), 2);
+  EXPECT_EQ(packed->size_bytes(), 2u * 3 * 64 * 4);
+  for (int64_t n = 0; n < 128; ++n) {
+    const auto* panel = reinterpret_cast<const float*>(packed->panel(n / 64));
+    for (int64_t k = 0; k < 3; ++k) {
+      const float expected = n < 70 ? weight.f32[n * 3 + k] : 0.0f;
+      EXPECT_EQ(panel[k * 64 + n % 64], expected) << n << ", " << k;
+    }
+  }
+}
+
+TEST(PackedMatrixTest, PutsBF16InPairsOfK) {
+  const TypedValues weight(RandomFloats(65 * 5, 2), DType::kBF16);
+  const auto packed = PackedMatrix::Pack(weight.View(65, 5));
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  EXPECT_EQ(packed->size_bytes(), 2u * 3 * 64 * 4);
+  for (int64_t n = 0; n < 128; ++n) {
+    const auto* panel = reinterpret_cast<const BF16*>(packed->panel(n / 64));
+    for (int64_t k = 0; k < 6; ++k) {
+      const float expected = n < 65 && k < 5 ? weight.f32[n * 5 + k] : 0.0f;
+      EXPECT_EQ(ToF32(panel[k / 2 * 128 + n % 64 * 2 + k % 2]), expected)
+          << n << ", " << k;
+    }
+  }
+}
+
+TEST(PackedMatrixTest, StacksPartsAndReadsUnalignedMemory) {
+  const std::vector<float> rows = RandomFloats(5 * 4, 3);
+  std::vector<std::byte> file(rows.size() * 4 + 1);
+  std::memcpy(file.data() + 1, rows.data(), rows.size() * 4);
+  const TensorView whole = {file.data() + 1, DType::kF32, {5, 4}};
+  const TensorView parts[] = {
+      {file.data() + 1, DType::kF32, {2, 4}},
+      {file.data() + 1 + 2 * 4 * 4, DType::kF32, {3, 4}}};
+  const auto stacked = PackedMatrix::Pack(parts);
+  const auto packed = PackedMatrix::Pack(whole);
+  ASSERT_TRUE(stacked.ok() && packed.ok());
+  ASSERT_EQ(stacked->size_bytes(), packed->size_bytes());
+  EXPECT_EQ(
+      std::memcmp(stacked->panel(0), packed->panel(0), packed->size_bytes()),
+      0);
+}
+
+TEST(PackedMatrixTest, RefusesWhatDoesNotFit) {
+  const TypedValues weight(RandomFloats(12, 4), DType::kF32);
+  const TypedValues half(RandomFloats(12, 4), DType::kBF16);
+  const auto code = [](const std::vector<TensorView>& parts) {
+    return PackedMatrix::Pack(parts).status().code();
+  };
+  EXPECT_EQ(code({}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({{weight.bytes.data(), DType::kF32, {12}}}),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({weight.View(3, 4), weight.View(4, 3)}),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({weight.View(3, 4), half.View(3, 4)}),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace expertmesh
