@@ -1,0 +1,43 @@
+#pragma once
+
+// What the command lines of all binaries have in common.
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace expertmesh {
+
+// Exit codes, for scripts.
+inline constexpr int kExitFailure = 1;  // could not start, or failed
+inline constexpr int kExitUsage = 2;    // wrong command line
+
+// Gives `app` its name and `--version` ("expertmesh-expert 0.1.0").
+void SetupCommandLine(CLI::App& app, const std::string& name);
+
+// Parses. Returns nothing when the program should go on; otherwise the exit
+// code, after the help or version on standard output (0), or one line about
+// what is wrong on standard error (kExitUsage).
+std::optional<int> ParseCommandLine(CLI::App& app, int argc,
+                                    const char* const* argv);
+
+// --log-level and --log-format.
+struct LogOptions {
+  std::string level = "info";
+  std::string format = "text";
+};
+void AddLogOptions(CLI::App& app, LogOptions* options);
+
+// Applies them to the process; `service` is stamped on every line.
+// Errors: INVALID_ARGUMENT naming the value.
+absl::Status ApplyLogOptions(absl::string_view service,
+                             const LogOptions& options);
+
+// Prints "NAME: message" on standard error, as one line, and returns the exit
+// code: kExitUsage for INVALID_ARGUMENT, kExitFailure for the rest.
+int FailWith(absl::string_view name, const absl::Status& status);
+
+}  // namespace expertmesh

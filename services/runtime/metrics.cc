@@ -1,0 +1,110 @@
+#include "services/runtime/metrics.h"
+
+#include <exception>
+#include <utility>
+
+#include "services/core/status_macros.h"
+#include "services/core/version.h"
+#include "services/runtime/process_metrics.h"
+
+namespace expertmesh {
+
+const std::vector<double>& StepSecondsBuckets() {
+  static const auto* buckets = new std::vector<double>{
+      1e-5, 2.5e-5, 5e-5,   1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3,
+      5e-3, 1e-2,   2.5e-2, 5e-2, 0.1,    0.25, 0.5,  1.0};
+  return *buckets;
+}
+
+const std::vector<double>& RequestSecondsBuckets() {
+  static const auto* buckets = new std::vector<double>{
+      1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1,  0.25,
+      0.5,  1.0,    2.5,  5.0,  10.0,   30.0, 60.0, 120.0};
+  return *buckets;
+}
+
+const std::vector<double>& CountBuckets() {
+  static const auto* buckets = new std::vector<double>{
+      1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+  return *buckets;
+}
+
+Metrics::Metrics(absl::string_view service, absl::string_view isa)
+    : registry_(std::make_shared<prometheus::Registry>()),
+      process_(std::make_shared<ProcessCollector>()) {
+  Gauge("expertmesh_build_info", "What runs here, as labels; always 1.",
+        {{"version", std::string(Version())},
+         {"build_type", std::string(BuildType())},
+         {"isa", std::string(isa)},
+         {"service", std::string(service)}})
+      .Set(1);
+}
+
+prometheus::Counter& Metrics::Counter(const std::string& name,
+                                      const std::string& help,
+                                      const Labels& labels) {
+  return prometheus::BuildCounter()
+      .Name(name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(labels);
+}
+
+prometheus::Gauge& Metrics::Gauge(const std::string& name,
+                                  const std::string& help,
+                                  const Labels& labels) {
+  return prometheus::BuildGauge()
+      .Name(name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(labels);
+}
+
+prometheus::Histogram& Metrics::Histogram(const std::string& name,
+                                          const std::string& help,
+                                          const std::vector<double>& buckets,
+                                          const Labels& labels) {
+  return prometheus::BuildHistogram()
+      .Name(name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(labels, buckets);
+}
+
+std::vector<prometheus::Counter*> Metrics::Counters(
+    const std::string& name, const std::string& help, const std::string& label,
+    absl::Span<const std::string> values) {
+  std::vector<prometheus::Counter*> counters;
+  for (const std::string& value : values) {
+    counters.push_back(&Counter(name, help, {{label, value}}));
+  }
+  return counters;
+}
+
+std::vector<prometheus::Gauge*> Metrics::Gauges(
+    const std::string& name, const std::string& help, const std::string& label,
+    absl::Span<const std::string> values) {
+  std::vector<prometheus::Gauge*> gauges;
+  for (const std::string& value : values) {
+    gauges.push_back(&Gauge(name, help, {{label, value}}));
+  }
+  return gauges;
+}
+
+absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
+    absl::string_view listen, const Metrics& metrics) {
+  ASSIGN_OR_RETURN(HostPort address, ResolveListenAddress(listen));
+  std::unique_ptr<prometheus::Exposer> exposer;
+  try {
+    exposer = std::make_unique<prometheus::Exposer>(address.ToString());
+  } catch (const std::exception&) {  // CivetWeb gives no reason
+    return ListenError(address);
+  }
+  exposer->RegisterCollectable(metrics.registry_);
+  exposer->RegisterCollectable(metrics.process_);
+  address.port = exposer->GetListeningPorts().front();
+  return std::unique_ptr<MetricsServer>(
+      new MetricsServer(std::move(address), std::move(exposer)));
+}
+
+}  // namespace expertmesh
