@@ -5,35 +5,23 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "services/checkpoint/generation_config.h"
 #include "services/checkpoint/model_config.h"
 #include "services/linalg/tensor_view.h"
 
 namespace expertmesh {
 
-// generation_config.json; absent fields are unset.
-struct GenerationDefaults {
-  std::vector<int32_t> eos_token_ids;
-  std::optional<bool> do_sample;
-  std::optional<float> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<float> min_p;
-  std::optional<float> repetition_penalty;
-  std::optional<int32_t> max_new_tokens;
-};
-
 // Immutable after Open; thread-safe.
 class Checkpoint {
  public:
-  // Parses and checks config, generation config and every shard's header; reads
-  // no tensor data. Errors (one line that names the file, and the tensor where
+  // Parses and checks config, generation config and every shard's header, and
+  // that each tensor the model needs is there in the right shape; reads no
+  // tensor data. Errors (one line that names the file, and the tensor where
   // there is one): NOT_FOUND for a missing folder, file or shard;
   // FAILED_PRECONDITION for anything malformed.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(
@@ -53,6 +41,10 @@ class Checkpoint {
   absl::StatusOr<TensorView> Tensor(absl::string_view name,
                                     absl::Span<const int64_t> shape) const;
 
+  // Starts reading a tensor from disk without waiting. Worth calling before a
+  // whole tensor is read: mapped pages are otherwise fetched one by one.
+  void Prefetch(const TensorView& tensor) const;
+
   // Lets the kernel drop the pages of a tensor that has been copied elsewhere,
   // so that resident memory is not counted twice.
   void Release(const TensorView& tensor) const;
@@ -65,10 +57,15 @@ class Checkpoint {
   struct Files;
   Checkpoint();
 
+  absl::Status ReadConfig();
+  absl::Status CheckTensors() const;
+  void ComputeFingerprint();
+
   std::string directory_;
   ModelConfig config_;
   const ModelFamily* family_ = nullptr;
   GenerationDefaults defaults_;
+  std::string config_text_;  // config.json in one normal form
   std::string fingerprint_;
   std::unique_ptr<Files> files_;
 };

@@ -14,6 +14,8 @@
 
 namespace expertmesh {
 
+class ConfigReader;
+
 enum class QkNorm {
   kNone,
   kPerHead,      // RMS norm over each head, before RoPE (Qwen3)
@@ -94,8 +96,15 @@ struct ModelConfig {
   int64_t kv_size() const { return num_kv_heads * head_dim; }
 };
 
+// Checks what no single field shows: that heads divide, that top_k experts
+// exist, that some layer is MoE, that the model is of a size that exists.
+// `file` names the source in errors. Errors: FAILED_PRECONDITION.
+absl::Status ValidateModelConfig(absl::string_view file,
+                                 const ModelConfig& config);
+
 // Tensor names of a family. `layer` and `expert` are absolute indices.
-// A field is empty where the family has no such tensor.
+// The config says which of them a model has. Names are whole, with ".weight",
+// except the four projections that may have a bias.
 struct AttentionTensorNames {
   std::string input_norm;
   std::string q_proj, k_proj, v_proj, o_proj;  // without ".weight" / ".bias"
@@ -123,6 +132,11 @@ class ModelFamily {
  public:
   virtual ~ModelFamily() = default;
   virtual absl::string_view model_type() const = 0;
+  // The fields of config.json. `num_layers`, `layers` and all sizes are set
+  // when it is OK; ValidateModelConfig is the caller's.
+  // Errors: FAILED_PRECONDITION naming file and field.
+  virtual absl::StatusOr<ModelConfig> ParseConfig(
+      ConfigReader& reader) const = 0;
   virtual ModelTensorNames ModelNames() const = 0;
   virtual AttentionTensorNames AttentionNames(int64_t layer) const = 0;
   virtual FeedForwardTensorNames FeedForwardNames(int64_t layer) const = 0;
