@@ -25,22 +25,26 @@ int64_t RowParts(int64_t num_rows, int64_t num_panels, int num_threads) {
 
 }  // namespace
 
-void GemmPanels(const ActivationView& x, int64_t num_rows,
-                const PackedMatrix& w, int64_t first_panel, int64_t last_panel,
-                float* y, int64_t y_stride) {
+void GemmPanel(const ActivationView& x, int64_t num_rows, const PackedMatrix& w,
+               int64_t panel, float* y, int64_t y_stride) {
   const GemmPanelFn kernel =
       ActiveKernels().gemm_panel[x.dtype == DType::kF32 ? 0 : 1]
                                 [static_cast<int>(w.dtype())];
+  kernel({.x = x.data,
+          .x_stride = x.stride,
+          .num_rows = num_rows,
+          .panel = w.panel(panel),
+          .k = w.k(),
+          .width = std::min(kPanelWidth, w.n() - panel * kPanelWidth),
+          .y = y,
+          .y_stride = y_stride});
+}
+
+void GemmPanels(const ActivationView& x, int64_t num_rows,
+                const PackedMatrix& w, int64_t first_panel, int64_t last_panel,
+                float* y, int64_t y_stride) {
   for (int64_t p = first_panel; p < last_panel; ++p) {
-    const int64_t column = p * kPanelWidth;
-    kernel({.x = x.data,
-            .x_stride = x.stride,
-            .num_rows = num_rows,
-            .panel = w.panel(p),
-            .k = w.k(),
-            .width = std::min(kPanelWidth, w.n() - column),
-            .y = y + column,
-            .y_stride = y_stride});
+    GemmPanel(x, num_rows, w, p, y + p * kPanelWidth, y_stride);
   }
 }
 

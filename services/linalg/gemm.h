@@ -73,6 +73,11 @@ void GemmPanels(const ActivationView& x, int64_t num_rows,
                 const PackedMatrix& w, int64_t first_panel, int64_t last_panel,
                 float* y, int64_t y_stride);
 
+// One panel into a buffer of its own: y [num_rows, y_stride] begins with the
+// panel's first output. One thread; allocates nothing.
+void GemmPanel(const ActivationView& x, int64_t num_rows, const PackedMatrix& w,
+               int64_t panel, float* y, int64_t y_stride);
+
 // The whole product, panels spread over the pool.
 void Gemm(const ActivationView& x, int64_t num_rows, const PackedMatrix& w,
           float* y, int64_t y_stride, WorkerPool& pool);
