@@ -31,10 +31,10 @@ struct TokenLogprob {
 
 // What a sampler needs to know of a sequence.
 struct SampleContext {
-  absl::Span<const int32_t> prompt;     // token ids
-  absl::Span<const int32_t> generated;  // token ids so far
+  absl::Span<const int32_t> prompt = {};     // token ids
+  absl::Span<const int32_t> generated = {};  // token ids so far
   // Ids that must not be sampled now (stop ids before min_tokens).
-  absl::Span<const int32_t> banned;
+  absl::Span<const int32_t> banned = {};
 };
 
 // Samples one token. Order of operations, as in transformers: repetition
