@@ -1,0 +1,157 @@
+#include "router_service/api/generate_call.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "router_service/api/response_fields.h"
+#include "services/wire/status_codec.h"
+
+namespace expertmesh::router {
+
+GenerateCall* GenerateCall::Start(const Context& context,
+                                  absl::StatusOr<SequenceRequest> request,
+                                  std::vector<std::string> stops) {
+  std::shared_ptr<GenerateCall> call(
+      new GenerateCall(context, std::move(stops)));
+  call->self_ = call;
+  call->Submit(std::move(request));
+  return call.get();
+}
+
+GenerateCall::GenerateCall(const Context& context,
+                           std::vector<std::string> stops)
+    : context_(context), stops_(std::move(stops)) {
+  if (context_.tokenizer != nullptr) {
+    detokenizer_.emplace(context_.tokenizer, /*skip_special=*/true);
+  }
+}
+
+void GenerateCall::Submit(absl::StatusOr<SequenceRequest> request) {
+  absl::Status status = request.status();
+  if (status.ok()) {
+    {
+      MutexLock lock(&mutex_);
+      pending_.set_request_id(request->request_id);
+    }
+    const absl::StatusOr<uint64_t> id =
+        context_.engine->Submit(*std::move(request), self_);
+    status = id.status();
+    if (status.ok()) {
+      MutexLock lock(&mutex_);
+      engine_id_ = *id;
+      if (is_cancelled_) {
+        context_.engine->Cancel(*id, absl::CancelledError("cancelled"));
+      }
+      return;
+    }
+  }
+  context_.metrics->Count(Method::kGenerate, status);
+  Finish(ToGrpcStatus(status));
+}
+
+bool GenerateCall::OnToken(const Sequence& sequence, int32_t token,
+                           const TokenLogprob* logprob) {
+  const std::vector<int32_t>& stop_ids = sequence.request.stop_ids;
+  const bool is_stop_id =
+      std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
+  std::string text;
+  // The token that ends a text is not part of it.
+  if (detokenizer_ && !is_stop_id) {
+    text = stops_.Push(detokenizer_->Push(token));
+  }
+  MutexLock lock(&mutex_);
+  pending_.add_token_ids(static_cast<uint32_t>(token));
+  pending_.mutable_text()->append(text);
+  if (logprob != nullptr) *pending_.add_logprobs() = ToProto(*logprob);
+  if (sequence.num_generated() == 1) {
+    for (const TokenLogprob& prompt_logprob : sequence.prompt_logprobs) {
+      *pending_.add_prompt_logprobs() = ToProto(prompt_logprob);
+    }
+  }
+  AddExpertCounts(sequence);
+  has_pending_ = true;
+  WriteIfIdle();
+  return !stops_.found();
+}
+
+void GenerateCall::OnFinish(const Sequence& sequence, FinishReason reason,
+                            const absl::Status& status) {
+  const absl::Duration now = context_.clock->Now();
+  context_.metrics->Count(Method::kGenerate, status);
+  LogFinished("Generate", sequence, status, now);
+  std::string text;
+  if (detokenizer_) {
+    text = stops_.Push(detokenizer_->Flush());
+    text += stops_.Flush();
+  }
+  MutexLock lock(&mutex_);
+  is_ended_ = true;
+  status_ = ToGrpcStatus(status);
+  if (status.ok()) {
+    pending_.mutable_text()->append(text);
+    pending_.set_finish_reason(ToProto(reason));
+    pending_.mutable_usage()->set_prompt_tokens(
+        static_cast<uint32_t>(sequence.prompt_size()));
+    pending_.mutable_usage()->set_generated_tokens(
+        static_cast<uint32_t>(sequence.num_generated()));
+    *pending_.mutable_timings() = TimingsOf(sequence, now);
+    *pending_.mutable_routing() = ToProto(sequence.routing);
+    pending_.set_seed(sequence.request.sampling.seed);
+    AddExpertCounts(sequence);
+    has_pending_ = true;
+  }
+  WriteIfIdle();
+}
+
+void GenerateCall::AddExpertCounts(const Sequence& sequence) {
+  const std::vector<uint32_t>& rows = sequence.expert_rows;
+  reported_rows_.resize(rows.size(), 0);
+  for (size_t slot = 0; slot < rows.size(); ++slot) {
+    if (rows[slot] == reported_rows_[slot]) continue;
+    v1::ExpertCount* count = pending_.add_expert_counts();
+    count->set_layer(static_cast<uint32_t>(slot / context_.num_experts));
+    count->set_expert_id(static_cast<uint32_t>(slot % context_.num_experts));
+    count->set_rows(rows[slot] - reported_rows_[slot]);
+    reported_rows_[slot] = rows[slot];
+  }
+}
+
+void GenerateCall::WriteIfIdle() {
+  if (is_writing_) return;
+  if (!has_pending_) {
+    if (is_ended_) Finish(status_);
+    return;
+  }
+  is_writing_ = true;
+  has_pending_ = false;
+  const std::string request_id = pending_.request_id();
+  writing_.Swap(&pending_);
+  pending_.Clear();
+  pending_.set_request_id(request_id);
+  if (is_ended_) {
+    StartWriteAndFinish(&writing_, grpc::WriteOptions(), status_);
+  } else {
+    StartWrite(&writing_);
+  }
+}
+
+void GenerateCall::OnWriteDone(bool ok) {
+  MutexLock lock(&mutex_);
+  is_writing_ = false;
+  // A failed write means that the client is gone: OnCancel follows, and the
+  // engine's OnFinish ends the call.
+  if (!ok) has_pending_ = false;
+  WriteIfIdle();
+}
+
+void GenerateCall::OnCancel() {
+  MutexLock lock(&mutex_);
+  is_cancelled_ = true;
+  if (engine_id_ != 0) {
+    context_.engine->Cancel(engine_id_, absl::CancelledError("cancelled"));
+  }
+}
+
+void GenerateCall::OnDone() { self_.reset(); }
+
+}  // namespace expertmesh::router

@@ -1,0 +1,60 @@
+#pragma once
+
+// A client's GenerateRequest or ScoreRequest, checked, with every default
+// filled in (stop 1).
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "expertmesh/v1/generation.pb.h"
+#include "router_service/engine/sequence.h"
+#include "services/checkpoint/checkpoint.h"
+#include "services/text/tokenizer.h"
+
+namespace expertmesh::router {
+
+// Immutable; thread-safe.
+class RequestTranslator {
+ public:
+  struct Options {
+    OverflowPolicy overflow_policy = OverflowPolicy::kWait;  // the deployment's
+    int64_t vocab_size = 0;
+    int64_t max_context_tokens = 0;
+    GenerationDefaults defaults;
+  };
+
+  // `tokenizer` may be null: then only token ids are served.
+  RequestTranslator(const Options& options, const Tokenizer* tokenizer)
+      : options_(options), tokenizer_(tokenizer) {}
+
+  // Errors: INVALID_ARGUMENT naming the field and what to change;
+  // FAILED_PRECONDITION for text where there is no tokenizer.
+  absl::StatusOr<SequenceRequest> Translate(
+      const v1::GenerateRequest& request) const;
+  absl::StatusOr<SequenceRequest> Translate(
+      const v1::ScoreRequest& request) const;
+
+  // The tokenizer. Errors: FAILED_PRECONDITION where there is none.
+  absl::StatusOr<const Tokenizer*> tokenizer() const;
+
+ private:
+  absl::StatusOr<std::vector<int32_t>> PromptFromText(
+      const std::string& text) const;
+  absl::StatusOr<std::vector<int32_t>> PromptFromIds(
+      const v1::TokenIds& ids) const;
+  absl::StatusOr<SamplingParams> Sampling(
+      const v1::GenerateRequest& request) const;
+  absl::StatusOr<OverflowPolicy> Policy(v1::OverflowPolicy policy,
+                                        bool exact) const;
+  absl::Status CheckStops(const v1::GenerateRequest& request) const;
+
+  const Options options_;
+  const Tokenizer* const tokenizer_;
+};
+
+// Sixteen random hexadecimal digits.
+std::string RandomRequestId();
+
+}  // namespace expertmesh::router

@@ -1,0 +1,69 @@
+#include "router_service/api/response_fields.h"
+
+#include "services/core/log.h"
+
+namespace expertmesh::router {
+
+v1::RoutingAccount ToProto(const RoutingAccount& account) {
+  v1::RoutingAccount out;
+  out.set_primary(account[RowOutcome::kPrimary]);
+  out.set_replica(account[RowOutcome::kReplica]);
+  out.set_waited(account[RowOutcome::kWaited]);
+  out.set_rerouted(account[RowOutcome::kRerouted]);
+  out.set_dropped(account[RowOutcome::kDropped]);
+  out.set_gate_mass_kept(account.GateMassKept());
+  return out;
+}
+
+v1::TokenLogprob ToProto(const TokenLogprob& logprob) {
+  v1::TokenLogprob out;
+  out.set_token_id(static_cast<uint32_t>(logprob.token_id));
+  out.set_logprob(logprob.logprob);
+  for (const auto& [id, value] : logprob.top) {
+    v1::TopLogprob* top = out.add_top();
+    top->set_token_id(static_cast<uint32_t>(id));
+    top->set_logprob(value);
+  }
+  return out;
+}
+
+v1::FinishReason ToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case FinishReason::kStopped:
+      return v1::FINISH_REASON_STOP_STRING;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kCancelled:
+    case FinishReason::kError:
+      break;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+v1::Timings TimingsOf(const Sequence& sequence, absl::Duration now) {
+  v1::Timings out;
+  out.set_queue_seconds(
+      absl::ToDoubleSeconds(sequence.first_step - sequence.arrival));
+  out.set_time_to_first_token_seconds(
+      absl::ToDoubleSeconds(sequence.first_token - sequence.arrival));
+  out.set_total_seconds(absl::ToDoubleSeconds(now - sequence.arrival));
+  return out;
+}
+
+void LogFinished(absl::string_view method, const Sequence& sequence,
+                 const absl::Status& status, absl::Duration now) {
+  // A client that went away is its own business.
+  const bool is_fault = !status.ok() && !absl::IsCancelled(status);
+  Log(is_fault ? LogLevel::kWarning : LogLevel::kInfo, "request finished",
+      {{"request_id", sequence.request.request_id},
+       {"method", method},
+       {"code", absl::StatusCodeToString(status.code())},
+       {"error", std::string(status.message())},
+       {"prompt_tokens", sequence.prompt_size()},
+       {"generated_tokens", sequence.num_generated()},
+       {"seconds", absl::ToDoubleSeconds(now - sequence.arrival)}});
+}
+
+}  // namespace expertmesh::router

@@ -1,0 +1,402 @@
+#include "router_service/engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace expertmesh::router {
+
+Engine::Engine(const EngineOptions& options, const ModelConfig& config,
+               Transformer* transformer, KvCache* cache,
+               const PlacementTable* placement, WorkerPool* pool,
+               const EngineMetrics& metrics, const Clock* clock)
+    : options_(options),
+      config_(config),
+      transformer_(*transformer),
+      cache_(*cache),
+      placement_(*placement),
+      pool_(*pool),
+      metrics_(metrics),
+      clock_(*clock),
+      pages_(cache->num_pages()),
+      scheduler_(options.scheduler, &pages_),
+      step_routing_(config.num_layers, config.num_experts),
+      logits_(Transformer::kMaxLogitRows * config.vocab_size * sizeof(float)),
+      expert_load_(config.num_layers, config.num_experts) {
+  for (int i = 0; i < pool->num_threads(); ++i) {
+    samplers_.emplace_back(config.vocab_size);
+  }
+  logit_results_.resize(Transformer::kMaxLogitRows);
+  thread_ = std::thread([this] { Run(); });
+}
+
+Engine::~Engine() { Drain(absl::ZeroDuration()); }
+
+absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
+                                        std::shared_ptr<TokenSink> sink) {
+  const int64_t prompt_size = static_cast<int64_t>(request.prompt.size());
+  if (prompt_size == 0) {
+    return absl::InvalidArgumentError(
+        "the prompt is empty; send at least one "
+        "token");
+  }
+  // A prompt that generates needs room for one token more.
+  const int64_t needed = prompt_size + (request.max_tokens > 0 ? 1 : 0);
+  if (needed > options_.max_context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", prompt_size, " tokens, but at most ",
+        options_.max_context_tokens - (request.max_tokens > 0 ? 1 : 0),
+        " fit; shorten it"));
+  }
+  for (const int32_t id : request.prompt) {
+    if (id < 0 || id >= config_.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", static_cast<uint32_t>(id),
+                       " is outside the vocabulary of ", config_.vocab_size));
+    }
+  }
+  request.max_tokens =
+      std::min(request.max_tokens, options_.max_context_tokens - prompt_size);
+  auto sequence = std::make_unique<Sequence>();
+  sequence->tokens.reserve(prompt_size + request.max_tokens);
+  sequence->tokens = request.prompt;
+  sequence->request = std::move(request);
+  sequence->sink = std::move(sink);
+  sequence->arrival = clock_.Now();
+
+  MutexLock lock(&mutex_);
+  if (draining_) {
+    return absl::UnavailableError("the router is shutting down; try another");
+  }
+  if (static_cast<int64_t>(inbox_.size()) + load_.waiting >=
+      options_.max_queue) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the queue is full (", options_.max_queue,
+                     " requests waiting); try again later"));
+  }
+  sequence->id = next_id_++;
+  const uint64_t id = sequence->id;
+  ++unfinished_;
+  inbox_.push_back(std::move(sequence));
+  wake_.NotifyOne();
+  return id;
+}
+
+void Engine::Cancel(uint64_t id, absl::Status status) {
+  MutexLock lock(&mutex_);
+  if (stop_) return;
+  cancellations_.push_back({id, std::move(status)});
+  wake_.NotifyOne();
+}
+
+void Engine::Drain(absl::Duration timeout) {
+  {
+    MutexLock lock(&mutex_);
+    draining_ = true;
+    idle_.WaitFor(lock, timeout, [this] { return unfinished_ == 0; });
+    stop_ = true;
+    wake_.NotifyOne();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+Engine::Load Engine::load() const {
+  MutexLock lock(&mutex_);
+  Load load = load_;
+  load.waiting += static_cast<int64_t>(inbox_.size());
+  load.generated_tokens = generated_tokens_.load(std::memory_order_relaxed);
+  return load;
+}
+
+void Engine::Run() {
+  while (TakeInbox()) {
+    if (scheduler_.has_work()) Step();
+  }
+  while (scheduler_.has_work()) {
+    const std::unique_ptr<Sequence> sequence =
+        scheduler_.Remove(scheduler_.any_id());
+    Finish(sequence.get(), FinishReason::kError,
+           absl::UnavailableError("the router is shutting down; try another"));
+  }
+}
+
+bool Engine::TakeInbox() {
+  std::vector<std::unique_ptr<Sequence>> arrived;
+  std::vector<Cancellation> cancelled;
+  bool stop;
+  {
+    MutexLock lock(&mutex_);
+    wake_.Wait(lock, [this] {
+      return stop_ || !inbox_.empty() || !cancellations_.empty() ||
+             scheduler_.has_work();
+    });
+    arrived.swap(inbox_);
+    cancelled.swap(cancellations_);
+    load_.waiting =
+        scheduler_.num_waiting() + static_cast<int64_t>(arrived.size());
+    stop = stop_;
+  }
+  for (std::unique_ptr<Sequence>& sequence : arrived) {
+    scheduler_.Add(std::move(sequence));
+  }
+  for (const Cancellation& cancellation : cancelled) {
+    if (const auto sequence = scheduler_.Remove(cancellation.id)) {
+      Finish(sequence.get(), FinishReason::kCancelled, cancellation.status);
+    }
+  }
+  if (!cancelled.empty()) PublishLoad();
+  return !stop;
+}
+
+void Engine::Step() {
+  const absl::Duration start = clock_.Now();
+  scheduler_.Schedule(&batch_, &chunks_);
+  for (const ScheduledChunk& chunk : chunks_) {
+    Sequence& sequence = *chunk.sequence;
+    if (sequence.first_step != absl::ZeroDuration()) continue;
+    sequence.first_step = start;
+    metrics_.queue_duration_seconds->Observe(
+        absl::ToDoubleSeconds(start - sequence.arrival));
+  }
+  step_routing_.Begin(chunks_, batch_.num_tokens());
+  transformer_.Forward(batch_, placement_.Get(), &cache_, &step_routing_);
+  RecordStep(start);
+  Advance();
+  CollectLogitRows();
+  ComputeLogits();
+  FinishPrompts();
+  PublishLoad();
+}
+
+void Engine::Advance() {
+  const std::vector<absl::Status>& status = transformer_.token_status();
+  finished_prompts_.clear();
+  for (ScheduledChunk& chunk : chunks_) {
+    chunk.sequence->num_computed += chunk.num_tokens;
+    for (int64_t i = 0; i < chunk.num_tokens; ++i) {
+      const absl::Status& token_status = status[chunk.first_token + i];
+      if (token_status.ok()) continue;
+      const auto sequence = scheduler_.Remove(chunk.sequence->id);
+      Finish(sequence.get(), FinishReason::kError, token_status);
+      chunk.sequence = nullptr;
+      break;
+    }
+    if (chunk.sequence != nullptr && chunk.sequence->num_pending() == 0 &&
+        chunk.sequence->request.max_tokens == 0) {
+      finished_prompts_.push_back(chunk.sequence->id);
+    }
+  }
+  std::erase_if(chunks_, [](const ScheduledChunk& chunk) {
+    return chunk.sequence == nullptr;
+  });
+}
+
+void Engine::CollectLogitRows() {
+  logit_rows_.clear();
+  for (const ScheduledChunk& chunk : chunks_) {
+    Sequence* sequence = chunk.sequence;
+    const int64_t first_position = sequence->num_computed - chunk.num_tokens;
+    if (sequence->request.prompt_logprobs) {
+      // Position p scores prompt token p + 1; a recomputed prompt has scored
+      // some already.
+      const int64_t scored =
+          static_cast<int64_t>(sequence->prompt_logprobs.size());
+      for (int64_t i = std::max<int64_t>(0, scored - first_position);
+           i < chunk.num_tokens &&
+           first_position + i + 1 < sequence->prompt_size();
+           ++i) {
+        logit_rows_.push_back(
+            {static_cast<int32_t>(chunk.first_token + i), sequence,
+             sequence->request.prompt[first_position + i + 1]});
+      }
+    }
+    if (sequence->num_pending() == 0 && sequence->request.max_tokens > 0) {
+      logit_rows_.push_back(
+          {static_cast<int32_t>(chunk.first_token + chunk.num_tokens - 1),
+           sequence, kSample});
+    }
+  }
+}
+
+void Engine::ComputeLogits() {
+  const int64_t vocab = config_.vocab_size;
+  for (size_t first = 0; first < logit_rows_.size();
+       first += Transformer::kMaxLogitRows) {
+    const size_t count = std::min<size_t>(Transformer::kMaxLogitRows,
+                                          logit_rows_.size() - first);
+    logit_tokens_.clear();
+    for (size_t i = 0; i < count; ++i) {
+      logit_tokens_.push_back(logit_rows_[first + i].token);
+    }
+    transformer_.Logits(logit_tokens_, logits_.as<float>());
+    const size_t stride = samplers_.size();
+    pool_.ParallelFor(
+        static_cast<int64_t>(std::min(stride, count)), [&](int64_t sampler) {
+          for (size_t i = sampler; i < count; i += stride) {
+            ComputeLogitRow(
+                logit_rows_[first + i],
+                absl::MakeSpan(logits_.as<float>() + i * vocab, vocab),
+                &samplers_[sampler], &logit_results_[i]);
+          }
+        });
+    for (size_t i = 0; i < count; ++i) {
+      Deliver(logit_rows_[first + i], logit_results_[i]);
+    }
+  }
+}
+
+void Engine::ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
+                             Sampler* sampler, LogitResult* result) {
+  const Sequence& sequence = *row.sequence;
+  const SequenceRequest& request = sequence.request;
+  if (row.target != kSample) {
+    result->logprob = LogprobOf(logits, row.target, *request.prompt_logprobs);
+    return;
+  }
+  SampleContext context;
+  context.prompt = request.prompt;
+  context.generated = sequence.generated();
+  if (sequence.num_generated() < request.min_tokens) {
+    context.banned = request.stop_ids;
+  }
+  if (!request.logprobs) {
+    result->token_id = sampler->Sample(request.sampling, context, logits);
+    return;
+  }
+  // Sampling overwrites the logits; the report is of what the model said.
+  std::vector<float> original(logits.begin(), logits.end());
+  result->token_id = sampler->Sample(request.sampling, context, logits);
+  if (result->token_id >= 0) {
+    result->logprob = LogprobOf(original, result->token_id, *request.logprobs);
+  }
+}
+
+void Engine::Deliver(const LogitRow& row, LogitResult& result) {
+  if (row.target == kSample) {
+    DeliverToken(row.sequence, result);
+  } else {
+    row.sequence->prompt_logprobs.push_back(std::move(result.logprob));
+  }
+}
+
+void Engine::DeliverToken(Sequence* sequence, LogitResult& result) {
+  const absl::Duration now = clock_.Now();
+  if (result.token_id < 0) {
+    const auto removed = scheduler_.Remove(sequence->id);
+    Finish(removed.get(), FinishReason::kError,
+           absl::InternalError("the model gave no finite logit"));
+    return;
+  }
+  sequence->tokens.push_back(result.token_id);
+  metrics_.generated_tokens->Increment();
+  generated_tokens_.fetch_add(1, std::memory_order_relaxed);
+  if (sequence->num_generated() == 1) {
+    sequence->first_token = now;
+    metrics_.prompt_tokens->Increment(
+        static_cast<double>(sequence->prompt_size()));
+    metrics_.time_to_first_token_seconds->Observe(
+        absl::ToDoubleSeconds(now - sequence->arrival));
+  } else {
+    metrics_.inter_token_latency_seconds->Observe(
+        absl::ToDoubleSeconds(now - sequence->last_token));
+  }
+  sequence->last_token = now;
+  const SequenceRequest& request = sequence->request;
+  const bool go_on = sequence->sink->OnToken(
+      *sequence, result.token_id, request.logprobs ? &result.logprob : nullptr);
+  const bool is_stop_id =
+      std::find(request.stop_ids.begin(), request.stop_ids.end(),
+                result.token_id) != request.stop_ids.end();
+  FinishReason reason;
+  if (is_stop_id) {
+    reason = FinishReason::kStop;
+  } else if (!go_on) {
+    reason = FinishReason::kStopped;
+  } else if (sequence->num_generated() >= request.max_tokens) {
+    reason = FinishReason::kLength;
+  } else {
+    return;
+  }
+  const auto removed = scheduler_.Remove(sequence->id);
+  Finish(removed.get(), reason, absl::OkStatus());
+}
+
+void Engine::FinishPrompts() {
+  for (const uint64_t id : finished_prompts_) {
+    const auto removed = scheduler_.Remove(id);
+    metrics_.prompt_tokens->Increment(
+        static_cast<double>(removed->prompt_size()));
+    Finish(removed.get(), FinishReason::kLength, absl::OkStatus());
+  }
+}
+
+void Engine::Finish(Sequence* sequence, FinishReason reason,
+                    const absl::Status& status) {
+  if (status.ok()) {
+    metrics_.request_duration_seconds->Observe(
+        absl::ToDoubleSeconds(clock_.Now() - sequence->arrival));
+  }
+  sequence->sink->OnFinish(*sequence, reason, status);
+  MutexLock lock(&mutex_);
+  if (--unfinished_ == 0) idle_.NotifyAll();
+}
+
+void Engine::RecordStep(absl::Duration start) {
+  const absl::Duration now = clock_.Now();
+  metrics_.step_duration_seconds->Observe(absl::ToDoubleSeconds(now - start));
+  const RoutingAccount& routing = step_routing_.total();
+  for (int i = 0; i < kNumRowOutcomes; ++i) {
+    if (routing.rows[i] > 0)
+      metrics_.routed_rows[i]->Increment(routing.rows[i]);
+  }
+  if (step_routing_.overflow_rows() > 0) {
+    metrics_.overflow_rows->Increment(
+        static_cast<double>(step_routing_.overflow_rows()));
+  }
+  metrics_.preemptions->Increment(
+      static_cast<double>(scheduler_.num_preemptions() - seen_preemptions_));
+  seen_preemptions_ = scheduler_.num_preemptions();
+  if (expert_load_.Add(step_routing_.rows(), now)) PublishBalance(now);
+  MutexLock lock(&mutex_);
+  for (int i = 0; i < kNumRowOutcomes; ++i) load_.rows[i] += routing.rows[i];
+}
+
+void Engine::PublishLoad() {
+  const double usage =
+      1.0 - static_cast<double>(pages_.num_free()) /
+                static_cast<double>(std::max<int64_t>(1, pages_.num_pages()));
+  metrics_.kv_cache_usage_ratio->Set(usage);
+  metrics_.requests_running->Set(static_cast<double>(scheduler_.num_running()));
+  metrics_.requests_waiting->Set(static_cast<double>(scheduler_.num_waiting()));
+  MutexLock lock(&mutex_);
+  load_.running = scheduler_.num_running();
+  load_.waiting = scheduler_.num_waiting();
+  load_.kv_cache_usage_ratio = usage;
+}
+
+void Engine::PublishBalance(absl::Duration now) {
+  const std::vector<uint64_t> rows = expert_load_.Window(now);
+  const int64_t num_experts = config_.num_experts;
+  std::vector<double> ratios;
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    if (!config_.layers[layer].is_moe) continue;
+    const uint64_t* layer_rows = &rows[layer * num_experts];
+    metrics_.layer_balancedness_ratio[layer]->Set(
+        Balancedness(layer_rows, num_experts));
+    double sum = 0;
+    for (int64_t e = 0; e < num_experts; ++e) sum += layer_rows[e];
+    if (sum == 0) continue;
+    for (int64_t e = 0; e < num_experts; ++e) {
+      ratios.push_back(layer_rows[e] * num_experts / sum);
+    }
+  }
+  const size_t ranks = std::min<size_t>(kHotExpertRanks, ratios.size());
+  std::partial_sort(ratios.begin(), ratios.begin() + ranks, ratios.end(),
+                    std::greater<>());
+  for (size_t rank = 0; rank < ranks; ++rank) {
+    metrics_.hot_expert_load_ratio[rank]->Set(ratios[rank]);
+  }
+}
+
+}  // namespace expertmesh::router

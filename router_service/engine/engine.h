@@ -1,0 +1,148 @@
+#pragma once
+
+// The step loop.
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "router_service/dispatch/placement.h"
+#include "router_service/engine/engine_metrics.h"
+#include "router_service/engine/expert_load.h"
+#include "router_service/engine/kv/page_pool.h"
+#include "router_service/engine/sampler.h"
+#include "router_service/engine/scheduler.h"
+#include "router_service/engine/step_routing.h"
+#include "router_service/model/kv_cache.h"
+#include "router_service/model/transformer.h"
+#include "services/core/clock.h"
+#include "services/core/mutex.h"
+
+namespace expertmesh::router {
+
+struct EngineOptions {
+  SchedulerOptions scheduler;
+  int64_t max_context_tokens = 0;  // prompt and output of one request
+  int64_t max_queue = 256;         // requests waiting
+};
+
+// Runs requests through the model, many at a time. Owns the engine thread,
+// which alone touches sequences, the transformer and the KV cache; the public
+// methods are thread-safe and never wait for a step.
+class Engine {
+ public:
+  // References and pointers must outlive this.
+  Engine(const EngineOptions& options, const ModelConfig& config,
+         Transformer* transformer, KvCache* cache,
+         const PlacementTable* placement, WorkerPool* pool,
+         const EngineMetrics& metrics, const Clock* clock);
+  ~Engine();  // Stop
+
+  // Queues a request; `sink` hears of its tokens. Returns an id for Cancel.
+  // Errors (the sink is not called): INVALID_ARGUMENT for a prompt that is
+  // empty, too long, or has ids outside the vocabulary; RESOURCE_EXHAUSTED for
+  // a full queue; UNAVAILABLE once draining.
+  absl::StatusOr<uint64_t> Submit(SequenceRequest request,
+                                  std::shared_ptr<TokenSink> sink);
+
+  // Ends a request at the next step boundary with `status`; unknown ids are
+  // ignored.
+  void Cancel(uint64_t id, absl::Status status);
+
+  // Refuses new requests and waits until the others have finished or `timeout`
+  // has passed; those left end with UNAVAILABLE. Then the engine thread ends.
+  void Drain(absl::Duration timeout);
+
+  struct Load {
+    int64_t running = 0;
+    int64_t waiting = 0;
+    double kv_cache_usage_ratio = 0;
+    uint64_t generated_tokens = 0;                    // since the start
+    std::array<uint64_t, kNumRowOutcomes> rows = {};  // since the start
+  };
+  Load load() const;
+  const ExpertLoad& expert_load() const { return expert_load_; }
+
+ private:
+  struct Cancellation {
+    uint64_t id;
+    absl::Status status;
+  };
+  struct LogitRow {
+    int32_t token;  // index into the batch
+    Sequence* sequence;
+    int32_t target;  // prompt token to score, or kSample
+  };
+  static constexpr int32_t kSample = -1;
+  struct LogitResult {
+    int32_t token_id = 0;
+    TokenLogprob logprob;
+  };
+
+  void Run();
+  // Takes what arrived; blocks while there is nothing to do. False: stop.
+  bool TakeInbox();
+  void Step();
+  // Moves chunks on by the step, and fails sequences whose rows did not come.
+  void Advance();
+  void CollectLogitRows();
+  void ComputeLogits();
+  void ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
+                       Sampler* sampler, LogitResult* result);
+  void Deliver(const LogitRow& row, LogitResult& result);
+  void DeliverToken(Sequence* sequence, LogitResult& result);
+  // Ends requests that generate nothing and whose prompt is computed.
+  void FinishPrompts();
+  void Finish(Sequence* sequence, FinishReason reason,
+              const absl::Status& status);
+  void RecordStep(absl::Duration start);
+  void PublishLoad();
+  void PublishBalance(absl::Duration now);
+
+  const EngineOptions options_;
+  const ModelConfig& config_;
+  Transformer& transformer_;
+  KvCache& cache_;
+  const PlacementTable& placement_;
+  WorkerPool& pool_;
+  const EngineMetrics metrics_;
+  const Clock& clock_;
+
+  // The engine thread's own.
+  PagePool pages_;
+  Scheduler scheduler_;
+  StepRouting step_routing_;
+  TokenBatch batch_;
+  std::vector<ScheduledChunk> chunks_;
+  std::vector<uint64_t> finished_prompts_;
+  std::vector<LogitRow> logit_rows_;
+  std::vector<int32_t> logit_tokens_;
+  std::vector<LogitResult> logit_results_;
+  Buffer logits_;  // [Transformer::kMaxLogitRows, vocab_size] f32
+  std::vector<Sampler> samplers_;  // one per thread of the pool
+  int64_t seen_preemptions_ = 0;
+
+  ExpertLoad expert_load_;
+  std::atomic<uint64_t> generated_tokens_{0};
+
+  mutable Mutex mutex_;
+  CondVar wake_;
+  CondVar idle_;
+  std::vector<std::unique_ptr<Sequence>> inbox_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Cancellation> cancellations_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  int64_t unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  Load load_ ABSL_GUARDED_BY(mutex_);
+
+  std::thread thread_;  // last: it uses everything above
+};
+
+}  // namespace expertmesh::router

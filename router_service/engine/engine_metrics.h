@@ -1,0 +1,37 @@
+#pragma once
+
+// What the engine counts. Pointers are owned by the registry and never null.
+
+#include <array>
+#include <vector>
+
+#include "prometheus/counter.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "router_service/dispatch/routing.h"
+
+namespace expertmesh::router {
+
+// Hottest experts reported one by one.
+inline constexpr int kHotExpertRanks = 8;
+
+struct EngineMetrics {
+  prometheus::Gauge* requests_running;
+  prometheus::Gauge* requests_waiting;
+  prometheus::Gauge* kv_cache_usage_ratio;
+  prometheus::Histogram* time_to_first_token_seconds;
+  prometheus::Histogram* inter_token_latency_seconds;
+  prometheus::Histogram* request_duration_seconds;
+  prometheus::Histogram* queue_duration_seconds;
+  prometheus::Histogram* step_duration_seconds;
+  prometheus::Counter* prompt_tokens;
+  prometheus::Counter* generated_tokens;
+  prometheus::Counter* preemptions;
+  std::array<prometheus::Counter*, kNumRowOutcomes> routed_rows;
+  prometheus::Counter* overflow_rows;  // reason: capacity
+  // One per MoE layer, by layer index; null for other layers.
+  std::vector<prometheus::Gauge*> layer_balancedness_ratio;
+  std::array<prometheus::Gauge*, kHotExpertRanks> hot_expert_load_ratio;
+};
+
+}  // namespace expertmesh::router

@@ -1,0 +1,89 @@
+#pragma once
+
+// One request's state in the engine.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "router_service/dispatch/routing.h"
+#include "router_service/engine/sampler.h"
+
+namespace expertmesh::router {
+
+enum class FinishReason {
+  kStop,       // a stop id was sampled
+  kStopped,    // the sink asked for it, as at a stop string
+  kLength,     // max_tokens, or the context's end
+  kCancelled,  // by the client or its deadline
+  kError,
+};
+
+// A request with every default filled in.
+struct SequenceRequest {
+  std::string request_id;
+  std::vector<int32_t> prompt;  // not empty; ids below the vocabulary's size
+  int64_t max_tokens = 0;       // 0: nothing is generated, as for scoring
+  int64_t min_tokens = 0;
+  SamplingParams sampling;
+  std::vector<int32_t> stop_ids;
+  std::optional<int32_t> logprobs;         // number of alternatives
+  std::optional<int32_t> prompt_logprobs;  // number of alternatives
+  OverflowPolicy policy = OverflowPolicy::kWait;
+  bool expert_counts = false;
+};
+
+class TokenSink;
+
+// Belongs to the engine's thread. Sinks read it during their calls.
+struct Sequence {
+  uint64_t id = 0;
+  SequenceRequest request;
+  std::shared_ptr<TokenSink> sink;
+
+  std::vector<int32_t> tokens;  // prompt, then generated
+  int64_t num_computed = 0;     // tokens whose keys and values are cached
+  std::vector<int32_t> pages;   // of the KV cache, in order of position
+
+  std::vector<TokenLogprob> prompt_logprobs;  // of prompt tokens 1, 2, …
+  RoutingAccount routing;
+  // Rows by slot [num_layers, num_experts], where the request asked for them.
+  std::vector<uint32_t> expert_rows;
+
+  absl::Duration arrival;      // by the engine's clock
+  absl::Duration first_step;   // zero: not yet
+  absl::Duration last_token;   // when the newest token was sampled; zero: none
+  absl::Duration first_token;  // zero: none yet
+
+  int64_t prompt_size() const {
+    return static_cast<int64_t>(request.prompt.size());
+  }
+  int64_t size() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t num_generated() const { return size() - prompt_size(); }
+  // Tokens still to be run through the model before the next can be sampled.
+  int64_t num_pending() const { return size() - num_computed; }
+  absl::Span<const int32_t> generated() const {
+    return absl::MakeConstSpan(tokens).subspan(prompt_size());
+  }
+};
+
+// Where a sequence's tokens go. Called by the engine's thread, in order; must
+// not block. OnFinish is the last call and comes exactly once.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  // `token` is the newest of sequence.tokens; `logprob` is null unless asked
+  // for. Returns false to end the sequence here (kStopped).
+  virtual bool OnToken(const Sequence& sequence, int32_t token,
+                       const TokenLogprob* logprob) = 0;
+  // `status` is OK unless the reason is kCancelled or kError.
+  virtual void OnFinish(const Sequence& sequence, FinishReason reason,
+                        const absl::Status& status) = 0;
+};
+
+}  // namespace expertmesh::router

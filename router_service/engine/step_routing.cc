@@ -1,0 +1,44 @@
+#include "router_service/engine/step_routing.h"
+
+#include <algorithm>
+
+namespace expertmesh::router {
+
+StepRouting::StepRouting(int64_t num_layers, int64_t num_experts)
+    : num_experts_(num_experts), rows_(num_layers * num_experts) {}
+
+void StepRouting::Begin(const std::vector<ScheduledChunk>& chunks,
+                        int64_t num_tokens) {
+  total_ = RoutingAccount();
+  overflow_rows_ = 0;
+  std::fill(rows_.begin(), rows_.end(), 0);
+  counts_wanted_ = false;
+  sequence_of_.assign(num_tokens, nullptr);
+  for (const ScheduledChunk& chunk : chunks) {
+    std::fill_n(sequence_of_.begin() + chunk.first_token, chunk.num_tokens,
+                chunk.sequence);
+    if (!chunk.sequence->request.expert_counts) continue;
+    counts_wanted_ = true;
+    chunk.sequence->expert_rows.resize(rows_.size(), 0);
+  }
+}
+
+void StepRouting::OnLayer(int64_t layer, const Routing& routing,
+                          const DispatchPlan& plan) {
+  for (int64_t token = 0; token < routing.num_tokens; ++token) {
+    sequence_of_[token]->routing.Add(plan.accounts[token]);
+    total_.Add(plan.accounts[token]);
+  }
+  overflow_rows_ += plan.overflow_rows;
+  for (const RowGroup& group : plan.groups) {
+    const int64_t slot = layer * num_experts_ + group.expert_id;
+    rows_[slot] += group.last_row - group.first_row;
+    if (!counts_wanted_) continue;
+    for (uint32_t row = group.first_row; row < group.last_row; ++row) {
+      Sequence* sequence = sequence_of_[plan.row_token[row]];
+      if (sequence->request.expert_counts) ++sequence->expert_rows[slot];
+    }
+  }
+}
+
+}  // namespace expertmesh::router

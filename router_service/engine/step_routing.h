@@ -1,0 +1,40 @@
+#pragma once
+
+// Books what became of a step's rows: per request, per expert, in all.
+
+#include <cstdint>
+#include <vector>
+
+#include "router_service/engine/expert_load.h"
+#include "router_service/engine/scheduler.h"
+#include "router_service/model/transformer.h"
+
+namespace expertmesh::router {
+
+// One step at a time: Begin, then OnLayer for every MoE layer. Afterwards the
+// sequences of the step carry their accounts. One thread.
+class StepRouting final : public RoutingObserver {
+ public:
+  StepRouting(int64_t num_layers, int64_t num_experts);
+
+  // `chunks` must stay valid until the last OnLayer.
+  void Begin(const std::vector<ScheduledChunk>& chunks, int64_t num_tokens);
+  void OnLayer(int64_t layer, const Routing& routing,
+               const DispatchPlan& plan) override;
+
+  // Of the whole step.
+  const RoutingAccount& total() const { return total_; }
+  int64_t overflow_rows() const { return overflow_rows_; }
+  // [num_layers, num_experts]
+  const std::vector<uint32_t>& rows() const { return rows_; }
+
+ private:
+  const int64_t num_experts_;
+  std::vector<Sequence*> sequence_of_;  // [num_tokens]
+  bool counts_wanted_ = false;          // by any sequence of the step
+  RoutingAccount total_;
+  int64_t overflow_rows_ = 0;
+  std::vector<uint32_t> rows_;
+};
+
+}  // namespace expertmesh::router

@@ -1,0 +1,56 @@
+#pragma once
+
+// The router's share of a checkpoint: everything but the experts.
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "services/checkpoint/checkpoint.h"
+#include "services/linalg/gemm.h"
+
+namespace expertmesh::router {
+
+// A gated feed-forward network of the router itself: a dense layer's, or a
+// shared expert.
+struct FfnWeights {
+  PackedMatrix gate_up;  // [2 · intermediate, hidden]: gate rows, then up rows
+  PackedMatrix down_proj;  // [hidden, intermediate]
+  int64_t intermediate_size = 0;
+};
+
+struct AttentionWeights {
+  std::vector<float> norm;      // [hidden]
+  PackedMatrix qkv;             // [q + k + v, hidden]
+  std::vector<float> qkv_bias;  // [q + k + v], or empty
+  PackedMatrix o_proj;          // [hidden, q]
+  std::vector<float> o_bias;    // [hidden], or empty
+  // [head_dim] or the whole projection, by ModelConfig::qk_norm; or empty.
+  std::vector<float> q_norm;
+  std::vector<float> k_norm;
+};
+
+struct LayerWeights {
+  AttentionWeights attention;
+  std::vector<float> ffn_norm;       // [hidden]
+  std::optional<FfnWeights> dense;   // layers that are not MoE
+  PackedMatrix gate;                 // MoE layers: [num_experts, hidden]
+  std::optional<FfnWeights> shared;  // MoE layers with a shared expert
+  PackedMatrix shared_gate;          // [1, hidden], where the family has one
+};
+
+// Immutable; keeps a view of the embedding in the checkpoint, which must
+// outlive it.
+struct DenseWeights {
+  TensorView embed_tokens;  // [vocab, hidden], mapped
+  std::vector<LayerWeights> layers;
+  std::vector<float> final_norm;  // [hidden]
+  PackedMatrix lm_head;           // [vocab, hidden]
+  size_t size_bytes = 0;          // of all packed matrices
+
+  // Errors: FAILED_PRECONDITION naming file and tensor.
+  static absl::StatusOr<DenseWeights> Load(const Checkpoint& checkpoint);
+};
+
+}  // namespace expertmesh::router

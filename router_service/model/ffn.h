@@ -1,0 +1,28 @@
+#pragma once
+
+// The router's own feed-forward networks: dense layers and shared experts.
+
+#include <cstdint>
+
+#include "router_service/model/activations.h"
+#include "router_service/model/dense_weights.h"
+
+namespace expertmesh::router {
+
+// down(silu(gate x) · up x). Owns its workspace; one thread calls it.
+// Source: arXiv:2002.05202 (SwiGLU).
+class Ffn {
+ public:
+  Ffn(DType dtype, int64_t max_rows, int64_t max_intermediate_size);
+
+  // x [num_rows, hidden]; y [num_rows, hidden] f32, overwritten.
+  void Run(const FfnWeights& weights, const ActivationView& x, int64_t num_rows,
+           float* y, WorkerPool& pool);
+
+ private:
+  Buffer gate_up_;  // [max_rows, 2 · intermediate] f32
+  DType dtype_;
+  Buffer intermediate_;  // [max_rows, intermediate] of dtype
+};
+
+}  // namespace expertmesh::router

@@ -1,0 +1,96 @@
+#include "router_service/model/moe_layer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "router_service/dispatch/combine.h"
+#include "services/linalg/vector_ops.h"
+
+namespace expertmesh::router {
+
+MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
+                   DType dtype, int64_t max_tokens, Dispatcher* dispatcher)
+    : config_(config),
+      gate_(config),
+      planner_(&gate_, capacity),
+      dispatcher_(dispatcher),
+      shared_ffn_(dtype, max_tokens, config.shared_intermediate_size),
+      shared_(config.shared_intermediate_size > 0
+                  ? max_tokens * config.hidden_size * sizeof(float)
+                  : 0),
+      shared_gate_(max_tokens * sizeof(float)) {}
+
+void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
+                     const float* hidden_states, const ActivationView& x,
+                     const std::vector<OverflowPolicy>& policy,
+                     std::shared_ptr<const Placement> placement,
+                     WorkerPool& pool, MoeTicket* ticket) {
+  const int64_t num_tokens = static_cast<int64_t>(policy.size());
+  const int64_t num_experts = config_.num_experts;
+  const int64_t top_k = config_.top_k;
+  ticket->layer = layer;
+  ticket->weights = &weights;
+  ticket->x = x;
+
+  Routing& routing = ticket->routing;
+  routing.num_tokens = num_tokens;
+  routing.num_experts = num_experts;
+  routing.top_k = top_k;
+  routing.scores.resize(num_tokens * num_experts);
+  routing.topk_ids.resize(num_tokens * top_k);
+  routing.topk_weights.resize(num_tokens * top_k);
+  routing.policy = policy;
+  Gemm(x, num_tokens, weights.gate, routing.scores.data(), num_experts, pool);
+  ForRows(pool, num_tokens, [&](int64_t token) {
+    const absl::Span<float> scores(&routing.scores[token * num_experts],
+                                   num_experts);
+    gate_.Score(scores, scores);
+    gate_.Choose(scores, {},
+                 absl::MakeSpan(&routing.topk_ids[token * top_k], top_k),
+                 absl::MakeSpan(&routing.topk_weights[token * top_k], top_k));
+  });
+  planner_.Build(routing, &ticket->plan);
+  dispatcher_->Begin(layer, hidden_states, ticket->plan, std::move(placement),
+                     &ticket->dispatch);
+}
+
+void MoeLayer::Finish(MoeTicket* ticket, float* y,
+                      std::vector<absl::Status>* token_status,
+                      WorkerPool& pool) {
+  const int64_t num_tokens = ticket->routing.num_tokens;
+  const int64_t hidden = config_.hidden_size;
+  if (ticket->weights->shared) {
+    shared_ffn_.Run(*ticket->weights->shared, ticket->x, num_tokens,
+                    shared_.as<float>(), pool);
+  }
+  dispatcher_->Finish(&ticket->dispatch);
+  ForRows(pool, num_tokens, [&](int64_t token) {
+    Combine(ticket->plan, config_.top_k, dispatcher_->options().wire_dtype,
+            ticket->dispatch.rows(), ticket->dispatch.row_position(), hidden,
+            token, token + 1, y);
+  });
+  if (ticket->weights->shared) AddSharedExpert(*ticket, y, pool);
+
+  for (const DispatchTicket::Failure& failure : ticket->dispatch.failures()) {
+    std::fill_n(y + failure.token * hidden, hidden, 0.0f);
+    (*token_status)[failure.token].Update(failure.status);
+  }
+}
+
+void MoeLayer::AddSharedExpert(const MoeTicket& ticket, float* y,
+                               WorkerPool& pool) {
+  const int64_t num_tokens = ticket.routing.num_tokens;
+  const int64_t hidden = config_.hidden_size;
+  const bool gated = config_.shared_expert_gate;
+  float* gate = shared_gate_.as<float>();
+  if (gated) {
+    Gemm(ticket.x, num_tokens, ticket.weights->shared_gate, gate, 1, pool);
+  }
+  ForRows(pool, num_tokens, [&](int64_t token) {
+    const float scale = gated ? 1.0f / (1.0f + std::exp(-gate[token])) : 1.0f;
+    AddScaled(scale, shared_.as<float>() + token * hidden, hidden,
+              y + token * hidden);
+  });
+}
+
+}  // namespace expertmesh::router

@@ -1,0 +1,71 @@
+#pragma once
+
+// One MoE layer: gate, dispatch, combine on one screen (stops 4 to 7).
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "router_service/dispatch/dispatcher.h"
+#include "router_service/model/activations.h"
+#include "router_service/model/dense_weights.h"
+#include "router_service/model/ffn.h"
+#include "router_service/model/gate.h"
+
+namespace expertmesh::router {
+
+// One micro-batch's passage through an MoE layer. Reused from layer to layer.
+struct MoeTicket {
+  explicit MoeTicket(const DispatcherOptions& options) : dispatch(options) {}
+
+  int64_t layer = 0;
+  const LayerWeights* weights = nullptr;
+  ActivationView x;
+  Routing routing;
+  DispatchPlan plan;
+  DispatchTicket dispatch;
+};
+
+// Between Begin and Finish the experts work, and the caller is free to run
+// something else, such as another micro-batch's attention. One thread.
+class MoeLayer {
+ public:
+  // `dispatcher` must outlive this.
+  MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
+           DType dtype, int64_t max_tokens, Dispatcher* dispatcher);
+
+  // Chooses experts and sends rows to them.
+  //   hidden_states  [num_tokens, hidden] f32 normed, valid until Finish
+  //   x              the same, rounded to the router's type
+  //   policy         [num_tokens]
+  void Begin(int64_t layer, const LayerWeights& weights,
+             const float* hidden_states, const ActivationView& x,
+             const std::vector<OverflowPolicy>& policy,
+             std::shared_ptr<const Placement> placement, WorkerPool& pool,
+             MoeTicket* ticket);
+
+  // Runs the shared expert while the others work, then waits for their rows.
+  //   y             [num_tokens, hidden] f32, overwritten
+  //   token_status  [num_tokens]; the first failure of a token's rows is kept,
+  //                 and its y is zero
+  void Finish(MoeTicket* ticket, float* y,
+              std::vector<absl::Status>* token_status, WorkerPool& pool);
+
+  void set_capacity(const CapacityOptions& capacity) {
+    planner_.set_capacity(capacity);
+  }
+
+ private:
+  void AddSharedExpert(const MoeTicket& ticket, float* y, WorkerPool& pool);
+
+  const ModelConfig& config_;
+  const Gate gate_;
+  DispatchPlanner planner_;
+  Dispatcher* const dispatcher_;
+  Ffn shared_ffn_;
+  Buffer shared_;       // [max_tokens, hidden] f32
+  Buffer shared_gate_;  // [max_tokens] f32
+};
+
+}  // namespace expertmesh::router

@@ -1,0 +1,86 @@
+#pragma once
+
+// The layer loop: token batch in, hidden states and logits out.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "router_service/model/attention.h"
+#include "router_service/model/moe_layer.h"
+
+namespace expertmesh::router {
+
+struct TransformerOptions {
+  DType dtype = DType::kF32;  // of matrix inputs and of the KV cache
+  int64_t max_tokens = 512;   // of one step
+  int64_t max_context_tokens = 0;
+  CapacityOptions capacity;
+};
+
+// Sees the routing of every MoE layer of a step, on the engine's thread, after
+// the layer's rows are back.
+class RoutingObserver {
+ public:
+  virtual ~RoutingObserver() = default;
+  virtual void OnLayer(int64_t layer, const Routing& routing,
+                       const DispatchPlan& plan) = 0;
+};
+
+// Owns the workspace of a step, sized once: a steady step allocates nothing.
+// One thread.
+class Transformer {
+ public:
+  // All references must outlive this.
+  Transformer(const ModelConfig& config, const DenseWeights& weights,
+              const TransformerOptions& options, Dispatcher* dispatcher,
+              WorkerPool* pool);
+
+  // Runs all layers over the batch: at most max_tokens tokens, at positions
+  // below max_context_tokens. Afterwards token_status() says which tokens could
+  // not be computed because an expert service failed; the others are exact.
+  // `observer` may be null.
+  void Forward(const TokenBatch& batch,
+               const std::shared_ptr<const Placement>& placement,
+               KvCache* cache, RoutingObserver* observer);
+
+  // [num_tokens] of the last batch.
+  const std::vector<absl::Status>& token_status() const {
+    return token_status_;
+  }
+
+  // Logits of some tokens of the last batch.
+  //   rows    indices of tokens
+  //   logits  [rows.size(), vocab_size], overwritten
+  // At most kMaxLogitRows rows a call.
+  static constexpr int64_t kMaxLogitRows = 64;
+  void Logits(absl::Span<const int32_t> rows, float* logits);
+
+  void set_capacity(const CapacityOptions& capacity) {
+    moe_.set_capacity(capacity);
+  }
+
+ private:
+  void Embed(const TokenBatch& batch);
+  // Norms the residual stream into normed_ and, rounded, into x_.
+  void Norm(const std::vector<float>& weight, int64_t num_tokens);
+  void AddToResidual(int64_t num_tokens);
+
+  const ModelConfig& config_;
+  const DenseWeights& weights_;
+  WorkerPool& pool_;
+  Attention attention_;
+  Ffn dense_ffn_;
+  MoeLayer moe_;
+  MoeTicket ticket_;
+  Buffer residual_;  // [max_tokens, hidden] f32, the residual stream
+  Buffer normed_;    // [max_tokens, hidden] f32
+  MatmulInput x_;    // normed_, rounded to the router's type
+  Buffer branch_;    // [max_tokens, hidden] f32, output of attention or FFN
+  MatmulInput head_input_;  // [kMaxLogitRows, hidden]
+  std::vector<absl::Status> token_status_;
+};
+
+}  // namespace expertmesh::router

@@ -1,0 +1,48 @@
+#pragma once
+
+// Every knob of the router service: unit, default, check.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "services/runtime/command_line.h"
+
+namespace expertmesh::router {
+
+struct RouterConfig {
+  std::string model;                       // checkpoint folder
+  std::vector<std::string> experts_at;     // HOST:PORT of expert services
+  std::string listen = "127.0.0.1:50051";  // clients and operators
+  std::string metrics_listen = "127.0.0.1:0";
+  std::string ready_file;  // written once every expert is covered
+  bool exit_with_parent = false;
+
+  std::string router_dtype = "auto";  // auto, f32, bf16
+  std::string wire_dtype = "auto";    // auto, f32, bf16
+  int threads = 0;                    // 0: the CPUs at hand
+
+  int64_t max_step_tokens = 512;  // tokens of one step, decode and prefill
+  int64_t max_sequences = 64;     // running at once
+  int64_t max_queue = 256;        // requests waiting
+  int64_t kv_cache_tokens = 0;    // 0: by kv_cache_bytes
+  int64_t kv_cache_bytes = int64_t{1} << 30;
+
+  double capacity_factor = 2.0;  // 0: no limit
+  int64_t min_capacity = 64;     // rows
+  std::string overflow_policy = "wait";
+
+  double expert_timeout_seconds = 30;
+  double drain_timeout_seconds = 30;
+  LogOptions log;
+};
+
+// Adds a flag for every knob.
+void AddRouterOptions(CLI::App& app, RouterConfig* config);
+
+// Errors: INVALID_ARGUMENT naming the flag and what it accepts.
+absl::Status CheckRouterConfig(const RouterConfig& config);
+
+}  // namespace expertmesh::router

@@ -1,0 +1,88 @@
+#include "router_service/router_metrics.h"
+
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+
+namespace expertmesh::router {
+
+EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
+  EngineMetrics out;
+  out.requests_running =
+      &metrics->Gauge("expertmesh_router_requests_running",
+                      "Requests that have KV cache and take part in steps.");
+  out.requests_waiting = &metrics->Gauge("expertmesh_router_requests_waiting",
+                                         "Requests waiting to be admitted.");
+  out.kv_cache_usage_ratio =
+      &metrics->Gauge("expertmesh_router_kv_cache_usage_ratio",
+                      "Share of the KV cache's pages in use.");
+  out.time_to_first_token_seconds = &metrics->Histogram(
+      "expertmesh_router_time_to_first_token_seconds",
+      "From a request's arrival to its first token.", RequestSecondsBuckets());
+  out.inter_token_latency_seconds = &metrics->Histogram(
+      "expertmesh_router_inter_token_latency_seconds",
+      "Between two tokens of one request.", StepSecondsBuckets());
+  out.request_duration_seconds = &metrics->Histogram(
+      "expertmesh_router_request_duration_seconds",
+      "From a request's arrival to its end, of those that succeeded.",
+      RequestSecondsBuckets());
+  out.queue_duration_seconds = &metrics->Histogram(
+      "expertmesh_router_queue_duration_seconds",
+      "From a request's arrival to its first step.", RequestSecondsBuckets());
+  out.step_duration_seconds = &metrics->Histogram(
+      "expertmesh_router_step_duration_seconds",
+      "One pass of a batch through all layers.", StepSecondsBuckets());
+  out.prompt_tokens =
+      &metrics->Counter("expertmesh_router_prompt_tokens_total",
+                        "Prompt tokens computed, each request's once.");
+  out.generated_tokens = &metrics->Counter(
+      "expertmesh_router_generated_tokens_total", "Tokens sampled.");
+  out.preemptions =
+      &metrics->Counter("expertmesh_router_preemptions_total",
+                        "Requests that gave their KV cache to an older one.");
+  for (int i = 0; i < kNumRowOutcomes; ++i) {
+    out.routed_rows[i] = &metrics->Counter(
+        "expertmesh_router_routed_rows_total",
+        "Assignments of a token to an expert, by what became of them.",
+        {{"outcome", std::string(RowOutcomeName(static_cast<RowOutcome>(i)))}});
+  }
+  out.overflow_rows = &metrics->Counter(
+      "expertmesh_router_overflow_rows_total",
+      "Assignments that found their expert full.", {{"reason", "capacity"}});
+  out.layer_balancedness_ratio.resize(config.num_layers, nullptr);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.layers[layer].is_moe) continue;
+    out.layer_balancedness_ratio[layer] = &metrics->Gauge(
+        "expertmesh_router_layer_balancedness_ratio",
+        "Mean over maximum of the rows of a layer's experts in the last 30 s.",
+        {{"layer", absl::StrCat(layer)}});
+    out.layer_balancedness_ratio[layer]->Set(1.0);
+  }
+  for (int rank = 0; rank < kHotExpertRanks; ++rank) {
+    out.hot_expert_load_ratio[rank] = &metrics->Gauge(
+        "expertmesh_router_hot_expert_load_ratio",
+        "Rows of the hottest experts over their layer's mean in the last 30 s.",
+        {{"rank", absl::StrCat(rank + 1)}});
+  }
+  return out;
+}
+
+ApiMetrics MakeApiMetrics(Metrics* metrics) {
+  static constexpr const char* kMethods[kNumMethods] = {
+      "generate", "score", "tokenize", "detokenize"};
+  ApiMetrics out;
+  for (int method = 0; method < kNumMethods; ++method) {
+    for (int code = 0; code < kNumStatusCodes; ++code) {
+      out.requests[method][code] = &metrics->Counter(
+          "expertmesh_router_requests_total",
+          "Requests by method and gRPC status code.",
+          {{"method", kMethods[method]},
+           {"code",
+            absl::StatusCodeToString(static_cast<absl::StatusCode>(code))}});
+    }
+  }
+  return out;
+}
+
+}  // namespace expertmesh::router

@@ -1,0 +1,16 @@
+#pragma once
+
+// Every metric of the router service, made at start so that each series exists
+// from the first scrape.
+
+#include "router_service/api/api_metrics.h"
+#include "router_service/engine/engine_metrics.h"
+#include "services/checkpoint/model_config.h"
+#include "services/runtime/metrics.h"
+
+namespace expertmesh::router {
+
+EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics);
+ApiMetrics MakeApiMetrics(Metrics* metrics);
+
+}  // namespace expertmesh::router
