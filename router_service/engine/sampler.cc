@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -12,6 +13,9 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// Logits looked at together, so that the compiler can use vector instructions.
+constexpr size_t kLanes = 16;
+
 // Higher logit first; of equal logits the lower id.
 constexpr auto kLikelier = [](const auto& a, const auto& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
@@ -21,11 +25,14 @@ constexpr auto kLowerId = [](const auto& a, const auto& b) {
   return a.id < b.id;
 };
 
+// Which of 32 buckets to an octave a weight of 0 to 1 falls in; monotonic.
+size_t WeightBucket(float weight) {
+  return std::bit_cast<uint32_t>(weight) >> 18;
+}
+
 // The highest finite logit, or -inf.
 float MaxFinite(absl::Span<const float> logits) {
-  // Lanes let the compiler use vector instructions; a maximum has the same
-  // value in any order.
-  constexpr size_t kLanes = 16;
+  // A maximum has the same value in any order.
   std::array<float, kLanes> max;
   max.fill(-kInfinity);
   const auto visit = [](float x, float& lane) {
@@ -38,6 +45,13 @@ float MaxFinite(absl::Span<const float> logits) {
   }
   for (; i < logits.size(); ++i) visit(logits[i], max[0]);
   return *std::max_element(max.begin(), max.end());
+}
+
+// Whether none of kLanes logits exceeds the threshold.
+bool NoneAbove(float threshold, const float* logits) {
+  int above = 0;
+  for (size_t j = 0; j < kLanes; ++j) above |= logits[j] > threshold;
+  return above == 0;
 }
 
 // Leaves in `selection` the `top_k` likeliest tokens (fewer where fewer are
@@ -54,23 +68,31 @@ void SelectTopK(absl::Span<const float> logits, size_t top_k,
   selection.clear();
   if (top_k == 0) return;
   float threshold = -kInfinity;  // what a further token must exceed
-  for (size_t id = 0; id < logits.size(); ++id) {
-    if (!(logits[id] > threshold) || logits[id] == kInfinity) continue;
+  const auto consider = [&](size_t id) {
+    if (!(logits[id] > threshold) || logits[id] == kInfinity) return;
     Candidate candidate{};
     candidate.logit = logits[id];
     candidate.id = static_cast<int32_t>(id);
     selection.push_back(candidate);
-    if (selection.size() < 2 * top_k) continue;
+    if (selection.size() < 2 * top_k) return;
     cut();
     // Later ids lose ties, so they must exceed the last one kept.
     threshold = selection.back().logit;
+  };
+  size_t first = 0;
+  for (; first + kLanes <= logits.size(); first += kLanes) {
+    // Holds for nearly all blocks once the buffer has been cut.
+    if (NoneAbove(threshold, logits.data() + first)) continue;
+    for (size_t j = 0; j < kLanes; ++j) consider(first + j);
   }
+  for (; first < logits.size(); ++first) consider(first);
   if (selection.size() > top_k) cut();
 }
 
 }  // namespace
 
-Sampler::Sampler(int64_t vocab_size) : counts_(vocab_size, 0) {
+Sampler::Sampler(int64_t vocab_size)
+    : mass_by_weight_(WeightBucket(1.0f) + 1), counts_(vocab_size, 0) {
   candidates_.reserve(vocab_size);
   selection_.reserve(vocab_size);
 }
@@ -96,9 +118,12 @@ int32_t Sampler::Sample(const SamplingParams& params,
   } else {
     CollectAll(logits);
   }
-  // Dividing the difference, not the logit, cannot overflow to +inf.
+  // Dividing the difference, not the logit, cannot overflow to +inf; a finite
+  // temperature cannot give NaN.
+  const float temperature =
+      std::min(params.temperature, std::numeric_limits<float>::max());
   for (Candidate& c : candidates_) {
-    c.weight = std::exp((c.logit - max) / params.temperature);
+    c.weight = std::exp((c.logit - max) / temperature);
   }
   if (params.top_p < 1.0f) KeepTopP(params.top_p);
   // The likeliest token has weight 1 and always stays.
@@ -170,28 +195,32 @@ void Sampler::CollectTopK(absl::Span<const float> logits, int64_t top_k) {
   candidates_.assign(selection_.begin(), selection_.end());
 }
 
-// Linear on average, also where the distribution is flat: halves the range in
-// which the last kept token lies instead of sorting.
+// Linear, whatever the distribution, and without a full sort: a histogram of
+// mass by weight finds the bucket in which the last kept token lies, and
+// halving the bucket by selection finds the token.
 void Sampler::KeepTopP(float top_p) {
+  for (double& mass : mass_by_weight_) mass = 0;
+  for (const Candidate& c : candidates_) {
+    mass_by_weight_[WeightBucket(c.weight)] += c.weight;
+  }
+  // Summed in the order of the search below, so that the search ends.
   double total = 0;
-  for (const Candidate& c : candidates_) total += c.weight;
+  for (size_t b = mass_by_weight_.size(); b-- > 0;) total += mass_by_weight_[b];
   const double target = top_p * total;
-
-  // Tokens below the mean weight of what is to be cut hold less than that
-  // together, so none of them is kept. In a peaked distribution this leaves
-  // few to select from.
-  const double negligible =
-      0.5 * (total - target) / static_cast<double>(candidates_.size());
+  double mass = 0;  // of the tokens known to be kept
+  size_t bucket = mass_by_weight_.size() - 1;
+  while (mass + mass_by_weight_[bucket] < target) {
+    mass += mass_by_weight_[bucket--];
+  }
   selection_.clear();
   for (const Candidate& c : candidates_) {
-    if (c.weight >= negligible) selection_.push_back(c);
+    if (WeightBucket(c.weight) == bucket) selection_.push_back(c);
   }
 
-  // Of the tokens by descending likelihood, those before `first` are known to
-  // be kept and hold `mass`; those from `last` on are known to be cut.
+  // Of the bucket's tokens by descending likelihood, those up to `first` are
+  // kept and those from `last` on are cut.
   size_t first = 0;
   size_t last = selection_.size();
-  double mass = 0;
   while (last - first > 1) {
     const size_t middle = first + (last - first) / 2;
     std::nth_element(selection_.begin() + first, selection_.begin() + middle,

@@ -71,9 +71,10 @@ class Sampler {
   void CollectTopK(absl::Span<const float> logits, int64_t top_k);
   void KeepTopP(float top_p);
 
-  std::vector<Candidate> candidates_;  // ascending id
-  std::vector<Candidate> selection_;   // any order
-  std::vector<int32_t> counts_;        // [vocab_size], zero between calls
+  std::vector<Candidate> candidates_;   // ascending id
+  std::vector<Candidate> selection_;    // any order
+  std::vector<double> mass_by_weight_;  // scratch of KeepTopP
+  std::vector<int32_t> counts_;         // [vocab_size], zero between calls
 };
 
 // log softmax(logits)[token_id], and of the `num_top` likeliest tokens.
