@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,18 +19,23 @@ class Tokenizer {
  public:
   // Reads `path`, a tokenizer.json. Errors: NOT_FOUND; FAILED_PRECONDITION in
   // one line naming the file for JSON, model types or options we do not know.
+  // "truncation" and "padding" have no effect; a warning is logged.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(
       const std::string& path);
   ~Tokenizer();
 
   // Text to ids. Runs in time linear in the text (times log of the longest
   // pre-token). Errors: INVALID_ARGUMENT for text that is not UTF-8, naming the
-  // offset of the first bad byte.
+  // offset of the first bad byte, and for text on which a regular expression of
+  // the file backtracks without end.
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               bool add_special_tokens) const;
 
   // Ids to text. Ids the vocabulary lacks decode to nothing.
   std::string Decode(absl::Span<const int32_t> ids, bool skip_special) const;
+
+  // The id of the token written `token` in tokenizer.json, such as "</s>".
+  std::optional<int32_t> TokenId(absl::string_view token) const;
 
   // Size of the vocabulary with added tokens: the highest id plus one.
   int32_t vocab_size() const;
@@ -51,7 +57,8 @@ class StreamingDetokenizer {
 
   // The text that `id` settles; often empty inside a character.
   std::string Push(int32_t id);
-  // What is still held back, with U+FFFD for unfinished characters.
+  // What is still held back, with U+FFFD for unfinished characters. Ends the
+  // text: a later Push starts another.
   std::string Flush();
 
  private:
