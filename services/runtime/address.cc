@@ -104,4 +104,16 @@ absl::Status ListenError(const HostPort& address) {
       absl::StrCat("cannot listen on ", address.ToString(), ": ", reason));
 }
 
+void TouchListener(const HostPort& address) {
+  const absl::StatusOr<AddressInfo> info = Lookup(address, AI_NUMERICHOST);
+  if (!info.ok()) return;
+  const addrinfo& target = **info;
+  const int fd = socket(target.ai_family, target.ai_socktype, 0);
+  if (fd < 0) return;
+  // The outcome does not matter: a listener that is gone needs no touch.
+  [[maybe_unused]] const int ignored =
+      connect(fd, target.ai_addr, target.ai_addrlen);
+  close(fd);
+}
+
 }  // namespace expertmesh

@@ -31,4 +31,7 @@ absl::StatusOr<HostPort> ResolveListenAddress(absl::string_view text);
 // reason. Never OK.
 absl::Status ListenError(const HostPort& address);
 
+// Connects to a listener at a numeric address of this machine, and hangs up.
+void TouchListener(const HostPort& address);
+
 }  // namespace expertmesh

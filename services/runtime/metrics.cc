@@ -1,6 +1,8 @@
 #include "services/runtime/metrics.h"
 
+#include <chrono>
 #include <exception>
+#include <future>
 #include <utility>
 
 #include "services/core/status_macros.h"
@@ -105,6 +107,17 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
   address.port = exposer->GetListeningPorts().front();
   return std::unique_ptr<MetricsServer>(
       new MetricsServer(std::move(address), std::move(exposer)));
+}
+
+// CivetWeb notices that it should stop only after its next connection, or two
+// seconds; a service that ends gives it that connection.
+MetricsServer::~MetricsServer() {
+  const std::future<void> stopped =
+      std::async(std::launch::async, [this] { exposer_.reset(); });
+  while (stopped.wait_for(std::chrono::milliseconds(10)) !=
+         std::future_status::ready) {
+    TouchListener(address_);
+  }
 }
 
 }  // namespace expertmesh

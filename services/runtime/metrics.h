@@ -74,6 +74,8 @@ class MetricsServer {
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(
       absl::string_view listen, const Metrics& metrics);
 
+  ~MetricsServer();
+
   // With the port in use: "127.0.0.1:41002".
   std::string address() const { return address_.ToString(); }
   // "http://127.0.0.1:41002/metrics".
