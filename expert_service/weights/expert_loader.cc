@@ -1,0 +1,142 @@
+#include "expert_service/weights/expert_loader.h"
+
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "expert_service/weights/convert.h"
+#include "services/core/mutex.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh::expert {
+namespace {
+
+absl::StatusOr<PackedMatrix> PackAs(const TensorView& tensor,
+                                    std::optional<DType> dtype) {
+  if (!dtype.has_value() || *dtype == tensor.dtype) {
+    return PackedMatrix::Pack(tensor);
+  }
+  ASSIGN_OR_RETURN(const Buffer converted, ConvertElements(tensor, *dtype));
+  TensorView view = tensor;
+  view.data = converted.data();
+  view.dtype = *dtype;
+  return PackedMatrix::Pack(view);
+}
+
+absl::StatusOr<PackedMatrix> LoadMatrix(const Checkpoint& checkpoint,
+                                        const std::string& name, int64_t n,
+                                        int64_t k, std::optional<DType> dtype) {
+  ASSIGN_OR_RETURN(const TensorView tensor, checkpoint.Tensor(name, {n, k}));
+  checkpoint.Prefetch(tensor);
+  absl::StatusOr<PackedMatrix> packed = PackAs(tensor, dtype);
+  checkpoint.Release(tensor);
+  return packed;
+}
+
+absl::StatusOr<std::vector<ExpertSlot>> SlotsToLoad(
+    const ModelConfig& config, const std::vector<int64_t>& experts) {
+  std::vector<bool> seen(static_cast<size_t>(config.num_experts));
+  for (const int64_t expert : experts) {
+    if (expert < 0 || expert >= config.num_experts) {
+      return absl::InvalidArgumentError(absl::StrCat("there is no expert ",
+                                                     expert, " (the model has ",
+                                                     config.num_experts, ")"));
+    }
+    if (seen[expert]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert ", expert, " is named twice"));
+    }
+    seen[expert] = true;
+  }
+  std::vector<ExpertSlot> slots;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.layers[layer].is_moe) continue;
+    for (const int64_t expert : experts) slots.push_back({layer, expert});
+  }
+  return slots;
+}
+
+// Counts finished slots and reports them in order.
+class Progress {
+ public:
+  Progress(const ExpertLoadOptions& options, int64_t total)
+      : options_(options), total_(total) {}
+
+  void SlotDone() {
+    MutexLock lock(&mutex_);
+    ++done_;
+    if (options_.progress) options_.progress(done_, total_);
+  }
+
+ private:
+  const ExpertLoadOptions& options_;
+  const int64_t total_;
+  Mutex mutex_;
+  int64_t done_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
+                                        ExpertSlot slot,
+                                        std::optional<DType> dtype) {
+  const ModelConfig& config = checkpoint.config();
+  const int64_t hidden = config.hidden_size;
+  const int64_t intermediate = config.expert_intermediate_size;
+  const ExpertTensorNames names =
+      checkpoint.family().ExpertNames(slot.layer, slot.expert);
+  PackedExpert expert;
+  ASSIGN_OR_RETURN(expert.gate_proj, LoadMatrix(checkpoint, names.gate_proj,
+                                                intermediate, hidden, dtype));
+  ASSIGN_OR_RETURN(expert.up_proj, LoadMatrix(checkpoint, names.up_proj,
+                                              intermediate, hidden, dtype));
+  ASSIGN_OR_RETURN(expert.down_proj, LoadMatrix(checkpoint, names.down_proj,
+                                                hidden, intermediate, dtype));
+  // One kernel runs all three.
+  if (expert.up_proj.dtype() != expert.gate_proj.dtype() ||
+      expert.down_proj.dtype() != expert.gate_proj.dtype()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(checkpoint.directory(), ": tensors '", names.gate_proj,
+                     "', '", names.up_proj, "' and '", names.down_proj,
+                     "' differ in dtype; name one type to convert them to"));
+  }
+  return expert;
+}
+
+absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
+    const Checkpoint& checkpoint, const ExpertLoadOptions& options) {
+  const ModelConfig& config = checkpoint.config();
+  ASSIGN_OR_RETURN(std::vector<ExpertSlot> slots,
+                   SlotsToLoad(config, options.experts));
+  const auto count = static_cast<int64_t>(slots.size());
+  std::vector<absl::Status> statuses(slots.size());
+  std::vector<PackedExpert> experts(slots.size());
+  std::atomic<bool> failed = false;
+  Progress progress(options, count);
+
+  const auto load = [&](int64_t i) {
+    if (failed.load(std::memory_order_relaxed)) return;
+    absl::StatusOr<PackedExpert> expert =
+        LoadExpert(checkpoint, slots[i], options.dtype);
+    if (!expert.ok()) {
+      statuses[i] = expert.status();
+      failed.store(true, std::memory_order_relaxed);
+      return;
+    }
+    experts[i] = *std::move(expert);
+    progress.SlotDone();
+  };
+  if (options.pool != nullptr) {
+    options.pool->ParallelFor(count, load);
+  } else {
+    for (int64_t i = 0; i < count; ++i) load(i);
+  }
+
+  for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
+  return std::make_unique<const ExpertWeights>(
+      config.num_layers, config.num_experts, std::move(slots),
+      std::move(experts));
+}
+
+}  // namespace expertmesh::expert

@@ -1,0 +1,38 @@
+#pragma once
+
+// Which experts a service holds.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace expertmesh {
+
+// Parses ids and ranges, both ends included ("0-3,7"), into ascending ids.
+// Errors: INVALID_ARGUMENT for anything else, an id not below `num_experts`, or
+// an id named twice.
+absl::StatusOr<std::vector<int64_t>> ParseExpertList(absl::string_view text,
+                                                     int64_t num_experts);
+
+// The inverse: ascending ids → "0-3,7".
+std::string FormatExpertList(absl::Span<const int64_t> experts);
+
+// Experts [first, end).
+struct ExpertRange {
+  int64_t first = 0;
+  int64_t end = 0;
+
+  int64_t size() const { return end - first; }
+};
+
+// Splits experts over services into contiguous ranges, none empty, whose sizes
+// differ by at most one (larger ones first).
+// Errors: INVALID_ARGUMENT unless 1 ≤ num_services ≤ num_experts.
+absl::StatusOr<std::vector<ExpertRange>> SplitExperts(int64_t num_experts,
+                                                      int64_t num_services);
+
+}  // namespace expertmesh

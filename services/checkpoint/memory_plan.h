@@ -1,0 +1,47 @@
+#pragma once
+
+// How much memory each service of a mesh will need, from the configuration
+// alone.
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "services/checkpoint/expert_range.h"
+#include "services/checkpoint/model_config.h"
+#include "services/core/dtype.h"
+
+namespace expertmesh {
+
+struct MemoryPlanOptions {
+  DType dense_dtype = DType::kF32;   // of the router's weights
+  DType kv_dtype = DType::kF32;      // of keys and values
+  DType expert_dtype = DType::kF32;  // of packed expert weights
+  int64_t num_expert_services = 1;
+};
+
+struct ExpertServicePlan {
+  ExpertRange experts;  // held in every MoE layer
+  int64_t weight_bytes = 0;
+};
+
+// Weights as they lie in memory, padding included; workspaces and the program
+// itself are not counted.
+struct MemoryPlan {
+  // Packed matrices, norms, and the mapped embedding table with all its rows
+  // touched.
+  int64_t router_weight_bytes = 0;
+  int64_t kv_bytes_per_token = 0;  // over all layers
+  int64_t expert_bytes = 0;        // one expert of one layer
+  std::vector<ExpertServicePlan> expert_services;
+};
+
+// Errors: INVALID_ARGUMENT unless the experts can be split over the services.
+absl::StatusOr<MemoryPlan> PlanMemory(const ModelConfig& config,
+                                      const ModelFamily& family,
+                                      const MemoryPlanOptions& options);
+
+// What a [n, k] weight takes once packed (services/linalg/gemm.h).
+int64_t PackedBytes(int64_t n, int64_t k, DType dtype);
+
+}  // namespace expertmesh
