@@ -1,0 +1,99 @@
+#include "tests/support/local_transport.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "expert_service/weights/expert_loader.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh::testing {
+
+LocalTransport::LocalTransport(const ModelConfig& config,
+                               const LocalTransportOptions& options,
+                               WorkerPool* pool)
+    : config_(config),
+      options_(options),
+      ffn_(expert::MakeGroupedFfnCpu(
+          {.hidden_size = config.hidden_size,
+           .intermediate_size = config.expert_intermediate_size,
+           .max_rows = options.max_rows,
+           .activation = config.activation},
+          pool)),
+      down_(options.num_endpoints, false),
+      x_(options.max_rows * config.hidden_size * sizeof(float)),
+      y_(options.max_rows * config.hidden_size * sizeof(float)) {}
+
+absl::StatusOr<std::unique_ptr<LocalTransport>> LocalTransport::Load(
+    const Checkpoint& checkpoint, const LocalTransportOptions& options,
+    WorkerPool* pool) {
+  const ModelConfig& config = checkpoint.config();
+  std::unique_ptr<LocalTransport> transport(
+      new LocalTransport(config, options, pool));
+  const int64_t endpoints = options.num_endpoints;
+  for (int64_t endpoint = 0; endpoint < endpoints; ++endpoint) {
+    expert::ExpertLoadOptions load;
+    for (int64_t e = endpoint * config.num_experts / endpoints;
+         e < (endpoint + 1) * config.num_experts / endpoints; ++e) {
+      load.experts.push_back(e);
+    }
+    ASSIGN_OR_RETURN(auto weights, expert::LoadExperts(checkpoint, load));
+    transport->experts_of_.push_back(load.experts);
+    transport->weights_.push_back(std::move(weights));
+  }
+  return transport;
+}
+
+std::shared_ptr<const router::Placement> LocalTransport::placement() const {
+  auto placement = std::make_shared<router::Placement>(config_.num_layers,
+                                                       config_.num_experts);
+  for (size_t endpoint = 0; endpoint < experts_of_.size(); ++endpoint) {
+    for (const int64_t expert : experts_of_[endpoint]) {
+      for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+        placement->Assign(layer, expert, static_cast<int>(endpoint));
+      }
+    }
+  }
+  return placement;
+}
+
+void LocalTransport::Send(int endpoint, const router::ExpertBatch& batch,
+                          router::BatchCompletion* completion) {
+  completion->Done(Run(endpoint, batch));
+}
+
+absl::Status LocalTransport::Run(int endpoint,
+                                 const router::ExpertBatch& batch) {
+  ++num_batches_;
+  if (down_[endpoint]) {
+    return absl::UnavailableError(
+        absl::StrCat("endpoint ", endpoint, " is down"));
+  }
+  if (static_cast<int64_t>(batch.num_rows()) > options_.max_rows) {
+    return absl::InvalidArgumentError("batch larger than max_rows");
+  }
+  std::vector<const expert::PackedExpert*> experts;
+  for (const uint32_t expert : batch.expert_ids) {
+    experts.push_back(weights_[endpoint]->Find(batch.layer, expert));
+    if (experts.back() == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("expert ", expert, " is not at endpoint ", endpoint));
+    }
+  }
+  const size_t row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
+  for (size_t row = 0; row < batch.num_rows(); ++row) {
+    std::memcpy(x_.data() + row * row_bytes,
+                batch.hidden_states.data() + batch.row_token[row] * row_bytes,
+                row_bytes);
+  }
+  expert::GroupedRows rows;
+  rows.experts = experts;
+  rows.group_offsets = batch.group_offsets;
+  rows.dtype = batch.dtype;
+  rows.x = x_.data();
+  rows.y = y_.data();
+  RETURN_IF_ERROR(ffn_->Run(rows));
+  std::memcpy(batch.rows_out, y_.data(), batch.num_rows() * row_bytes);
+  return absl::OkStatus();
+}
+
+}  // namespace expertmesh::testing

@@ -1,0 +1,59 @@
+#pragma once
+
+// Experts in the router's own process, for tests and benchmarks.
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "expert_service/kernels/grouped_ffn.h"
+#include "expert_service/weights/expert_weights.h"
+#include "router_service/dispatch/placement.h"
+#include "router_service/transport/expert_transport.h"
+#include "services/checkpoint/checkpoint.h"
+#include "services/core/worker_pool.h"
+#include "services/linalg/buffer.h"
+
+namespace expertmesh::testing {
+
+struct LocalTransportOptions {
+  int num_endpoints = 1;    // experts are split over them in contiguous ranges
+  int64_t max_rows = 4096;  // of one batch
+};
+
+// Runs every batch at once on the caller's thread and `pool`. Rounds at the
+// same points as an expert service.
+class LocalTransport final : public router::ExpertTransport {
+ public:
+  static absl::StatusOr<std::unique_ptr<LocalTransport>> Load(
+      const Checkpoint& checkpoint, const LocalTransportOptions& options,
+      WorkerPool* pool);
+
+  void Send(int endpoint, const router::ExpertBatch& batch,
+            router::BatchCompletion* completion) override;
+
+  // Every slot at its endpoint.
+  std::shared_ptr<const router::Placement> placement() const;
+
+  // Batches to this endpoint fail from now on (or work again).
+  void SetDown(int endpoint, bool down) { down_[endpoint] = down; }
+
+  int64_t num_batches() const { return num_batches_; }
+
+ private:
+  LocalTransport(const ModelConfig& config,
+                 const LocalTransportOptions& options, WorkerPool* pool);
+  absl::Status Run(int endpoint, const router::ExpertBatch& batch);
+
+  const ModelConfig& config_;
+  const LocalTransportOptions options_;
+  std::vector<std::vector<int64_t>> experts_of_;  // by endpoint
+  std::vector<std::unique_ptr<const expert::ExpertWeights>> weights_;
+  std::unique_ptr<expert::GroupedFfn> ffn_;
+  std::vector<bool> down_;
+  int64_t num_batches_ = 0;
+  Buffer x_;
+  Buffer y_;
+};
+
+}  // namespace expertmesh::testing
