@@ -1,18 +1,25 @@
 #include "router_service/dispatch/combine.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
 namespace {
 
-float Load(const float* x) { return *x; }
-float Load(const BF16* x) { return ToF32(*x); }
+// y += a x, rounded after the product and after the sum for every type, so that
+// any vector width gives the same bits.
+void AddRow(float a, const float* x, int64_t n, float* y) {
+  AddScaled(a, x, n, y);
+}
+void AddRow(float a, const BF16* x, int64_t n, float* y) {
+  AddScaledBF16(a, x, n, y);
+}
 // binary16 has no type of its own here; its bits are all that is stored.
-float Load(const uint16_t* x) { return F16ToF32(*x); }
+void AddRow(float a, const uint16_t* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += a * F16ToF32(x[i]);
+}
 
-// One multiply and one add per element, never fused: the elements of a row are
-// independent, so any vector width gives the same bits.
 template <typename T>
 void CombineRows(const DispatchPlan& plan, int64_t top_k, const T* rows,
                  absl::Span<const uint32_t> row_position, int64_t hidden_size,
@@ -23,10 +30,9 @@ void CombineRows(const DispatchPlan& plan, int64_t top_k, const T* rows,
     for (int64_t place = 0; place < top_k; ++place) {
       const int32_t row = plan.token_rows[token * top_k + place];
       if (row < 0) break;
-      const float weight = plan.row_weight[row];
       const int64_t position = row_position.empty() ? row : row_position[row];
-      const T* const x = rows + position * hidden_size;
-      for (int64_t i = 0; i < hidden_size; ++i) sum[i] += weight * Load(x + i);
+      AddRow(plan.row_weight[row], rows + position * hidden_size, hidden_size,
+             sum);
     }
   }
 }

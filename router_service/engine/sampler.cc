@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "router_service/engine/philox.h"
+#include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
 namespace {
@@ -15,6 +16,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Logits looked at together, so that the compiler can use vector instructions.
 constexpr size_t kLanes = 16;
+
+// Numbers that go through Exp at once.
+constexpr size_t kBlock = 256;
 
 // Higher logit first; of equal logits the lower id.
 constexpr auto kLikelier = [](const auto& a, const auto& b) {
@@ -118,13 +122,7 @@ int32_t Sampler::Sample(const SamplingParams& params,
   } else {
     CollectAll(logits);
   }
-  // Dividing the difference, not the logit, cannot overflow to +inf; a finite
-  // temperature cannot give NaN.
-  const float temperature =
-      std::min(params.temperature, std::numeric_limits<float>::max());
-  for (Candidate& c : candidates_) {
-    c.weight = std::exp((c.logit - max) / temperature);
-  }
+  WeighCandidates(max, params.temperature);
   if (params.top_p < 1.0f) KeepTopP(params.top_p);
   // The likeliest token has weight 1 and always stays.
   const float min_weight =
@@ -178,6 +176,21 @@ void Sampler::ApplyPenalties(const SamplingParams& params,
                     params.frequency_penalty * static_cast<float>(counts_[id]);
       counts_[id] = 0;
     }
+  }
+}
+
+void Sampler::WeighCandidates(float max, float temperature) {
+  // Dividing the difference, not the logit, cannot overflow to +inf; a finite
+  // temperature cannot give NaN.
+  temperature = std::min(temperature, std::numeric_limits<float>::max());
+  std::array<float, kBlock> block;
+  for (size_t first = 0; first < candidates_.size(); first += kBlock) {
+    const size_t count = std::min(kBlock, candidates_.size() - first);
+    for (size_t i = 0; i < count; ++i) {
+      block[i] = (candidates_[first + i].logit - max) / temperature;
+    }
+    Exp(block.data(), static_cast<int64_t>(count), block.data());
+    for (size_t i = 0; i < count; ++i) candidates_[first + i].weight = block[i];
   }
 }
 
@@ -244,8 +257,15 @@ TokenLogprob LogprobOf(absl::Span<const float> logits, int32_t token_id,
                        int32_t num_top) {
   const float max = MaxFinite(logits);
   double sum = 0;
-  for (const float logit : logits) {
-    if (std::isfinite(logit)) sum += std::exp(logit - max);
+  std::array<float, kBlock> block;
+  for (size_t first = 0; first < logits.size(); first += kBlock) {
+    const size_t count = std::min(kBlock, logits.size() - first);
+    for (size_t i = 0; i < count; ++i) {
+      const float logit = logits[first + i];
+      block[i] = std::isfinite(logit) ? logit - max : -kInfinity;
+    }
+    Exp(block.data(), static_cast<int64_t>(count), block.data());
+    for (size_t i = 0; i < count; ++i) sum += block[i];
   }
   const double log_sum = std::log(sum);
   const auto logprob = [&](float logit) {

@@ -67,6 +67,7 @@ class Sampler {
 
   void ApplyPenalties(const SamplingParams& params,
                       const SampleContext& context, absl::Span<float> logits);
+  void WeighCandidates(float max, float temperature);
   void CollectAll(absl::Span<const float> logits);
   void CollectTopK(absl::Span<const float> logits, int64_t top_k);
   void KeepTopP(float top_p);

@@ -4,22 +4,14 @@
 #include <cmath>
 #include <limits>
 
+#include "services/linalg/vector_ops.h"
+
 namespace expertmesh::router {
 namespace {
 
 // NaN ranks below every number, so that the choice is always a total order.
 float Rank(float score) {
   return std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
-}
-
-void Softmax(absl::Span<const float> logits, absl::Span<float> scores) {
-  const float max = *std::max_element(logits.begin(), logits.end());
-  float sum = 0.0f;
-  for (size_t e = 0; e < logits.size(); ++e) {
-    scores[e] = std::exp(logits[e] - max);
-    sum += scores[e];
-  }
-  for (float& score : scores) score /= sum;
 }
 
 // The ids of the `ids.size()` highest scores, in no useful order. Returns how
@@ -55,7 +47,10 @@ void Gate::Score(absl::Span<const float> logits,
                  absl::Span<float> scores) const {
   switch (rule_) {
     case GateRule::kSoftmaxTopK:
-      Softmax(logits, scores);
+      if (scores.data() != logits.data()) {
+        std::copy(logits.begin(), logits.end(), scores.begin());
+      }
+      Softmax(scores.data(), num_experts_);
       return;
   }
 }

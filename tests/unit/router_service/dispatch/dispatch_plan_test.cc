@@ -236,6 +236,22 @@ TEST(DispatchPlanTest, PoliciesOfOneStepMixAndOnlyScoresRank) {
   EXPECT_EQ(plan.overflow_rows, 4);
 }
 
+// The example of router_service/dispatch/README.md.
+TEST(DispatchPlanTest, ExampleOfTheReadme) {
+  const Gate gate = MakeGate(3, 1);
+  const Routing routing = MakeRouting(gate,
+                                      {{0.6f, 0.3f, 0.1f},
+                                       {0.7f, 0.2f, 0.1f},
+                                       {0.5f, 0.4f, 0.1f},
+                                       {0.4f, 0.3f, 0.3f},
+                                       {0.6f, 0.3f, 0.1f}},
+                                      {kNext, kWait, kNext, kDrop, kWait});
+  const DispatchPlan plan = Plan(gate, routing, 1);
+  EXPECT_EQ(WavesText(plan), "e0:1 e1:0 e2:2 / e0:4");
+  EXPECT_EQ(OutcomesText(plan), "N P N D W");
+  EXPECT_NEAR(plan.accounts[2].GateMassKept(), 0.2, 1e-6);
+}
+
 TEST(DispatchPlanTest, AllExpertsFull) {
   const Gate gate = MakeGate(2, 2);
   // Every token needs both experts, so next_best has nowhere to go.
