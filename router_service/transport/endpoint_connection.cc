@@ -1,0 +1,331 @@
+#include "router_service/transport/endpoint_connection.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/core/clock.h"
+#include "services/wire/status_codec.h"
+
+namespace expertmesh::router {
+namespace {
+
+constexpr char kForward[] = "/expertmesh.expert.v1.ExpertService/Forward";
+
+uint32_t TimeoutMs(absl::Duration timeout) {
+  if (timeout == absl::InfiniteDuration()) return 0;
+  const int64_t ms = absl::ToInt64Milliseconds(timeout);
+  return static_cast<uint32_t>(
+      std::clamp<int64_t>(ms, 1, std::numeric_limits<uint32_t>::max()));
+}
+
+// What an answer other than OK means to the sender. An endpoint refuses a
+// batch's shape only if the two sides disagree on the model or the protocol.
+absl::Status Refusal(const DecodedResult& result) {
+  absl::Status status = FromWireCode(result.code(), result.message());
+  if (status.code() != absl::StatusCode::kInvalidArgument) return status;
+  return absl::InternalError(
+      absl::StrCat("refused the batch: ", result.message()));
+}
+
+}  // namespace
+
+EndpointConnection::EndpointConnection(Options options,
+                                       grpc::CompletionQueue* queue)
+    : options_(std::move(options)),
+      queue_(queue),
+      stub_(MakeExpertChannel(options_.address)),
+      last_error_(absl::UnavailableError("not connected yet")) {}
+
+absl::Status EndpointConnection::Named(const absl::Status& status) const {
+  return absl::Status(status.code(),
+                      absl::StrCat("expert service ", options_.address, ": ",
+                                   status.message()));
+}
+
+// --- Sending. --------------------------------------------------------------
+
+void EndpointConnection::Send(const ExpertBatch& batch,
+                              BatchCompletion* completion) {
+  const absl::Duration now = Clock::Real()->Now();
+  absl::Status status;
+  {
+    MutexLock lock(&mutex_);
+    status = Enqueue(batch, completion, now);
+  }
+  if (!status.ok()) {
+    completion->Done(Named(status));
+  } else if (batch.timeout != absl::InfiniteDuration()) {
+    options_.wake_by(now + batch.timeout);
+  }
+}
+
+absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
+                                         BatchCompletion* completion,
+                                         absl::Duration now) {
+  if (state_ != State::kOpen) {
+    return absl::UnavailableError(last_error_.message());
+  }
+  if (batch.timeout <= absl::ZeroDuration()) {
+    return absl::DeadlineExceededError("no time left to send the batch");
+  }
+  InFlightTable::Entry* entry =
+      in_flight_.Add({.completion = completion,
+                      .rows_out = batch.rows_out,
+                      .num_rows = static_cast<uint32_t>(batch.num_rows()),
+                      .hidden_size = batch.hidden_size,
+                      .dtype = batch.dtype,
+                      .sent_at = now,
+                      .deadline = now + batch.timeout});
+  const uint64_t sequence_number = entry->batch.sequence_number;
+  const absl::Status encoded =
+      EncodeBatch({.sequence_number = sequence_number,
+                   .layer = batch.layer,
+                   .timeout_ms = TimeoutMs(batch.timeout),
+                   .dtype = batch.dtype,
+                   .hidden_size = batch.hidden_size,
+                   .num_tokens = batch.num_tokens,
+                   .expert_ids = batch.expert_ids,
+                   .group_offsets = batch.group_offsets,
+                   .row_token = batch.row_token},
+                  batch.hidden_states, &entry->message);
+  if (!encoded.ok()) {
+    InFlightBatch refused;
+    in_flight_.Take(sequence_number, &refused);
+    return absl::InternalError(encoded.message());
+  }
+  CountRows();
+  write_queue_.push_back(sequence_number);
+  if (!is_writing_) WriteNext();
+  return absl::OkStatus();
+}
+
+void EndpointConnection::WriteNext() {
+  while (next_write_ < write_queue_.size()) {
+    InFlightTable::Entry* entry = in_flight_.Find(write_queue_[next_write_++]);
+    if (entry == nullptr) continue;  // its time ran out while it waited
+    is_writing_ = true;
+    stream_->Write(entry->message, &written_);
+    entry->message.Clear();
+    return;
+  }
+  write_queue_.clear();
+  next_write_ = 0;
+}
+
+void EndpointConnection::CountRows() {
+  const uint64_t rows = in_flight_.rows();
+  inflight_rows_.store(rows, std::memory_order_relaxed);
+  if (options_.inflight_rows != nullptr) {
+    options_.inflight_rows->Set(static_cast<double>(rows));
+  }
+}
+
+void EndpointConnection::Tell(const InFlightBatch& batch,
+                              const absl::Status& status) {
+  if (options_.rpc_duration_seconds != nullptr) {
+    options_.rpc_duration_seconds->Observe(
+        absl::ToDoubleSeconds(Clock::Real()->Now() - batch.sent_at));
+  }
+  batch.completion->Done(status);
+}
+
+// --- Receiving. ------------------------------------------------------------
+
+void EndpointConnection::OnEvent(Event event, bool ok) {
+  switch (event) {
+    case Event::kStarted:
+      return OnStarted(ok);
+    case Event::kRead:
+      return OnRead(ok);
+    case Event::kWritten:
+      return OnWritten(ok);
+    case Event::kFinished:
+      return OnFinished();
+  }
+}
+
+void EndpointConnection::OnRead(bool ok) {
+  if (!ok) {
+    MutexLock lock(&mutex_);
+    BeginClose();
+    return;
+  }
+  const absl::Status decoded = result_.Decode(received_);
+  received_.Clear();
+  if (!decoded.ok()) {
+    FailStream("sent bytes that are no ExpertResult");
+    return;
+  }
+  InFlightBatch batch;
+  const bool is_ours = TakeAnswered(&batch);
+  // Only we hold the batch now, so writing its rows needs no lock.
+  if (is_ours) Tell(batch, Answer(batch));
+  result_.ReleasePayload();
+}
+
+bool EndpointConnection::TakeAnswered(InFlightBatch* batch) {
+  const uint64_t sequence_number = result_.sequence_number();
+  {
+    MutexLock lock(&mutex_);
+    if (in_flight_.WasIssued(sequence_number)) {
+      stream_->Read(&received_, &read_);
+      // Not found: the answer to a batch whose time was over.
+      if (!in_flight_.Take(sequence_number, batch)) return false;
+      CountRows();
+      return true;
+    }
+  }
+  FailStream("answered a batch that was never sent");
+  return false;
+}
+
+absl::Status EndpointConnection::Answer(const InFlightBatch& batch) const {
+  if (result_.code() != expert::v1::CODE_OK) return Named(Refusal(result_));
+  const absl::Status shape =
+      result_.CheckShape(batch.num_rows, batch.hidden_size, batch.dtype);
+  if (!shape.ok()) return Named(absl::InternalError(shape.message()));
+  result_.CopyRows(batch.rows_out);
+  return absl::OkStatus();
+}
+
+void EndpointConnection::OnWritten(bool ok) {
+  bool is_last = false;
+  {
+    MutexLock lock(&mutex_);
+    is_writing_ = false;
+    // After a failed write the call is over, which the pending read will tell.
+    if (ok && state_ == State::kOpen) WriteNext();
+    is_last = is_finished_;
+  }
+  if (is_last) Close();
+}
+
+// --- Opening and closing. --------------------------------------------------
+
+absl::Duration EndpointConnection::Sweep(absl::Duration now) {
+  absl::Duration next;
+  {
+    MutexLock lock(&mutex_);
+    next = in_flight_.TakeExpired(now, &expired_);
+    CountRows();
+    if (state_ == State::kClosed && !shutdown_) {
+      if (open_next_ <= now) {
+        Open();
+      } else {
+        next = std::min(next, open_next_);
+      }
+    }
+  }
+  for (const InFlightBatch& batch : expired_) {
+    Tell(batch, Named(absl::DeadlineExceededError(absl::StrCat(
+                    "no answer within ",
+                    absl::FormatDuration(batch.deadline - batch.sent_at)))));
+  }
+  expired_.clear();
+  return next;
+}
+
+void EndpointConnection::Open() {
+  state_ = State::kOpening;
+  is_finished_ = false;
+  own_error_ = absl::OkStatus();
+  context_.emplace();
+  stream_ = stub_.PrepareCall(&*context_, kForward, queue_);
+  stream_->StartCall(&started_);
+}
+
+void EndpointConnection::OnStarted(bool ok) {
+  {
+    MutexLock lock(&mutex_);
+    if (!ok || shutdown_) {
+      BeginClose();
+      return;
+    }
+    state_ = State::kOpen;
+    opened_at_ = Clock::Real()->Now();
+    stream_->Read(&received_, &read_);
+  }
+  options_.on_change(absl::OkStatus());
+}
+
+// Nothing is being read any more: asks how the call ended.
+void EndpointConnection::BeginClose() {
+  state_ = State::kClosing;
+  stream_->Finish(&status_, &finished_);
+}
+
+void EndpointConnection::FailStream(absl::string_view what) {
+  MutexLock lock(&mutex_);
+  own_error_ = absl::InternalError(what);
+  context_->TryCancel();
+  BeginClose();
+}
+
+void EndpointConnection::OnFinished() {
+  bool is_last = false;
+  {
+    MutexLock lock(&mutex_);
+    is_finished_ = true;
+    is_last = !is_writing_;
+  }
+  if (is_last) Close();
+}
+
+// The queue holds no more events of the stream.
+void EndpointConnection::Close() {
+  absl::Status reason;
+  absl::Duration open_next;
+  {
+    MutexLock lock(&mutex_);
+    const absl::Duration now = Clock::Real()->Now();
+    if (!own_error_.ok()) {
+      reason = own_error_;
+    } else if (shutdown_) {
+      reason = absl::UnavailableError("this router is shutting down");
+    } else if (status_.ok()) {
+      reason = absl::UnavailableError("the stream was ended by the service");
+    } else {
+      reason = absl::UnavailableError(
+          absl::StrCat("the stream failed: ", status_.error_message()));
+    }
+    last_error_ = reason;
+    in_flight_.TakeAll(&lost_);
+    CountRows();
+    write_queue_.clear();
+    next_write_ = 0;
+    stream_.reset();
+    context_.reset();
+    // A stream that worked for a while is opened again quickly.
+    if (opened_at_ > absl::ZeroDuration() &&
+        now - opened_at_ > kMaxReconnectDelay) {
+      delay_ = kMinReconnectDelay;
+    }
+    opened_at_ = absl::ZeroDuration();
+    open_next = open_next_ = now + delay_;
+    delay_ = NextReconnectDelay(delay_);
+  }
+  const absl::Status named = Named(reason);
+  for (const InFlightBatch& batch : lost_) Tell(batch, named);
+  lost_.clear();
+  options_.on_change(named);
+  {
+    MutexLock lock(&mutex_);
+    state_ = State::kClosed;
+    closed_.NotifyAll();
+  }
+  options_.wake_by(open_next);
+}
+
+void EndpointConnection::Shutdown() {
+  MutexLock lock(&mutex_);
+  shutdown_ = true;
+  if (context_.has_value()) context_->TryCancel();
+  closed_.Wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return state_ == State::kClosed;
+  });
+  last_error_ = absl::UnavailableError("this router is shutting down");
+}
+
+}  // namespace expertmesh::router

@@ -1,0 +1,138 @@
+#pragma once
+
+// One endpoint's channel and its Forward stream (stop 6).
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "router_service/transport/channel.h"
+#include "router_service/transport/expert_transport.h"
+#include "router_service/transport/in_flight_table.h"
+#include "services/core/mutex.h"
+#include "services/wire/batch_codec.h"
+
+namespace expertmesh::router {
+
+// Keeps one Forward stream to `address` open, carries batches over it, and
+// opens it again when it ends. Driven from outside: OnEvent by the one thread
+// that polls `queue`, Sweep by a timer; Send by anybody. Completions are told
+// without any lock held.
+class EndpointConnection {
+ public:
+  enum class Event { kStarted, kRead, kWritten, kFinished };
+  struct Tag {
+    EndpointConnection* connection;
+    Event event;
+  };
+
+  struct Options {
+    std::string address;
+    // The stream opened (OK), or ended or failed to open (why). Told in order,
+    // on the polling thread; must not block.
+    std::function<void(const absl::Status&)> on_change;
+    // Asks for a Sweep at a time of Clock::Real(), or before.
+    std::function<void(absl::Duration)> wake_by;
+    prometheus::Histogram* rpc_duration_seconds = nullptr;
+    prometheus::Gauge* inflight_rows = nullptr;
+  };
+
+  // `queue` must outlive this. Does nothing until the first Sweep.
+  EndpointConnection(Options options, grpc::CompletionQueue* queue);
+
+  void Send(const ExpertBatch& batch, BatchCompletion* completion);
+
+  void OnEvent(Event event, bool ok);
+
+  // Opens the stream if that is due and fails batches whose time is over.
+  // Returns when it wants to be called again.
+  absl::Duration Sweep(absl::Duration now);
+
+  // Ends the stream and refuses new batches for good; batches in flight fail.
+  // Returns when no event of this is in `queue` any more, which must be polled
+  // until then.
+  void Shutdown();
+
+  uint64_t inflight_rows() const {
+    return inflight_rows_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  enum class State { kClosed, kOpening, kOpen, kClosing };
+
+  void Open() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BeginClose() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Enqueue(const ExpertBatch& batch, BatchCompletion* completion,
+                       absl::Duration now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountRows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void OnStarted(bool ok);
+  void OnRead(bool ok);
+  void OnWritten(bool ok);
+  void OnFinished();
+  void Close();
+  bool TakeAnswered(InFlightBatch* batch);
+  absl::Status Answer(const InFlightBatch& batch) const;
+  void FailStream(absl::string_view what);
+  void Tell(const InFlightBatch& batch, const absl::Status& status);
+  // The status with the endpoint's name in front.
+  absl::Status Named(const absl::Status& status) const;
+
+  const Options options_;
+  grpc::CompletionQueue* const queue_;
+  grpc::GenericStub stub_;
+  Tag started_{this, Event::kStarted};
+  Tag read_{this, Event::kRead};
+  Tag written_{this, Event::kWritten};
+  Tag finished_{this, Event::kFinished};
+
+  Mutex mutex_;
+  CondVar closed_;
+  State state_ ABSL_GUARDED_BY(mutex_) = State::kClosed;
+  bool shutdown_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool is_finished_ ABSL_GUARDED_BY(mutex_) = false;
+  InFlightTable in_flight_ ABSL_GUARDED_BY(mutex_);
+  // Sequence numbers waiting to be written: [next_write_, size).
+  std::vector<uint64_t> write_queue_ ABSL_GUARDED_BY(mutex_);
+  size_t next_write_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Exist while state_ is not kClosed.
+  std::optional<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_
+      ABSL_GUARDED_BY(mutex_);
+  absl::Duration opened_at_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration open_next_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
+  absl::Duration delay_ ABSL_GUARDED_BY(mutex_) = kMinReconnectDelay;
+  // Why the stream is not open; its end's reason when that is ours.
+  absl::Status last_error_ ABSL_GUARDED_BY(mutex_);
+  absl::Status own_error_ ABSL_GUARDED_BY(mutex_);
+
+  std::atomic<uint64_t> inflight_rows_{0};
+
+  // Of the polling thread, and of gRPC between a start and its event.
+  grpc::ByteBuffer received_;
+  grpc::Status status_;
+  DecodedResult result_;
+  std::vector<InFlightBatch> lost_;
+  // Of the timer's thread.
+  std::vector<InFlightBatch> expired_;
+};
+
+}  // namespace expertmesh::router
