@@ -17,70 +17,72 @@ constexpr int64_t kBlockK = 1024;
 // How far ahead of use weights are fetched. The hardware stops at each page.
 constexpr int64_t kPrefetchBytes = 2048;
 
-// Weights: element type, and 16 outputs at k = 2p and 2p + 1.
-// `Last` gives the even half only: the padding after an odd k adds nothing.
+// Fetches what lies kPrefetchBytes after one step's weights.
+template <typename T>
+EXPERTMESH_INLINE void Prefetch(const T* w) {
+  const char* at = reinterpret_cast<const char*>(w) + kPrefetchBytes;
+#pragma GCC unroll 8
+  for (unsigned i = 0; i < 128 * sizeof(T); i += 64) __builtin_prefetch(at + i);
+}
+
+// A step of k takes two values, k = 2p and 2p + 1: the even and the odd half.
+// kHalf chooses one, so that the weights of a half need kCols registers only.
+
+// Weights of 16 outputs.
 struct F32Weights {
   using Element = float;
-  static EXPERTMESH_INLINE Pair Load(const float* w, int64_t p, int col) {
-    const float* at = w + p * 128 + col * 16;
-    return {expertmesh::Load(at), expertmesh::Load(at + 64)};
-  }
-  static EXPERTMESH_INLINE F32x16 Last(const float* w, int64_t p, int col) {
-    return expertmesh::Load(w + p * 128 + col * 16);
+  template <int kHalf>
+  static EXPERTMESH_INLINE F32x16 Get(const float* w, int64_t p, int col) {
+    return Load(w + p * 128 + kHalf * 64 + col * 16);
   }
 };
 struct BF16Weights {
   using Element = uint16_t;
-  static EXPERTMESH_INLINE Pair Load(const uint16_t* w, int64_t p, int col) {
-    return LoadBF16Pairs(w + p * 128 + col * 32);
-  }
-  static EXPERTMESH_INLINE F32x16 Last(const uint16_t* w, int64_t p, int col) {
-    return Load(w, p, col).even;
+  template <int kHalf>
+  static EXPERTMESH_INLINE F32x16 Get(const uint16_t* w, int64_t p, int col) {
+    return LoadBF16Half<kHalf>(w + p * 128 + col * 32);
   }
 };
 struct F16Weights {
   using Element = uint16_t;
-  static EXPERTMESH_INLINE Pair Load(const uint16_t* w, int64_t p, int col) {
-    return LoadF16Pairs(w + p * 128 + col * 32);
-  }
-  static EXPERTMESH_INLINE F32x16 Last(const uint16_t* w, int64_t p, int col) {
-    return Load(w, p, col).even;
+  template <int kHalf>
+  static EXPERTMESH_INLINE F32x16 Get(const uint16_t* w, int64_t p, int col) {
+    return LoadF16Half<kHalf>(w + p * 128 + col * 32);
   }
 };
 
-// Activations: k = 2p and 2p + 1 of one row in all lanes.
+// One activation in all lanes.
 struct F32Acts {
   using Element = float;
-  static EXPERTMESH_INLINE Pair Load(const float* x, int64_t p) {
-    return {Broadcast(x[2 * p]), Broadcast(x[2 * p + 1])};
+  template <int kHalf>
+  static EXPERTMESH_INLINE F32x16 Get(const float* x, int64_t p) {
+    return Broadcast(x[2 * p + kHalf]);
   }
-  static EXPERTMESH_INLINE F32x16 Last(const float* x, int64_t p) {
+  static EXPERTMESH_INLINE F32x16 GetLast(const float* x, int64_t p) {
     return Broadcast(x[2 * p]);
   }
 };
 struct BF16Acts {
   using Element = uint16_t;
-  static EXPERTMESH_INLINE Pair Load(const uint16_t* x, int64_t p) {
-    return BroadcastBF16Pair(x + 2 * p);
+  template <int kHalf>
+  static EXPERTMESH_INLINE F32x16 Get(const uint16_t* x, int64_t p) {
+    return BroadcastBF16Half<kHalf>(x + 2 * p);
   }
-  static EXPERTMESH_INLINE F32x16 Last(const uint16_t* x, int64_t p) {
-    const uint16_t pair[2] = {x[2 * p], 0};
-    return BroadcastBF16Pair(pair).even;
+  static EXPERTMESH_INLINE F32x16 GetLast(const uint16_t* x, int64_t p) {
+    const uint16_t pair[2] = {x[2 * p], 0};  // nothing follows it in memory
+    return BroadcastBF16Half<0>(pair);
   }
 };
 
 // The arithmetic that every instruction set shares: a chain of fused
-// multiply-adds.
+// multiply-adds. The padding after an odd k adds nothing: it is left out.
 template <typename WeightsT, typename ActsT>
 struct FmaChain {
   using Weights = WeightsT;
   using Acts = ActsT;
-  static EXPERTMESH_INLINE F32x16 Step(F32x16 acc, const Pair& w,
-                                       const Pair& x) {
-    return Fma(x.odd, w.odd, Fma(x.even, w.even, acc));
-  }
-  static EXPERTMESH_INLINE F32x16 LastStep(F32x16 acc, const F32x16& w,
-                                           const F32x16& x) {
+  static constexpr int kHalves = 2;
+  static EXPERTMESH_INLINE F32x16 Step(F32x16 acc, const F32x16& w,
+                                       const F32x16& x) {
     return Fma(x, w, acc);
   }
 };
@@ -104,6 +106,33 @@ EXPERTMESH_INLINE void WithRowCount(int rows, Body body) {
   body(RowCount<kRows>());
 }
 
+// One half of step p (or, with kLast, the end of an odd k) for a tile.
+template <typename Math, int kRows, int kCols, int kHalf, bool kLast = false>
+EXPERTMESH_INLINE void HalfStep(F32x16 (&acc)[kRows][kCols],
+                                const ActOf<Math>* x, int64_t x_stride,
+                                const WeightOf<Math>* w, int64_t p) {
+  decltype(Math::Weights::template Get<kHalf>(w, p, 0)) weights[kCols];
+#pragma GCC unroll 8
+  for (int c = 0; c < kCols; ++c) {
+    weights[c] = Math::Weights::template Get<kHalf>(w, p, c);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const ActOf<Math>* row = x + r * x_stride;
+    const auto act = [&] {
+      if constexpr (kLast) {
+        return Math::Acts::GetLast(row, p);
+      } else {
+        return Math::Acts::template Get<kHalf>(row, p);
+      }
+    }();
+#pragma GCC unroll 8
+    for (int c = 0; c < kCols; ++c) {
+      acc[r][c] = Math::Step(acc[r][c], weights[c], act);
+    }
+  }
+}
+
 // kRows rows by kCols * 16 outputs over k values of k. `resume` takes up the
 // sums that y holds.
 template <typename Math, int kRows, int kCols>
@@ -117,32 +146,15 @@ void Tile(const ActOf<Math>* x, int64_t x_stride, const WeightOf<Math>* w,
       acc[r][c] = resume ? Load(y + r * y_stride + c * 16) : Broadcast(0.0f);
     }
   }
-  const int64_t pairs = k / 2;
-  for (int64_t p = 0; p < pairs; ++p) {
-    decltype(Math::Weights::Load(w, p, 0)) weights[kCols];
-    __builtin_prefetch(reinterpret_cast<const char*>(w + p * 128) +
-                       kPrefetchBytes);
-#pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) weights[c] = Math::Weights::Load(w, p, c);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const auto act = Math::Acts::Load(x + r * x_stride, p);
-#pragma GCC unroll 8
-      for (int c = 0; c < kCols; ++c) {
-        acc[r][c] = Math::Step(acc[r][c], weights[c], act);
-      }
+  for (int64_t p = 0; p < k / 2; ++p) {
+    Prefetch(w + p * 128);
+    HalfStep<Math, kRows, kCols, 0>(acc, x, x_stride, w, p);
+    if constexpr (Math::kHalves == 2) {
+      HalfStep<Math, kRows, kCols, 1>(acc, x, x_stride, w, p);
     }
   }
   if (k % 2 != 0) {
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const auto act = Math::Acts::Last(x + r * x_stride, pairs);
-#pragma GCC unroll 8
-      for (int c = 0; c < kCols; ++c) {
-        acc[r][c] =
-            Math::LastStep(acc[r][c], Math::Weights::Last(w, pairs, c), act);
-      }
-    }
+    HalfStep<Math, kRows, kCols, 0, true>(acc, x, x_stride, w, k / 2);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {

@@ -13,33 +13,29 @@ namespace {
 // bf16 by bf16 as sums of two products in one instruction, pairs of k
 // ascending. The zero beside the last of an odd k meets the padding's zero.
 struct PairDot {
+  static constexpr int kHalves = 1;
   struct Weights {
     using Element = uint16_t;
-    static EXPERTMESH_INLINE __m512bh Load(const uint16_t* w, int64_t p,
-                                           int col) {
+    template <int kHalf>
+    static EXPERTMESH_INLINE __m512bh Get(const uint16_t* w, int64_t p,
+                                          int col) {
       return (__m512bh)_mm512_loadu_si512(w + p * 128 + col * 32);
-    }
-    static EXPERTMESH_INLINE __m512bh Last(const uint16_t* w, int64_t p,
-                                           int col) {
-      return Load(w, p, col);
     }
   };
   struct Acts {
     using Element = uint16_t;
-    static EXPERTMESH_INLINE __m512bh Load(const uint16_t* x, int64_t p) {
+    template <int kHalf>
+    static EXPERTMESH_INLINE __m512bh Get(const uint16_t* x, int64_t p) {
       int32_t pair;
       __builtin_memcpy(&pair, x + 2 * p, 4);
       return (__m512bh)_mm512_set1_epi32(pair);
     }
-    static EXPERTMESH_INLINE __m512bh Last(const uint16_t* x, int64_t p) {
+    static EXPERTMESH_INLINE __m512bh GetLast(const uint16_t* x, int64_t p) {
       return (__m512bh)_mm512_set1_epi32(x[2 * p]);
     }
   };
   static EXPERTMESH_INLINE F32x16 Step(F32x16 acc, __m512bh w, __m512bh x) {
     return {_mm512_dpbf16_ps(acc.v, w, x)};
-  }
-  static EXPERTMESH_INLINE F32x16 LastStep(F32x16 acc, __m512bh w, __m512bh x) {
-    return Step(acc, w, x);
   }
 };
 

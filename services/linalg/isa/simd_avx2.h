@@ -15,9 +15,6 @@ namespace {
 struct F32x16 {
   __m256 lo, hi;
 };
-struct Pair {
-  F32x16 even, odd;
-};
 
 // 6 x 1 x 2 accumulators of 16 registers; few rows take more columns, which
 // keeps the weights one sequential stream.
@@ -106,36 +103,36 @@ EXPERTMESH_INLINE F32x16 ScaleByLowBits(F32x16 x, F32x16 shifted) {
 EXPERTMESH_INLINE __m256i LoadPairs(const uint16_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
-EXPERTMESH_INLINE __m256 EvenBF16(__m256i pairs) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+template <int kHalf>
+EXPERTMESH_INLINE __m256 WidenBF16Half(__m256i pairs) {
+  return _mm256_castsi256_ps(
+      kHalf == 0 ? _mm256_slli_epi32(pairs, 16)
+                 : _mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
 }
-EXPERTMESH_INLINE __m256 OddBF16(__m256i pairs) {
-  return _mm256_castsi256_ps(_mm256_and_si256(
-      pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
-}
-EXPERTMESH_INLINE Pair LoadBF16Pairs(const uint16_t* p) {
-  const __m256i lo = LoadPairs(p), hi = LoadPairs(p + 16);
-  return {{EvenBF16(lo), EvenBF16(hi)}, {OddBF16(lo), OddBF16(hi)}};
-}
-
-EXPERTMESH_INLINE __m256 EvenF16(__m256i pairs) {
-  return _mm256_cvtph_ps(
-      NarrowWords(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff))));
-}
-EXPERTMESH_INLINE __m256 OddF16(__m256i pairs) {
-  return _mm256_cvtph_ps(NarrowWords(_mm256_srli_epi32(pairs, 16)));
-}
-EXPERTMESH_INLINE Pair LoadF16Pairs(const uint16_t* p) {
-  const __m256i lo = LoadPairs(p), hi = LoadPairs(p + 16);
-  return {{EvenF16(lo), EvenF16(hi)}, {OddF16(lo), OddF16(hi)}};
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 LoadBF16Half(const uint16_t* p) {
+  return {WidenBF16Half<kHalf>(LoadPairs(p)),
+          WidenBF16Half<kHalf>(LoadPairs(p + 16))};
 }
 
-EXPERTMESH_INLINE Pair BroadcastBF16Pair(const uint16_t* p) {
+template <int kHalf>
+EXPERTMESH_INLINE __m256 WidenF16Half(__m256i pairs) {
+  return _mm256_cvtph_ps(NarrowWords(
+      kHalf == 0 ? _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff))
+                 : _mm256_srli_epi32(pairs, 16)));
+}
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 LoadF16Half(const uint16_t* p) {
+  return {WidenF16Half<kHalf>(LoadPairs(p)),
+          WidenF16Half<kHalf>(LoadPairs(p + 16))};
+}
+
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 BroadcastBF16Half(const uint16_t* p) {
   int32_t pair;
   __builtin_memcpy(&pair, p, 4);
-  const __m256i pairs = _mm256_set1_epi32(pair);
-  const __m256 even = EvenBF16(pairs), odd = OddBF16(pairs);
-  return {{even, even}, {odd, odd}};
+  const __m256 v = WidenBF16Half<kHalf>(_mm256_set1_epi32(pair));
+  return {v, v};
 }
 
 }  // namespace

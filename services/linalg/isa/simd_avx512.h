@@ -7,8 +7,8 @@
 //   Fma(a, b, c)      a * b + c, rounded once
 //   Max, Min(a, b)    b where the lanes do not compare (NaN)
 //   ScaleByLowBits    x * 2^n, n being what was added to 1.5 * 2^23
-//   Load*Pairs        32 interleaved 16-bit values as even and odd lanes
-//   BroadcastBF16Pair two neighbours, each to all lanes
+//   Load*Half         the even (0) or odd (1) ones of 32 16-bit values
+//   BroadcastBF16Half the first or second of two neighbours in all lanes
 // Everything is in an unnamed namespace because each instruction set compiles
 // its own copy.
 
@@ -23,9 +23,6 @@ namespace {
 
 struct F32x16 {
   __m512 v;
-};
-struct Pair {
-  F32x16 even, odd;
 };
 
 // 6 x 4 accumulators of 32 registers.
@@ -90,24 +87,28 @@ EXPERTMESH_INLINE F32x16 ScaleByLowBits(F32x16 x, F32x16 shifted) {
                         _mm512_castsi512_ps(second))};
 }
 
-EXPERTMESH_INLINE Pair SplitBF16Pairs(__m512i pairs) {
-  return {{_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))},
-          {_mm512_castsi512_ps(_mm512_and_si512(
-              pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}};
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 WidenBF16Half(__m512i pairs) {
+  const __m512i bits =
+      kHalf == 0 ? _mm512_slli_epi32(pairs, 16)
+                 : _mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000));
+  return {_mm512_castsi512_ps(bits)};
 }
-EXPERTMESH_INLINE Pair LoadBF16Pairs(const uint16_t* p) {
-  return SplitBF16Pairs(_mm512_loadu_si512(p));
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 LoadBF16Half(const uint16_t* p) {
+  return WidenBF16Half<kHalf>(_mm512_loadu_si512(p));
 }
-EXPERTMESH_INLINE Pair LoadF16Pairs(const uint16_t* p) {
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 LoadF16Half(const uint16_t* p) {
   const __m512i pairs = _mm512_loadu_si512(p);
-  return {
-      {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs))},
-      {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)))}};
+  return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(
+      kHalf == 0 ? pairs : _mm512_srli_epi32(pairs, 16)))};
 }
-EXPERTMESH_INLINE Pair BroadcastBF16Pair(const uint16_t* p) {
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 BroadcastBF16Half(const uint16_t* p) {
   int32_t pair;
   __builtin_memcpy(&pair, p, 4);
-  return SplitBF16Pairs(_mm512_set1_epi32(pair));
+  return WidenBF16Half<kHalf>(_mm512_set1_epi32(pair));
 }
 
 }  // namespace

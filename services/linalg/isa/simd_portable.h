@@ -14,9 +14,6 @@ namespace {
 struct F32x16 {
   float v[16];
 };
-struct Pair {
-  F32x16 even, odd;
-};
 
 // Register block of a product: rows by columns of 16 outputs.
 constexpr int kTileRows = 4;
@@ -97,13 +94,11 @@ EXPERTMESH_INLINE F32x16 ScaleByLowBits(const F32x16& x,
   });
 }
 
-EXPERTMESH_INLINE F32x16 WidenBF16(const uint16_t* p, int offset) {
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 LoadBF16Half(const uint16_t* p) {
   return EachLane([&](int i) {
-    return FloatOfBits(static_cast<uint32_t>(p[2 * i + offset]) << 16);
+    return FloatOfBits(static_cast<uint32_t>(p[2 * i + kHalf]) << 16);
   });
-}
-EXPERTMESH_INLINE Pair LoadBF16Pairs(const uint16_t* p) {
-  return {WidenBF16(p, 0), WidenBF16(p, 1)};
 }
 
 EXPERTMESH_INLINE float WidenF16(uint16_t h) {
@@ -117,14 +112,14 @@ EXPERTMESH_INLINE float WidenF16(uint16_t h) {
   const float scaled = FloatOfBits(magnitude << 13) * 0x1p112f;
   return FloatOfBits(sign | BitsOfFloat(scaled));
 }
-EXPERTMESH_INLINE Pair LoadF16Pairs(const uint16_t* p) {
-  return {EachLane([&](int i) { return WidenF16(p[2 * i]); }),
-          EachLane([&](int i) { return WidenF16(p[2 * i + 1]); })};
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 LoadF16Half(const uint16_t* p) {
+  return EachLane([&](int i) { return WidenF16(p[2 * i + kHalf]); });
 }
 
-EXPERTMESH_INLINE Pair BroadcastBF16Pair(const uint16_t* p) {
-  return {Broadcast(FloatOfBits(static_cast<uint32_t>(p[0]) << 16)),
-          Broadcast(FloatOfBits(static_cast<uint32_t>(p[1]) << 16))};
+template <int kHalf>
+EXPERTMESH_INLINE F32x16 BroadcastBF16Half(const uint16_t* p) {
+  return Broadcast(FloatOfBits(static_cast<uint32_t>(p[kHalf]) << 16));
 }
 
 }  // namespace
