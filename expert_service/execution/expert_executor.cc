@@ -1,0 +1,155 @@
+#include "expert_service/execution/expert_executor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace expertmesh::expert {
+namespace {
+
+void Observe(prometheus::Histogram* histogram, double value) {
+  if (histogram != nullptr) histogram->Observe(value);
+}
+
+}  // namespace
+
+ExpertExecutor::ExpertExecutor(const Options& options, const Metrics& metrics,
+                               const Parts& parts)
+    : options_(options),
+      metrics_(metrics),
+      parts_(parts),
+      x_(static_cast<size_t>(options.max_rows * options.hidden_size) *
+         DTypeBytes(DType::kF32)),
+      y_(x_.size()),
+      thread_([this] { Loop(); }) {}
+
+ExpertExecutor::~ExpertExecutor() {
+  parts_.queue->Close();
+  thread_.join();
+}
+
+void ExpertExecutor::Loop() {
+  while (parts_.queue->TakeMerged(options_.max_rows, &merged_)) {
+    RunMerged();
+  }
+}
+
+void ExpertExecutor::RunMerged() {
+  const absl::Duration started = options_.clock->Now();
+  for (ExpertWork* work : merged_.expired) {
+    work->Finish(absl::DeadlineExceededError("its time passed in the queue"),
+                 PayloadRef(), {started - work->arrival(), {}});
+  }
+  if (merged_.works.empty()) return;
+  PrepareReplies();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) RunType(dtype);
+  FinishAll(started);
+}
+
+absl::Status ExpertExecutor::CheckHosted(const ExpertWork& work) const {
+  for (const uint32_t expert : work.expert_ids) {
+    if (parts_.weights->Find(work.layer, expert) == nullptr) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "expert ", expert, " of layer ", work.layer, " is not loaded here"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ExpertExecutor::PrepareReplies() {
+  outcomes_.clear();
+  for (const ExpertWork* work : merged_.works) {
+    Outcome outcome{CheckHosted(*work), PayloadRef()};
+    const int64_t bytes =
+        work->num_rows * options_.hidden_size * DTypeBytes(work->dtype);
+    if (outcome.status.ok() && bytes > 0) {
+      outcome.rows = parts_.replies->Acquire(static_cast<size_t>(bytes));
+    }
+    outcomes_.push_back(std::move(outcome));
+  }
+}
+
+void ExpertExecutor::RunType(DType dtype) {
+  of_type_.clear();
+  Outcome* last = nullptr;
+  int num_works = 0;
+  int64_t num_rows = 0;
+  for (size_t i = 0; i < merged_.works.size(); ++i) {
+    ExpertWork* work = merged_.works[i];
+    const bool runs = work->dtype == dtype && outcomes_[i].rows;
+    of_type_.push_back(runs ? work : nullptr);
+    if (!runs) continue;
+    last = &outcomes_[i];
+    ++num_works;
+    num_rows += work->num_rows;
+  }
+  if (num_works == 0) return;
+  Observe(metrics_.batch_rows, static_cast<double>(num_rows));
+  // Its experts ascend, so the order of a batch alone is the kernel's order.
+  const bool straight = num_works == 1 && num_rows <= options_.max_rows;
+  const int64_t row_bytes = options_.hidden_size * DTypeBytes(dtype);
+
+  groups_.Reset(of_type_);
+  while (groups_.NextChunk(options_.max_rows, &chunk_)) {
+    std::byte* y = straight ? last->rows.data() : y_.data();
+    const absl::Status status = RunChunk(dtype, y);
+    if (!status.ok()) {
+      for (const RowRange& range : chunk_.ranges) {
+        outcomes_[range.work].status = status;
+      }
+      continue;
+    }
+    if (!straight) Scatter(row_bytes, y);
+    CountRows();
+  }
+}
+
+absl::Status ExpertExecutor::RunChunk(DType dtype, std::byte* y) {
+  const int64_t row_bytes = options_.hidden_size * DTypeBytes(dtype);
+  std::byte* x = x_.data();
+  for (const RowRange& range : chunk_.ranges) {
+    merged_.works[range.work]->CopyRows(range.first, range.last, x);
+    x += range.num_rows() * row_bytes;
+  }
+  chunk_experts_.clear();
+  for (const uint32_t expert : chunk_.experts) {
+    chunk_experts_.push_back(parts_.weights->Find(merged_.layer, expert));
+  }
+  return parts_.ffn->Run({chunk_experts_, chunk_.offsets, dtype, x_.data(), y});
+}
+
+void ExpertExecutor::Scatter(int64_t row_bytes, const std::byte* y) {
+  for (const RowRange& range : chunk_.ranges) {
+    const int64_t bytes = range.num_rows() * row_bytes;
+    std::memcpy(outcomes_[range.work].rows.data() + range.first * row_bytes, y,
+                static_cast<size_t>(bytes));
+    y += bytes;
+  }
+}
+
+void ExpertExecutor::CountRows() {
+  for (const RowRange& range : chunk_.ranges) {
+    parts_.load->Add(merged_.layer, range.expert,
+                     static_cast<uint64_t>(range.num_rows()));
+  }
+  if (metrics_.rows != nullptr) {
+    metrics_.rows->Increment(static_cast<double>(chunk_.num_rows()));
+  }
+}
+
+void ExpertExecutor::FinishAll(absl::Duration started) {
+  const absl::Duration computed = options_.clock->Now() - started;
+  Observe(metrics_.forward_seconds, absl::ToDoubleSeconds(computed));
+  for (size_t i = 0; i < merged_.works.size(); ++i) {
+    ExpertWork* work = merged_.works[i];
+    Outcome& outcome = outcomes_[i];
+    const absl::Duration queued = started - work->arrival();
+    Observe(metrics_.queue_seconds, absl::ToDoubleSeconds(queued));
+    if (!outcome.status.ok()) outcome.rows = PayloadRef();
+    work->Finish(outcome.status, std::move(outcome.rows), {queued, computed});
+  }
+}
+
+}  // namespace expertmesh::expert
