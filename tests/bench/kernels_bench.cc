@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -39,14 +40,21 @@ Buffer RandomElements(int64_t n, DType dtype, float scale = 0.05f) {
   return buffer;
 }
 
-PackedMatrix RandomMatrix(int64_t n, int64_t k, DType dtype) {
-  const Buffer weight = RandomElements(n * k, dtype);
-  return *PackedMatrix::Pack(TensorView{weight.data(), dtype, {n, k}});
+// Experts of 64 slots, used in turn: more than any cache holds, so that few
+// rows measure memory as decoding does. Made once per type.
+const std::vector<expert::PackedExpert>& Experts(DType dtype) {
+  static std::map<DType, std::vector<expert::PackedExpert>> experts;
+  std::vector<expert::PackedExpert>& of_type = experts[dtype];
+  if (!of_type.empty()) return of_type;
+  const Buffer weight = RandomElements(kHidden * kWidth, dtype);
+  const TensorView in = {weight.data(), dtype, {kWidth, kHidden}};
+  const TensorView out = {weight.data(), dtype, {kHidden, kWidth}};
+  for (int e = 0; e < 64; ++e) {
+    of_type.push_back({*PackedMatrix::Pack(in), *PackedMatrix::Pack(in),
+                       *PackedMatrix::Pack(out)});
+  }
+  return of_type;
 }
-
-// Weights of more than any cache, used in turn, so that few rows measure
-// memory as decoding does.
-constexpr size_t kColdBytes = size_t{256} << 20;
 
 void Report(benchmark::State& state, double flops, double weight_bytes) {
   using benchmark::Counter;
@@ -60,19 +68,17 @@ void Report(benchmark::State& state, double flops, double weight_bytes) {
 void BM_Gemm(benchmark::State& state, DType act, DType weight) {
   const int64_t rows = state.range(0);
   WorkerPool pool(Threads());
-  std::vector<PackedMatrix> weights;
-  do {
-    weights.push_back(RandomMatrix(kWidth, kHidden, weight));
-  } while (rows < 512 && weights.size() * weights[0].size_bytes() < kColdBytes);
+  const auto& experts = Experts(weight);
   const Buffer x = RandomElements(rows * kHidden, act);
   Buffer y(rows * kWidth * sizeof(float));
   size_t next = 0;
   for (auto _ : state) {
-    Gemm({x.data(), act, kHidden}, rows, weights[next], y.as<float>(), kWidth,
-         pool);
-    next = (next + 1) % weights.size();
+    Gemm({x.data(), act, kHidden}, rows, experts[next].gate_proj, y.as<float>(),
+         kWidth, pool);
+    next = (next + 1) % experts.size();
   }
-  Report(state, 2.0 * rows * kWidth * kHidden, weights[0].size_bytes());
+  Report(state, 2.0 * rows * kWidth * kHidden,
+         experts[0].gate_proj.size_bytes());
 }
 
 // `rows` rows spread evenly over 64 experts, at most one expert a row.
@@ -80,12 +86,7 @@ void BM_GroupedFfn(benchmark::State& state, DType dtype) {
   const int64_t rows = state.range(0);
   const int64_t num_experts = std::min<int64_t>(rows, 64);
   WorkerPool pool(Threads());
-  std::vector<expert::PackedExpert> experts;
-  for (int64_t e = 0; e < 64; ++e) {
-    experts.push_back({RandomMatrix(kWidth, kHidden, dtype),
-                       RandomMatrix(kWidth, kHidden, dtype),
-                       RandomMatrix(kHidden, kWidth, dtype)});
-  }
+  const auto& experts = Experts(dtype);
   std::vector<uint32_t> offsets;
   for (int64_t e = 0; e <= num_experts; ++e) {
     offsets.push_back(static_cast<uint32_t>(rows * e / num_experts));
