@@ -1,0 +1,78 @@
+#include "services/cli/flags.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "services/runtime/address.h"
+#include "services/text/utf8.h"
+
+namespace expertmesh {
+namespace {
+
+// CLI11 takes an empty message for success.
+CLI::Validator FromStatus(absl::Status (*check)(absl::string_view)) {
+  return CLI::Validator(
+      [check](std::string& text) { return std::string(check(text).message()); },
+      "");
+}
+
+}  // namespace
+
+CLI::Validator IsHostPort() {
+  return FromStatus(
+      [](absl::string_view text) { return ParseHostPort(text).status(); });
+}
+
+CLI::Validator IsTokenIds() {
+  return FromStatus(
+      [](absl::string_view text) { return ParseTokenIds(text).status(); });
+}
+
+CLI::Validator IsUtf8() { return FromStatus(CheckUtf8); }
+
+absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(absl::string_view text) {
+  absl::string_view list = absl::StripAsciiWhitespace(text);
+  if (absl::ConsumePrefix(&list, "[") && !absl::ConsumeSuffix(&list, "]")) {
+    return absl::InvalidArgumentError("the list of token ids lacks its \"]\"");
+  }
+  std::vector<uint32_t> ids;
+  if (absl::StripAsciiWhitespace(list).empty()) return ids;
+  for (const absl::string_view part : absl::StrSplit(list, ',')) {
+    const absl::string_view digits = absl::StripAsciiWhitespace(part);
+    uint32_t id;
+    if (digits.empty() || !absl::ascii_isdigit(digits.front()) ||
+        !absl::SimpleAtoi(digits, &id)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", part, "\" is not a token id; give them as 1,2,3"));
+    }
+    ids.push_back(id);
+  }
+  return ids;
+}
+
+absl::Status CheckUtf8(absl::string_view text) {
+  const size_t offset = text::FindInvalidUtf8(text);
+  if (offset == absl::string_view::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the text is not UTF-8: bad byte at offset ", offset));
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string contents((std::istreambuf_iterator<char>(file)),
+                       std::istreambuf_iterator<char>());
+  if (file.good() || file.eof()) {
+    if (file.is_open()) return contents;
+  }
+  return absl::NotFoundError(
+      absl::StrCat("cannot read ", path, ": ", strerror(errno)));
+}
+
+}  // namespace expertmesh

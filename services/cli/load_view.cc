@@ -1,0 +1,129 @@
+#include "services/cli/load_view.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/types/span.h"
+#include "services/checkpoint/expert_range.h"
+#include "services/cli/expert_bars.h"
+
+namespace expertmesh {
+namespace {
+
+constexpr size_t kHottest = 3;
+
+// "  6 (3.5x)  3 (2.1x)": experts by rows, over the layer's mean.
+std::string HottestExperts(absl::Span<const uint64_t> rows) {
+  const uint64_t total = std::accumulate(rows.begin(), rows.end(), uint64_t{0});
+  if (total == 0) return "idle";
+  std::vector<size_t> order(rows.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  const size_t count = std::min(kHottest, order.size());
+  std::partial_sort(order.begin(), order.begin() + count, order.end(),
+                    [&](size_t a, size_t b) {
+                      return rows[a] != rows[b] ? rows[a] > rows[b] : a < b;
+                    });
+  std::string text;
+  const double mean = static_cast<double>(total) / rows.size();
+  for (size_t i = 0; i < count && rows[order[i]] > 0; ++i) {
+    absl::StrAppendFormat(&text, "%s%d (%.1fx)", i == 0 ? "" : "  ", order[i],
+                          rows[order[i]] / mean);
+  }
+  return text;
+}
+
+void AppendLayers(const admin::v1::GetExpertLoadResponse& load, size_t width,
+                  std::string* view) {
+  constexpr size_t kFixedColumns = 52;  // all but the bars
+  const size_t max_bars =
+      width > kFixedColumns + 8 ? width - kFixedColumns : size_t{8};
+  absl::StrAppend(view, "layer  rows       balance  hottest (x mean)\n");
+  for (const admin::v1::LayerLoad& layer : load.layers()) {
+    const std::vector<uint64_t> rows(layer.rows().begin(), layer.rows().end());
+    const uint64_t total =
+        std::accumulate(rows.begin(), rows.end(), uint64_t{0});
+    const uint64_t greatest =
+        rows.empty() ? 0 : *std::max_element(rows.begin(), rows.end());
+    const double balance =
+        greatest == 0 ? 1.0
+                      : static_cast<double>(total) / rows.size() / greatest;
+    absl::StrAppendFormat(view, "%5d  %-9d  %7.2f  %-24s  %s\n", layer.layer(),
+                          total, balance, HottestExperts(rows),
+                          Bars(rows, max_bars));
+  }
+}
+
+void AppendEndpoints(const admin::v1::ListEndpointsResponse& endpoints,
+                     std::string* view) {
+  for (const admin::v1::Endpoint& endpoint : endpoints.endpoints()) {
+    absl::StrAppendFormat(
+        view, "%-21s  %-10s  %s  %s  %d rows in flight, %d queued",
+        endpoint.address(), endpoint.state(), HostedText(endpoint),
+        BytesText(endpoint.memory_bytes()), endpoint.inflight_rows(),
+        endpoint.queue_rows());
+    if (!endpoint.reason().empty()) {
+      absl::StrAppend(view, "  ", endpoint.reason());
+    }
+    absl::StrAppend(view, "\n");
+  }
+  if (endpoints.uncovered_slots() > 0) {
+    absl::StrAppend(view, endpoints.uncovered_slots(),
+                    " slots are hosted by no ready endpoint\n");
+  }
+}
+
+}  // namespace
+
+std::string LoadView(const admin::v1::GetExpertLoadResponse& load,
+                     const admin::v1::ListEndpointsResponse& endpoints,
+                     size_t width) {
+  std::string view = absl::StrFormat(
+      "%d running  %d waiting  %.1f tokens/s  KV cache %.0f%%  (last %.0f s)\n"
+      "rows since start: %d primary, %d replica, %d waited, %d rerouted, %d "
+      "dropped\n\n",
+      load.requests_running(), load.requests_waiting(),
+      load.tokens_per_second(), 100 * load.kv_cache_usage_ratio(),
+      load.window_seconds(), load.rows_primary(), load.rows_replica(),
+      load.rows_waited(), load.rows_rerouted(), load.rows_dropped());
+  AppendLayers(load, width, &view);
+  absl::StrAppend(&view, "\n");
+  AppendEndpoints(endpoints, &view);
+  return view;
+}
+
+std::string HostedText(const admin::v1::Endpoint& endpoint) {
+  if (endpoint.hosted().empty()) return "nothing";
+  std::vector<std::string> ranges;
+  for (const admin::v1::HostedExperts& hosted : endpoint.hosted()) {
+    ranges.push_back(FormatExpertList(std::vector<int64_t>(
+        hosted.expert_ids().begin(), hosted.expert_ids().end())));
+  }
+  if (std::all_of(ranges.begin(), ranges.end(),
+                  [&](const auto& range) { return range == ranges[0]; })) {
+    return absl::StrCat("experts ", ranges[0], " of ", ranges.size(),
+                        " layers");
+  }
+  std::string text = "experts";
+  for (int i = 0; i < endpoint.hosted_size(); ++i) {
+    absl::StrAppend(&text, i == 0 ? " " : "; ", ranges[i], " of layer ",
+                    endpoint.hosted(i).layer());
+  }
+  return text;
+}
+
+std::string BytesText(uint64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = bytes;
+  size_t unit = 0;
+  while (value >= 1024 && unit + 1 < std::size(kUnits)) {
+    value /= 1024;
+    ++unit;
+  }
+  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", value,
+                         kUnits[unit]);
+}
+
+}  // namespace expertmesh

@@ -1,0 +1,179 @@
+#include "services/cli/local_mesh.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+
+namespace expertmesh {
+namespace {
+
+using FlagValues = LocalMesh::FlagValues;
+
+CLI::Option* AddPassedOn(CLI::App& app, const std::string& name,
+                         const std::vector<FlagValues*>& receivers,
+                         const std::string& help) {
+  return app.add_option_function<std::string>(
+      name,
+      [name, receivers](const std::string& value) {
+        for (FlagValues* flags : receivers) (*flags)[name] = value;
+      },
+      help);
+}
+
+void AddChoice(CLI::App& app, const std::string& name,
+               const std::vector<std::string>& choices,
+               const std::vector<FlagValues*>& receivers,
+               const std::string& help) {
+  AddPassedOn(app, name, receivers, help)
+      ->type_name(absl::StrJoin(choices, "|"))
+      ->check(CLI::IsMember(choices).description(""));
+}
+
+void AddNumber(CLI::App& app, const std::string& name,
+               const std::vector<FlagValues*>& receivers,
+               const std::string& help) {
+  AddPassedOn(app, name, receivers, help)
+      ->type_name("X")
+      ->check(CLI::NonNegativeNumber.description(""));
+}
+
+void AddCount(CLI::App& app, const std::string& name,
+              const std::vector<FlagValues*>& receivers,
+              const std::string& help) {
+  AddPassedOn(app, name, receivers, help)
+      ->type_name("N")
+      ->check(CLI::TypeValidator<uint64_t>("").description(""));
+}
+
+void Append(std::vector<std::string>& argv,
+            std::initializer_list<std::string> more) {
+  argv.insert(argv.end(), more);
+}
+
+// "127.0.0.1:41002" of "http://127.0.0.1:41002/metrics".
+std::string AddressOf(absl::string_view url) {
+  url = absl::StripPrefix(url, "http://");
+  return std::string(url.substr(0, url.find('/')));
+}
+
+}  // namespace
+
+void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
+  const std::vector<FlagValues*> router = {&mesh.router_flags};
+  const std::vector<FlagValues*> experts = {&mesh.expert_flags};
+  const std::vector<FlagValues*> both = {&mesh.router_flags,
+                                         &mesh.expert_flags};
+  const std::vector<std::string> dtypes = {"auto", "f32", "bf16"};
+
+  AddChoice(app, "--router-dtype", dtypes, router,
+            "Type of the router's activations and KV cache; default auto: the "
+            "checkpoint's");
+  AddChoice(app, "--wire-dtype", dtypes, router,
+            "Type of activations between services; default auto: the "
+            "checkpoint's");
+  AddChoice(app, "--expert-dtype", dtypes, experts,
+            "Type of expert weights; default auto: the checkpoint's");
+
+  AddNumber(app, "--capacity-factor", router,
+            "Rows an expert accepts per step, over the mean; 0: no limit");
+  AddCount(app, "--min-capacity", router,
+           "Rows an expert accepts per step at least");
+  AddChoice(app, "--overflow-policy", {"wait", "next_best", "drop"}, router,
+            "What becomes of rows above an expert's capacity");
+
+  AddCount(app, "--threads", router, "Threads of the router");
+  app.add_option("--expert-threads", mesh.expert_threads,
+                 "Threads of each expert service; default: the machine's cores "
+                 "divided among them")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber.description(""));
+  AddCount(app, "--max-step-tokens", router, "Tokens computed in one step");
+  AddCount(app, "--max-sequences", router, "Requests running at once");
+  AddCount(app, "--max-queue", router,
+           "Requests that may wait; more are refused");
+  AddCount(app, "--kv-cache-tokens", router, "Tokens the KV cache holds");
+  AddCount(app, "--kv-cache-bytes", router, "Memory of the KV cache, at most");
+  AddNumber(app, "--expert-timeout", router,
+            "Seconds after which an unanswered batch fails");
+  AddNumber(app, "--drain-timeout", router,
+            "Seconds running requests get to finish when stopped; default: 5");
+
+  AddChoice(app, "--log-level", {"debug", "info", "warning", "error"}, both,
+            "Least level of the services' log lines; default: warning");
+  AddChoice(app, "--log-format", {"text", "json"}, both,
+            "Form of the services' log lines");
+}
+
+absl::Status LocalMesh::FindBinaries() {
+  std::error_code error;
+  const std::filesystem::path self =
+      std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path folder = self.parent_path();
+  router_binary = folder / "expertmesh-router";
+  expert_binary = folder / "expertmesh-expert";
+  for (const std::string& binary : {router_binary, expert_binary}) {
+    if (access(binary.c_str(), X_OK) != 0) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          binary, " is not there; build or install it beside ", self.string()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+ServiceSpec LocalMesh::ExpertSpec(const ExpertRange& range) const {
+  const std::string experts = absl::StrCat(range.first, "-", range.end - 1);
+  const auto command = [mesh = *this, experts](const std::string& ready_file,
+                                               const ReadyInfo* previous) {
+    std::vector<std::string> argv = {mesh.expert_binary,
+                                     "--model",
+                                     mesh.model,
+                                     "--experts",
+                                     experts,
+                                     "--ready-file",
+                                     ready_file,
+                                     "--exit-with-parent"};
+    Append(argv, {"--listen", previous ? previous->grpc : "127.0.0.1:0"});
+    Append(argv, {"--metrics-listen", previous && !previous->metrics.empty()
+                                          ? AddressOf(previous->metrics)
+                                          : "127.0.0.1:0"});
+    if (mesh.expert_threads) {
+      Append(argv, {"--threads", absl::StrCat(*mesh.expert_threads)});
+    }
+    for (const auto& [flag, value] : mesh.expert_flags) {
+      Append(argv, {flag, value});
+    }
+    return argv;
+  };
+  return {absl::StrCat("expert service ", experts), command};
+}
+
+ServiceSpec LocalMesh::RouterSpec(
+    const std::vector<std::string>& experts) const {
+  const auto command = [mesh = *this, experts](const std::string& ready_file,
+                                               const ReadyInfo* previous) {
+    std::vector<std::string> argv = {mesh.router_binary,
+                                     "--model",
+                                     mesh.model,
+                                     "--experts-at",
+                                     absl::StrJoin(experts, ","),
+                                     "--ready-file",
+                                     ready_file,
+                                     "--exit-with-parent"};
+    Append(argv, {"--listen", previous ? previous->grpc : mesh.listen});
+    Append(argv, {"--metrics-listen", previous && !previous->metrics.empty()
+                                          ? AddressOf(previous->metrics)
+                                          : mesh.metrics_listen});
+    for (const auto& [flag, value] : mesh.router_flags) {
+      Append(argv, {flag, value});
+    }
+    return argv;
+  };
+  return {"the router", command};
+}
+
+}  // namespace expertmesh

@@ -1,0 +1,46 @@
+#pragma once
+
+// The command lines of the services that `expertmesh serve` starts.
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "services/checkpoint/expert_range.h"
+#include "services/cli/supervisor.h"
+
+namespace expertmesh {
+
+struct LocalMesh {
+  std::string model;
+  std::string listen = "127.0.0.1:50051";
+  std::string metrics_listen = "127.0.0.1:0";
+  std::optional<int64_t> expert_threads;
+
+  // Values of flags that the services understand themselves, by flag name.
+  // A launcher is watched by one person: quiet, and quick to stop.
+  using FlagValues = std::map<std::string, std::string>;
+  FlagValues router_flags = {{"--log-level", "warning"},
+                             {"--drain-timeout", "5"}};
+  FlagValues expert_flags = {{"--log-level", "warning"}};
+
+  // Paths of the binaries, beside this one.
+  std::string router_binary;
+  std::string expert_binary;
+
+  // Errors: FAILED_PRECONDITION naming the binary that is not there.
+  absl::Status FindBinaries();
+
+  // An expert service that holds `experts` of every layer.
+  ServiceSpec ExpertSpec(const ExpertRange& experts) const;
+  ServiceSpec RouterSpec(const std::vector<std::string>& experts) const;
+};
+
+// --expert-threads, and the flags that are passed on unread.
+void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh);
+
+}  // namespace expertmesh

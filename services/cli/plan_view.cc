@@ -1,0 +1,111 @@
+#include "services/cli/plan_view.h"
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "services/checkpoint/checkpoint.h"
+#include "services/checkpoint/memory_plan.h"
+#include "services/cli/load_view.h"
+#include "services/core/dtype.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh {
+namespace {
+
+struct PlanRow {
+  DType dtype;
+  int64_t services;
+  MemoryPlan plan;
+
+  // Of the service that holds most.
+  int64_t expert_service_bytes() const {
+    int64_t bytes = 0;
+    for (const ExpertServicePlan& service : plan.expert_services) {
+      bytes = std::max(bytes, service.weight_bytes);
+    }
+    return bytes;
+  }
+};
+
+absl::StatusOr<std::vector<PlanRow>> PlanRows(
+    const Checkpoint& checkpoint, absl::Span<const int64_t> services) {
+  std::vector<PlanRow> rows;
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    for (const int64_t count : services) {
+      if (count > checkpoint.config().num_experts) continue;
+      const MemoryPlanOptions options = {dtype, dtype, dtype, count};
+      ASSIGN_OR_RETURN(
+          MemoryPlan plan,
+          PlanMemory(checkpoint.config(), checkpoint.family(), options));
+      rows.push_back({dtype, count, std::move(plan)});
+    }
+  }
+  if (rows.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--services: the model has ", checkpoint.config().num_experts,
+        " experts; plan for at most as many services"));
+  }
+  return rows;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> PlanText(const std::string& model,
+                                     absl::Span<const int64_t> services) {
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(model));
+  ASSIGN_OR_RETURN(const std::vector<PlanRow> rows,
+                   PlanRows(*checkpoint, services));
+  const ModelConfig& config = checkpoint->config();
+  std::string text = absl::StrFormat(
+      "%s: %s, %d experts in each of %d layers, checkpoint type %s\n"
+      "Weights in memory (the programs themselves and their buffers come on "
+      "top):\n\n"
+      "dtype  services  each expert service  all experts   router      "
+      "KV per 1000 tokens\n",
+      checkpoint->name(), config.model_type, config.num_experts,
+      config.num_moe_layers(), DTypeName(config.dtype));
+  for (const PlanRow& row : rows) {
+    absl::StrAppendFormat(&text, "%-5s  %8d  %19s  %-12s  %-10s  %s\n",
+                          DTypeName(row.dtype), row.services,
+                          BytesText(row.expert_service_bytes()),
+                          BytesText(row.plan.expert_bytes * config.num_experts *
+                                    config.num_moe_layers()),
+                          BytesText(row.plan.router_weight_bytes),
+                          BytesText(row.plan.kv_bytes_per_token * 1000));
+  }
+  return text;
+}
+
+absl::StatusOr<std::string> PlanJson(const std::string& model,
+                                     absl::Span<const int64_t> services) {
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(model));
+  ASSIGN_OR_RETURN(const std::vector<PlanRow> rows,
+                   PlanRows(*checkpoint, services));
+  nlohmann::ordered_json json;
+  json["model"] = checkpoint->name();
+  json["checkpoint_dtype"] = std::string(DTypeName(checkpoint->config().dtype));
+  json["plans"] = nlohmann::ordered_json::array();
+  for (const PlanRow& row : rows) {
+    nlohmann::ordered_json plan;
+    plan["dtype"] = std::string(DTypeName(row.dtype));
+    plan["services"] = row.services;
+    plan["router_weight_bytes"] = row.plan.router_weight_bytes;
+    plan["kv_bytes_per_token"] = row.plan.kv_bytes_per_token;
+    plan["expert_bytes"] = row.plan.expert_bytes;
+    plan["expert_services"] = nlohmann::ordered_json::array();
+    for (const ExpertServicePlan& service : row.plan.expert_services) {
+      plan["expert_services"].push_back(
+          {{"experts",
+            absl::StrCat(service.experts.first, "-", service.experts.end - 1)},
+           {"weight_bytes", service.weight_bytes}});
+    }
+    json["plans"].push_back(std::move(plan));
+  }
+  return json.dump() + "\n";
+}
+
+}  // namespace expertmesh

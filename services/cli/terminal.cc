@@ -1,0 +1,52 @@
+#include "services/cli/terminal.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+
+namespace expertmesh {
+
+void WriteOut(absl::string_view text) {
+  fwrite(text.data(), 1, text.size(), stdout);
+  fflush(stdout);
+}
+
+void WriteErr(absl::string_view text) {
+  fwrite(text.data(), 1, text.size(), stderr);
+}
+
+TerminalSize SizeOfTerminal(int fd) {
+  TerminalSize size;
+  winsize window = {};
+  if (isatty(fd) && ioctl(fd, TIOCGWINSZ, &window) == 0) {
+    size.rows = window.ws_row;
+    if (window.ws_col > 0) size.columns = window.ws_col;
+  }
+  return size;
+}
+
+LiveLine::LiveLine()
+    : live_(isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)),
+      width_(isatty(STDERR_FILENO) ? SizeOfTerminal(STDERR_FILENO).columns
+                                   : 200) {}
+
+void LiveLine::Erase() {
+  if (live_) WriteErr("\033[J");
+}
+
+void LiveLine::Draw(absl::string_view line) {
+  if (!live_) return;
+  // Down and up again, so that there is a row below; then save the cursor, draw
+  // there, and come back.
+  WriteErr(absl::StrCat("\033D\033M\0337\033[1B\r", line, "\033[K\0338"));
+}
+
+void LiveLine::Finish(absl::string_view line) {
+  Erase();
+  WriteErr(absl::StrCat(line, "\n"));
+}
+
+}  // namespace expertmesh
