@@ -18,13 +18,14 @@ namespace expertmesh::expert {
 
 struct ExpertLoadOptions {
   // Loaded in every MoE layer. Distinct.
-  std::vector<int64_t> experts;
+  std::vector<int64_t> experts = {};
   // Type of the packed weights: f32 or bf16; unset keeps the checkpoint's.
-  std::optional<DType> dtype;
+  std::optional<DType> dtype = std::nullopt;
   // Spreads slots over threads; unset: the caller's thread alone.
   WorkerPool* pool = nullptr;
   // Called after each slot, one call at a time but from any of the threads.
-  std::function<void(int64_t loaded_slots, int64_t total_slots)> progress;
+  std::function<void(int64_t loaded_slots, int64_t total_slots)> progress =
+      nullptr;
 };
 
 // Packs one expert. Reads only its three tensors and lets go of their pages

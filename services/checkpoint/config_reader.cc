@@ -1,7 +1,6 @@
 #include "services/checkpoint/config_reader.h"
 
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -12,14 +11,6 @@ namespace expertmesh {
 namespace {
 
 using nlohmann::json;
-
-// A value as it stands in the file, short enough for an error line.
-std::string Shown(const json& value) {
-  constexpr size_t kMaxShown = 60;
-  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
-  if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "…";
-  return text;
-}
 
 std::optional<int64_t> AsInteger(const json& value) {
   if (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) {

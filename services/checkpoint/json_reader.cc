@@ -63,10 +63,25 @@ class StrictSyntax : public nlohmann::json_sax<json> {
   std::string fault_;
 };
 
+// At most kMaxShown bytes, cut between UTF-8 characters.
+absl::string_view Shortened(absl::string_view text) {
+  constexpr size_t kMaxShown = 160;
+  if (text.size() <= kMaxShown) return text;
+  size_t size = kMaxShown;
+  while (size > 0 && (text[size] & 0xc0) == 0x80) --size;
+  return text.substr(0, size);
+}
+
 }  // namespace
 
 std::string Quoted(absl::string_view name) {
-  return absl::StrCat("'", absl::Utf8SafeCEscape(name), "'");
+  return absl::StrCat("'", absl::Utf8SafeCEscape(Shortened(name)),
+                      Shortened(name) == name ? "'" : "…'");
+}
+
+std::string Shown(const json& value) {
+  const std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
+  return absl::StrCat(Shortened(text), Shortened(text) == text ? "" : "…");
 }
 
 absl::StatusOr<json> ParseJsonObject(absl::string_view file,

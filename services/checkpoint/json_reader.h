@@ -24,7 +24,9 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view file,
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path,
                                             size_t max_bytes);
 
-// A name from a file, quoted, on one line whatever it contains.
+// For error messages: a name, quoted, or a value from a file, on one line and
+// of bounded length whatever it contains.
 std::string Quoted(absl::string_view name);
+std::string Shown(const nlohmann::json& value);
 
 }  // namespace expertmesh

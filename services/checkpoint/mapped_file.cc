@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -77,13 +78,14 @@ void MappedFile::Prefetch(const std::byte* begin, size_t size) const {
 }
 
 void MappedFile::Release(const std::byte* begin, size_t size) const {
-  const uintptr_t page = PageSize();
-  const auto start = reinterpret_cast<uintptr_t>(begin);
-  const uintptr_t first = (start + page - 1) & ~(page - 1);
-  const uintptr_t end = (start + size) & ~(page - 1);
-  if (first < end) {
-    madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
-  }
+  // A touch maps what the page cache holds around it, up to a huge page: all of
+  // that goes.
+  constexpr size_t kBlock = size_t{2} << 20;
+  const auto offset = static_cast<size_t>(begin - data_);
+  const size_t first = offset / kBlock * kBlock;
+  const size_t end =
+      std::min(size_, (offset + size + kBlock - 1) / kBlock * kBlock);
+  if (first < end) madvise(data_ + first, end - first, MADV_DONTNEED);
 }
 
 }  // namespace expertmesh

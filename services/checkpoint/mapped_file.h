@@ -31,8 +31,8 @@ class MappedFile {
 
   // Starts reading a range of the mapping from disk, without waiting.
   void Prefetch(const std::byte* begin, size_t size) const;
-  // Gives the pages that lie wholly in the range back to the kernel; they are
-  // read again when touched.
+  // Gives the pages of a range, and those mapped along with it, back to the
+  // kernel. They can be used as before: a touch maps them again.
   void Release(const std::byte* begin, size_t size) const;
 
  private:

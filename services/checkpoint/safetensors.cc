@@ -75,7 +75,7 @@ absl::Status HeaderParser::ParseShape(const json& entry,
   for (const json& dim : *shape) {
     // A dimension is also bounded so that it fits int64.
     if (!dim.is_number_unsigned() || dim.get<uint64_t>() > INT64_MAX) {
-      return Fault(tensor, "shape ", shape->dump(-1, ' ', true),
+      return Fault(tensor, "shape ", Shown(*shape),
                    " is not a list of whole numbers");
     }
     tensor.shape.push_back(dim.get<int64_t>());
@@ -236,6 +236,7 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
       header_bytes);
   ASSIGN_OR_RETURN(std::vector<TensorInfo> tensors,
                    ParseSafetensorsHeader(path, header, rest - header_bytes));
+  mapping.Release(mapping.data(), kLengthBytes + header_bytes);
   return SafetensorsFile(path, std::move(mapping), kLengthBytes + header_bytes,
                          std::move(tensors));
 }

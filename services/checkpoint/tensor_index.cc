@@ -38,7 +38,7 @@ absl::StatusOr<ShardContents> ParseIndex(const std::string& path,
         !IsPlainFileName(shard.get_ref<const std::string&>())) {
       return absl::FailedPreconditionError(absl::StrCat(
           path, ": tensor ", Quoted(tensor), " is mapped to ",
-          Quoted(shard.is_string() ? shard.get<std::string>() : shard.dump()),
+          shard.is_string() ? Quoted(shard.get<std::string>()) : Shown(shard),
           ", which is not the name of a file in the folder"));
     }
     shards[shard.get<std::string>()].push_back(tensor);

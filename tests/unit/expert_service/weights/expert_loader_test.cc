@@ -1,0 +1,208 @@
+#include "expert_service/weights/expert_loader.h"
+
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "expert_service/weights/convert.h"
+#include "tests/support/safetensors_writer.h"
+
+namespace expertmesh::expert {
+namespace {
+
+using expertmesh::testing::MakeCheckpoint;
+using expertmesh::testing::TempFolder;
+using expertmesh::testing::TinyConfig;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::unique_ptr<Checkpoint> OpenOrFail(const std::string& directory) {
+  auto checkpoint = Checkpoint::Open(directory);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  return checkpoint.ok() ? *std::move(checkpoint) : nullptr;
+}
+
+std::unique_ptr<Checkpoint> OpenGolden(const std::string& name) {
+  return OpenOrFail(std::string(EXPERTMESH_SOURCE_DIR) + "/tests/golden/" +
+                    name);
+}
+
+float AsF32(const std::byte* at, DType dtype) {
+  if (dtype == DType::kF32) {
+    float value;
+    std::memcpy(&value, at, sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, at, sizeof(bits));
+  return dtype == DType::kBF16 ? ToF32(BF16{bits}) : F16ToF32(bits);
+}
+
+// Element [n, k] of a packed matrix, by the layout of services/linalg/gemm.h.
+float PackedElement(const PackedMatrix& packed, int64_t n, int64_t k) {
+  const std::byte* panel = packed.panel(n / kPanelWidth);
+  const int64_t column = n % kPanelWidth;
+  const int64_t index = packed.dtype() == DType::kF32
+                            ? k * kPanelWidth + column
+                            : (k / 2 * kPanelWidth + column) * 2 + k % 2;
+  return AsF32(panel + index * DTypeBytes(packed.dtype()), packed.dtype());
+}
+
+// The packed matrix holds the checkpoint's tensor, rounded to its own type.
+void ExpectHolds(const PackedMatrix& packed, const Checkpoint& checkpoint,
+                 const std::string& name, int64_t n, int64_t k) {
+  const auto tensor = checkpoint.Tensor(name, {n, k});
+  ASSERT_TRUE(tensor.ok()) << tensor.status();
+  ASSERT_EQ(packed.n(), n);
+  ASSERT_EQ(packed.k(), k);
+  for (int64_t i = 0; i < n * k; ++i) {
+    float want =
+        AsF32(tensor->data + i * DTypeBytes(tensor->dtype), tensor->dtype);
+    if (packed.dtype() == DType::kBF16) want = ToF32(ToBF16(want));
+    ASSERT_EQ(PackedElement(packed, i / k, i % k), want)
+        << name << " [" << i / k << ", " << i % k << "]";
+  }
+}
+
+void ExpectHoldsExpert(const PackedExpert& expert, const Checkpoint& checkpoint,
+                       ExpertSlot slot) {
+  const ExpertTensorNames names =
+      checkpoint.family().ExpertNames(slot.layer, slot.expert);
+  const int64_t hidden = checkpoint.config().hidden_size;
+  const int64_t intermediate = checkpoint.config().expert_intermediate_size;
+  ExpectHolds(expert.gate_proj, checkpoint, names.gate_proj, intermediate,
+              hidden);
+  ExpectHolds(expert.up_proj, checkpoint, names.up_proj, intermediate, hidden);
+  ExpectHolds(expert.down_proj, checkpoint, names.down_proj, hidden,
+              intermediate);
+}
+
+TEST(ExpertLoaderTest, HoldsTheExpertsAskedForAndNoOthers) {
+  const auto checkpoint = OpenGolden("qwen2_moe");  // layer 1 is dense
+  ASSERT_NE(checkpoint, nullptr);
+  const auto weights = LoadExperts(*checkpoint, {.experts = {2, 5}});
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  EXPECT_THAT((*weights)->slots(),
+              ElementsAre(ExpertSlot{0, 2}, ExpertSlot{0, 5}, ExpertSlot{2, 2},
+                          ExpertSlot{2, 5}));
+  size_t bytes = 0;
+  for (const ExpertSlot slot : (*weights)->slots()) {
+    const PackedExpert* expert = (*weights)->Find(slot.layer, slot.expert);
+    ASSERT_NE(expert, nullptr);
+    ExpectHoldsExpert(*expert, *checkpoint, slot);
+    bytes += expert->size_bytes();
+  }
+  EXPECT_EQ((*weights)->size_bytes(), bytes);
+  for (const ExpertSlot absent :
+       {ExpertSlot{0, 3}, {1, 2}, {-1, 2}, {3, 2}, {0, -1}, {0, 8}}) {
+    EXPECT_EQ((*weights)->Find(absent.layer, absent.expert), nullptr);
+  }
+}
+
+TEST(ExpertLoaderTest, KeepsOrConvertsTheType) {
+  for (const char* name : {"qwen3_moe", "qwen3_moe_bf16"}) {
+    const auto checkpoint = OpenGolden(name);
+    ASSERT_NE(checkpoint, nullptr);
+    for (const std::optional<DType> dtype :
+         {std::optional<DType>(), std::optional(DType::kF32),
+          std::optional(DType::kBF16)}) {
+      const auto expert = LoadExpert(*checkpoint, {1, 3}, dtype);
+      ASSERT_TRUE(expert.ok()) << expert.status();
+      EXPECT_EQ(expert->gate_proj.dtype(),
+                dtype.value_or(checkpoint->config().dtype));
+      ExpectHoldsExpert(*expert, *checkpoint, {1, 3});
+    }
+  }
+}
+
+TEST(ExpertLoaderTest, KeepsAndWidensF16) {
+  const TempFolder folder;
+  MakeCheckpoint(TinyConfig("olmoe"), DType::kF16).Write(folder.path());
+  const auto checkpoint = OpenOrFail(folder.path());
+  ASSERT_NE(checkpoint, nullptr);
+  const auto kept = LoadExpert(*checkpoint, {0, 7}, std::nullopt);
+  const auto widened = LoadExpert(*checkpoint, {0, 7}, DType::kF32);
+  ASSERT_TRUE(kept.ok() && widened.ok());
+  EXPECT_EQ(kept->down_proj.dtype(), DType::kF16);
+  EXPECT_EQ(widened->down_proj.dtype(), DType::kF32);
+  ExpectHoldsExpert(*kept, *checkpoint, {0, 7});
+  ExpectHoldsExpert(*widened, *checkpoint, {0, 7});
+}
+
+TEST(ExpertLoaderTest, ConvertsElementsExactlyOrRounded) {
+  const float values[] = {1.0f, -0.0f, 1.00390625f, 1.01171875f, 65504.0f};
+  TensorView view;
+  view.data = reinterpret_cast<const std::byte*>(values);
+  view.shape = {5};
+  const auto bf16 = ConvertElements(view, DType::kBF16);
+  ASSERT_TRUE(bf16.ok());
+  // Halfway cases go to the even neighbour: 1 + 2^-8 down, 1 + 3·2^-8 up.
+  const float rounded[] = {1.0f, -0.0f, 1.0f, 1.015625f, 65536.0f};
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(ToF32(bf16->as<BF16>()[i]), rounded[i]);
+  }
+  EXPECT_EQ(ConvertElements(view, DType::kF16).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ExpertLoaderTest, ThreadsLoadTheSameAndReportEachSlot) {
+  const auto checkpoint = OpenGolden("mixtral_sharded");
+  ASSERT_NE(checkpoint, nullptr);
+  WorkerPool pool(3);
+  std::vector<std::pair<int64_t, int64_t>> reports;
+  ExpertLoadOptions options;
+  options.experts = {0, 1, 2, 3, 4, 5, 6, 7};
+  options.pool = &pool;
+  options.progress = [&](int64_t loaded, int64_t total) {
+    reports.emplace_back(loaded, total);
+  };
+  const auto weights = LoadExperts(*checkpoint, options);
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  ASSERT_EQ(reports.size(), 16u);
+  for (int64_t i = 0; i < 16; ++i) {
+    EXPECT_EQ(reports[i], std::pair(i + 1, int64_t{16}));
+  }
+  for (const ExpertSlot slot : (*weights)->slots()) {
+    ExpectHoldsExpert(*(*weights)->Find(slot.layer, slot.expert), *checkpoint,
+                      slot);
+  }
+}
+
+TEST(ExpertLoaderTest, RefusesUnknownAndRepeatedExperts) {
+  const auto checkpoint = OpenGolden("mixtral");
+  ASSERT_NE(checkpoint, nullptr);
+  for (const std::vector<int64_t>& experts :
+       {std::vector<int64_t>{8}, {-1}, {1, 1}}) {
+    EXPECT_EQ(LoadExperts(*checkpoint, {.experts = experts}).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(ExpertLoaderTest, RefusesAnExpertOfMixedTypesUnlessConverted) {
+  const TempFolder folder;
+  auto parts = MakeCheckpoint(TinyConfig("olmoe"));
+  const std::string name = "model.layers.1.mlp.experts.4.up_proj.weight";
+  auto& tensor = parts.Tensor(name);
+  tensor.dtype = "BF16";
+  tensor.bytes.resize(tensor.bytes.size() / 2);
+  parts.Write(folder.path());
+  const auto checkpoint = OpenOrFail(folder.path());
+  ASSERT_NE(checkpoint, nullptr);
+  WorkerPool pool(2);
+  const auto weights =
+      LoadExperts(*checkpoint, {.experts = {3, 4}, .pool = &pool});
+  EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(weights.status().message()),
+              AllOf(HasSubstr(folder.path()), HasSubstr(name)));
+  EXPECT_TRUE(
+      LoadExperts(*checkpoint, {.experts = {3, 4}, .dtype = DType::kF32}).ok());
+}
+
+}  // namespace
+}  // namespace expertmesh::expert
