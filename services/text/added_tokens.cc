@@ -155,7 +155,8 @@ std::vector<TextSegment> AddedTokens::Cut(absl::string_view text,
                                           const TokenTrie& trie) const {
   std::vector<TextSegment> segments;
   size_t covered = 0;
-  for (size_t at = 0; !trie.empty() && at < text.size();) {
+  size_t at = 0;
+  while ((at = trie.FindFirstByte(text, at)) < text.size()) {
     const auto found = trie.LongestPrefix(text.substr(at));
     if (!found.has_value()) {
       ++at;

@@ -57,6 +57,7 @@ absl::StatusOr<std::unique_ptr<BpeModel>> BpeModel::Build(
   RETURN_IF_ERROR(model->ReadOptions(config));
   RETURN_IF_ERROR(model->ReadMerges(config));
   model->IndexVocab();
+  model->IndexJoints();
   return model;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "services/text/utf8.h"
@@ -34,17 +35,51 @@ struct BpeModel::Candidate {
 };
 
 void BpeModel::IndexVocab() {
-  character_ids_.fill(-1);
+  character_ids_.assign(0x10000, -1);
   byte_ids_.fill(-1);
-  for (char32_t c = 0; c < character_ids_.size(); ++c) {
-    std::string token;
-    AppendUtf8(c, &token);
-    if (const auto id = TokenId(token)) character_ids_[c] = *id;
+  for (const auto& [token, id] : vocab_) {
+    if (token.empty()) continue;
+    size_t size = 0;
+    const char32_t character = NextCharacter(token, &size);
+    if (size == token.size() && character < character_ids_.size()) {
+      character_ids_[character] = id;
+    }
   }
   for (size_t byte = 0; byte < byte_ids_.size(); ++byte) {
     if (const auto id = TokenId(absl::StrFormat("<0x%02X>", byte))) {
       byte_ids_[byte] = *id;
     }
+  }
+}
+
+size_t BpeModel::JointSlot(char32_t left, char32_t right) {
+  // Pairs that share a slot only make runs longer.
+  const uint64_t pair = static_cast<uint64_t>(left) << 32 | right;
+  return static_cast<size_t>((pair * 0x9E3779B97F4A7C15u) >> 46);
+}
+
+void BpeModel::IndexJoints() {
+  // Affixes and ignore_merges depend on where a piece starts and ends.
+  has_runs_ = prefix_.empty() && suffix_.empty() && !ignore_merges_;
+  absl::flat_hash_map<int32_t, absl::string_view> token_of;
+  for (const auto& [token, id] : vocab_) token_of[id] = token;
+  // Tokens that are not written as the characters they stand for.
+  absl::flat_hash_set<int32_t> stand_ins(byte_ids_.begin(), byte_ids_.end());
+  if (unknown_id_.has_value()) stand_ins.insert(*unknown_id_);
+  for (const auto& [pair, merge] : merges_) {
+    const int32_t left_id = static_cast<int32_t>(pair >> 32);
+    const int32_t right_id = static_cast<int32_t>(pair & 0xFFFFFFFFu);
+    const absl::string_view left = token_of[left_id];
+    const absl::string_view right = token_of[right_id];
+    if (left.empty() || right.empty() || stand_ins.contains(left_id) ||
+        stand_ins.contains(right_id)) {
+      has_runs_ = false;
+      return;
+    }
+    size_t left_end = PreviousBoundary(left, left.size());
+    size_t right_begin = 0;
+    joints_.set(JointSlot(NextCharacter(left, &left_end),
+                          NextCharacter(right, &right_begin)));
   }
 }
 
@@ -61,13 +96,19 @@ std::string BpeModel::WithAffixes(absl::string_view piece, size_t begin,
                       end == piece.size() ? absl::string_view(suffix_) : "");
 }
 
+int32_t BpeModel::PlainId(char32_t character) const {
+  if (character < character_ids_.size()) return character_ids_[character];
+  std::string token;
+  AppendUtf8(character, &token);
+  return TokenId(token).value_or(-1);
+}
+
 std::optional<int32_t> BpeModel::CharacterId(absl::string_view piece,
                                              size_t begin, size_t end) const {
   if (!prefix_.empty() || !suffix_.empty()) {
     return TokenId(WithAffixes(piece, begin, end));
   }
-  if (end - begin > 2) return TokenId(piece.substr(begin, end - begin));
-  const int32_t id = character_ids_[NextCharacter(piece, &begin)];
+  const int32_t id = PlainId(NextCharacter(piece, &begin));
   if (id < 0) return std::nullopt;
   return id;
 }
@@ -168,8 +209,8 @@ void BpeModel::MergeSymbols(std::vector<Symbol>* symbols_ptr) const {
   }
 }
 
-void BpeModel::Encode(absl::string_view piece,
-                      std::vector<int32_t>* ids) const {
+void BpeModel::EncodeRun(absl::string_view piece,
+                         std::vector<int32_t>* ids) const {
   if (cache_.Find(piece, ids)) return;
   const size_t first = ids->size();
   const auto whole = ignore_merges_ ? TokenId(piece) : std::nullopt;
@@ -183,6 +224,37 @@ void BpeModel::Encode(absl::string_view piece,
     }
   }
   cache_.Insert(piece, ids->data() + first, ids->data() + ids->size());
+}
+
+void BpeModel::EncodeInRuns(absl::string_view piece,
+                            std::vector<int32_t>* ids) const {
+  size_t run_begin = 0;
+  size_t offset = 0;
+  char32_t left = NextCharacter(piece, &offset);
+  bool left_known = PlainId(left) >= 0;
+  while (offset < piece.size()) {
+    const size_t boundary = offset;
+    const char32_t right = NextCharacter(piece, &offset);
+    const bool right_known = PlainId(right) >= 0;
+    // Unknown characters may fuse, and wait for others: they stay in a run.
+    if (left_known && right_known && !joints_[JointSlot(left, right)]) {
+      EncodeRun(piece.substr(run_begin, boundary - run_begin), ids);
+      run_begin = boundary;
+    }
+    left = right;
+    left_known = right_known;
+  }
+  EncodeRun(piece.substr(run_begin), ids);
+}
+
+void BpeModel::Encode(absl::string_view piece,
+                      std::vector<int32_t>* ids) const {
+  if (piece.empty()) return;
+  if (has_runs_ && piece.size() > PieceCache::kMaxPieceBytes) {
+    EncodeInRuns(piece, ids);
+  } else {
+    EncodeRun(piece, ids);
+  }
 }
 
 }  // namespace expertmesh::text

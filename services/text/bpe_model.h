@@ -3,6 +3,7 @@
 // Byte-pair encoding: the "model" of tokenizer.json.
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -57,6 +58,7 @@ class BpeModel {
   absl::Status ReadVocab(const ConfigNode& config);
   absl::Status ReadMerges(const ConfigNode& config);
   void IndexVocab();
+  void IndexJoints();
 
   std::vector<Symbol> SplitCharacters(absl::string_view piece) const;
   // The token of the characters [begin, end) of `piece`, with the affixes that
@@ -69,13 +71,23 @@ class BpeModel {
                         std::vector<Symbol>* symbols) const;
   const Merge* FindMerge(int32_t left, int32_t right) const;
   void MergeSymbols(std::vector<Symbol>* symbols) const;
+  void EncodeRun(absl::string_view piece, std::vector<int32_t>* ids) const;
+  void EncodeInRuns(absl::string_view piece, std::vector<int32_t>* ids) const;
+  // The id of `character` where no affixes apply, or -1.
+  int32_t PlainId(char32_t character) const;
+  static size_t JointSlot(char32_t left, char32_t right);
 
   absl::flat_hash_map<std::string, int32_t> vocab_;
   // Keyed by PairKey(left id, right id).
   absl::flat_hash_map<uint64_t, Merge> merges_;
-  // Ids of the characters below U+0800 and of the bytes <0xNN>; -1: none.
-  std::array<int32_t, 0x800> character_ids_;
+  // Ids of the characters below U+10000 and of the bytes <0xNN>; -1: none.
+  std::vector<int32_t> character_ids_;
   std::array<int32_t, 256> byte_ids_;
+  // Slots of the pairs of adjacent characters that some merge joins. No merge
+  // reaches across any other pair, so a long piece is cut there into runs that
+  // merge alone: a sentence without pre-tokenizer into its words.
+  std::bitset<(1 << 18)> joints_;
+  bool has_runs_ = false;  // whether this model may be treated so
   std::optional<int32_t> unknown_id_;
   bool fuse_unknown_ = false;
   bool byte_fallback_ = false;

@@ -1,8 +1,7 @@
 #include "services/text/byte_alphabet.h"
 
 #include <array>
-
-#include "services/text/utf8.h"
+#include <cstddef>
 
 namespace expertmesh::text {
 namespace {
@@ -41,9 +40,19 @@ static_assert(kAlphabet.character[0xAD] == kAlphabetEnd - 1);
 }  // namespace
 
 void AppendByteAlphabet(absl::string_view bytes, std::string* out) {
+  size_t end = out->size();
+  // All characters of the alphabet are below U+0800: two bytes at most.
+  out->resize(end + 2 * bytes.size());
   for (char byte : bytes) {
-    AppendUtf8(kAlphabet.character[static_cast<uint8_t>(byte)], out);
+    const char16_t character = kAlphabet.character[static_cast<uint8_t>(byte)];
+    if (character < 0x80) {
+      (*out)[end++] = static_cast<char>(character);
+    } else {
+      (*out)[end++] = static_cast<char>(0xC0 | character >> 6);
+      (*out)[end++] = static_cast<char>(0x80 | (character & 0x3F));
+    }
   }
+  out->resize(end);
 }
 
 std::optional<uint8_t> ByteOfCharacter(char32_t character) {

@@ -27,8 +27,11 @@ absl::Status PostProcessor::AddSteps(const ConfigNode& config, int depth) {
         {"type", "add_prefix_space", "trim_offsets", "use_regex"});
   }
   if (type == "TemplateProcessing") {
-    ASSIGN_OR_RETURN(Template items, ReadTemplate(config));
-    templates_.push_back(std::move(items));
+    // To a second one the tokenizers library gives the parts of the first.
+    if (template_.has_value()) {
+      return config.Error("a second TemplateProcessing is not supported");
+    }
+    ASSIGN_OR_RETURN(template_, ReadTemplate(config));
     return absl::OkStatus();
   }
   if (type != "Sequence") {
@@ -84,17 +87,15 @@ absl::StatusOr<PostProcessor::TemplateItem> PostProcessor::ReadTemplateItem(
 
 std::vector<int32_t> PostProcessor::Apply(std::vector<int32_t> ids,
                                           bool add_special_tokens) const {
-  for (const Template& items : templates_) {
-    std::vector<int32_t> result;
-    result.reserve(ids.size() + items.size());
-    for (const TemplateItem& item : items) {
-      if (item.has_value() && !add_special_tokens) continue;
-      const std::vector<int32_t>& part = item.has_value() ? *item : ids;
-      result.insert(result.end(), part.begin(), part.end());
-    }
-    ids = std::move(result);
+  if (!template_.has_value()) return ids;
+  std::vector<int32_t> result;
+  result.reserve(ids.size() + template_->size());
+  for (const TemplateItem& item : *template_) {
+    if (item.has_value() && !add_special_tokens) continue;
+    const std::vector<int32_t>& part = item.has_value() ? *item : ids;
+    result.insert(result.end(), part.begin(), part.end());
   }
-  return ids;
+  return result;
 }
 
 }  // namespace expertmesh::text

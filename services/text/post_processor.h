@@ -13,7 +13,7 @@
 namespace expertmesh::text {
 
 // Immutable; thread-safe. Knows Sequence, TemplateProcessing (its template for
-// a single text) and ByteLevel, which changes offsets only.
+// a single text; one in all) and ByteLevel, which changes offsets only.
 class PostProcessor {
  public:
   // Reads `root`.post_processor; null or absent does nothing.
@@ -33,7 +33,7 @@ class PostProcessor {
   static absl::StatusOr<TemplateItem> ReadTemplateItem(
       const ConfigNode& item, const ConfigNode& special_tokens);
 
-  std::vector<Template> templates_;
+  std::optional<Template> template_;
 };
 
 }  // namespace expertmesh::text

@@ -25,7 +25,16 @@ class TokenTrie {
 
   // Returns false if `token` is there already. Requires: not empty.
   bool Insert(absl::string_view token, int32_t value);
-  bool empty() const { return values_.size() == 1; }
+
+  // Where in `text`, at or after `from`, the first byte of some token stands;
+  // text.size() if nowhere.
+  size_t FindFirstByte(absl::string_view text, size_t from) const {
+    while (from < text.size() &&
+           root_children_[static_cast<uint8_t>(text[from])] == kNone) {
+      ++from;
+    }
+    return from;
+  }
 
   // The longest token that `text` starts with.
   std::optional<Match> LongestPrefix(absl::string_view text) const;
