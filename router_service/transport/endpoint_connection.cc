@@ -309,7 +309,7 @@ void EndpointConnection::Close() {
   const absl::Status named = Named(reason);
   for (const InFlightBatch& batch : lost_) Tell(batch, named);
   lost_.clear();
-  options_.on_change(named);
+  options_.on_change(reason);
   {
     MutexLock lock(&mutex_);
     state_ = State::kClosed;

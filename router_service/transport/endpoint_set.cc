@@ -128,10 +128,17 @@ std::vector<EndpointInfo> EndpointSet::Snapshot() const {
 }
 
 void EndpointSet::OnStreamChange(size_t index, const absl::Status& status) {
+  bool was_open = false;
   Update(index, [&](Endpoint& endpoint) {
-    endpoint.is_stream_open = status.ok();
+    was_open = std::exchange(endpoint.is_stream_open, status.ok());
     endpoint.stream_error = std::string(status.message());
+    if (!was_open || status.ok()) return;
+    endpoint.is_watched = false;
+    endpoint.watch_error = endpoint.stream_error;
+    ForgetAnnouncement(&endpoint.info);
   });
+  // Whoever answers at this address next may be another service.
+  if (was_open && !status.ok()) watches_[index]->Restart(status);
 }
 
 void EndpointSet::OnState(size_t index,

@@ -32,7 +32,7 @@ class GrpcExpertTransport : public ExpertTransport {
  public:
   struct Options {
     std::vector<std::string> addresses;  // "host:port"; index = endpoint
-    // An endpoint's stream opened (OK) or ended (why, naming the endpoint).
+    // An endpoint's stream opened (OK), or ended or failed to open (why).
     // Must not block; may be empty.
     std::function<void(int endpoint, const absl::Status&)> on_stream_change;
     TransportMetrics metrics;

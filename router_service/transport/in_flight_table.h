@@ -21,7 +21,7 @@ struct InFlightBatch {
   uint32_t num_rows = 0;
   uint32_t hidden_size = 0;
   DType dtype = DType::kF32;
-  absl::Duration sent_at;
+  absl::Duration sent_at = absl::ZeroDuration();
   absl::Duration deadline = absl::InfiniteDuration();
 };
 

@@ -47,26 +47,36 @@ StateWatch::StateWatch(Options options)
 
 // Calls are started and cancelled without the lock: gRPC may call back at once.
 absl::Duration StateWatch::Sweep(absl::Duration now) {
-  std::shared_ptr<Call> to_start;
-  std::shared_ptr<Call> to_cancel;
-  absl::Duration next;
+  std::shared_ptr<Call> opened;
+  absl::Duration heard_at;
   {
     MutexLock lock(&mutex_);
     if (shutdown_) return absl::InfiniteDuration();
-    if (call_ == nullptr) {
+    if (!is_open_) {
       if (open_next_ > now) return open_next_;
-      is_silent_ = false;
+      is_open_ = true;
+      cancelled_ = absl::OkStatus();
       heard_at_ = now;
-      call_ = to_start = std::make_shared<Call>(this, options_.interval);
-    } else if (!is_silent_ && now - heard_at_ >= silence_limit_) {
-      is_silent_ = true;
-      to_cancel = call_;
+      call_ = opened = std::make_shared<Call>(this, options_.interval);
     }
-    next = is_silent_ ? absl::InfiniteDuration() : heard_at_ + silence_limit_;
+    heard_at = heard_at_;
   }
-  if (to_start != nullptr) to_start->StartCall();
-  if (to_cancel != nullptr) to_cancel->Cancel();
-  return next;
+  if (opened != nullptr) opened->StartCall();
+  if (now - heard_at < silence_limit_) return heard_at + silence_limit_;
+  Restart(absl::UnavailableError(
+      absl::StrCat("was silent for ", absl::FormatDuration(silence_limit_))));
+  return absl::InfiniteDuration();  // the end of the call asks for more
+}
+
+void StateWatch::Restart(const absl::Status& why) {
+  std::shared_ptr<Call> call;
+  {
+    MutexLock lock(&mutex_);
+    if (call_ == nullptr || !cancelled_.ok()) return;
+    cancelled_ = why;
+    call = call_;
+  }
+  call->Cancel();
 }
 
 void StateWatch::OnState(const EndpointState& state) {
@@ -83,9 +93,8 @@ void StateWatch::OnEnd(const absl::Status& status) {
   absl::Duration open_next;
   {
     MutexLock lock(&mutex_);
-    if (is_silent_) {
-      reason = absl::UnavailableError(absl::StrCat(
-          "was silent for ", absl::FormatDuration(silence_limit_)));
+    if (!cancelled_.ok()) {
+      reason = cancelled_;
     } else if (reason.ok()) {
       reason = absl::UnavailableError("the stream was ended by the service");
     }
@@ -93,28 +102,31 @@ void StateWatch::OnEnd(const absl::Status& status) {
     delay_ = NextReconnectDelay(delay_);
   }
   options_.on_lost(reason);
-  // Destroyed after the lock: it is the caller.
+  // The caller of this. It goes before Shutdown may return: with it the last
+  // reference to the channel could go, here on a thread of gRPC's that the
+  // channel's destructor waits for.
   std::shared_ptr<Call> ended;
+  {
+    MutexLock lock(&mutex_);
+    ended = std::move(call_);
+  }
+  ended.reset();
   MutexLock lock(&mutex_);
-  ended = std::move(call_);
-  call_ = nullptr;
+  is_open_ = false;
   // Within the lock, so that nothing of ours runs after Shutdown.
   options_.wake_by(open_next);
   closed_.NotifyAll();
 }
 
 void StateWatch::Shutdown() {
-  std::shared_ptr<Call> call;
   {
     MutexLock lock(&mutex_);
     shutdown_ = true;
-    call = call_;
   }
-  if (call != nullptr) call->Cancel();
+  Restart(absl::CancelledError("this router is shutting down"));
   MutexLock lock(&mutex_);
-  closed_.Wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return call_ == nullptr;
-  });
+  closed_.Wait(lock,
+               [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !is_open_; });
 }
 
 }  // namespace expertmesh::router

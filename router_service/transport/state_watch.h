@@ -43,6 +43,9 @@ class StateWatch {
   // to be called again.
   absl::Duration Sweep(absl::Duration now);
 
+  // Ends the stream that is open, if any, because of `why`; it is opened again.
+  void Restart(const absl::Status& why);
+
   // Ends the stream for good. No callback runs any more when it returns.
   void Shutdown();
 
@@ -58,10 +61,12 @@ class StateWatch {
 
   Mutex mutex_;
   CondVar closed_;
-  // The open call, until its OnEnd.
+  // From opening a call until nothing is left of it.
+  bool is_open_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);
   bool shutdown_ ABSL_GUARDED_BY(mutex_) = false;
-  bool is_silent_ ABSL_GUARDED_BY(mutex_) = false;
+  // Why the call was cancelled; OK while it was not.
+  absl::Status cancelled_ ABSL_GUARDED_BY(mutex_);
   absl::Duration heard_at_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   absl::Duration open_next_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   absl::Duration delay_ ABSL_GUARDED_BY(mutex_) = kMinReconnectDelay;
