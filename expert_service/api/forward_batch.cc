@@ -1,0 +1,74 @@
+#include "expert_service/api/forward_batch.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "expert_service/api/forward_stream.h"
+#include "services/core/status_macros.h"
+#include "services/wire/status_codec.h"
+
+namespace expertmesh::expert {
+namespace {
+
+uint32_t Microseconds(absl::Duration duration) {
+  constexpr int64_t kMax = std::numeric_limits<uint32_t>::max();
+  return static_cast<uint32_t>(
+      std::clamp<int64_t>(absl::ToInt64Microseconds(duration), 0, kMax));
+}
+
+}  // namespace
+
+absl::Status ForwardBatch::Decode(const grpc::ByteBuffer& message) {
+  return decoded_.Decode(message);
+}
+
+absl::Status ForwardBatch::Prepare(const ModelShape& shape) {
+  RETURN_IF_ERROR(decoded_.Validate());
+  if (decoded_.layer() >= shape.num_layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", decoded_.layer(), " is not below the model's ",
+                     shape.num_layers, " layers"));
+  }
+  if (decoded_.hidden_size() != shape.hidden_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("hidden_size ", decoded_.hidden_size(),
+                     " is not the model's ", shape.hidden_size));
+  }
+  layer = decoded_.layer();
+  dtype = decoded_.dtype();
+  expert_ids = decoded_.expert_ids();
+  group_offsets = decoded_.group_offsets();
+  num_rows = static_cast<int64_t>(decoded_.num_rows());
+  timeout = decoded_.timeout_ms() == 0
+                ? absl::InfiniteDuration()
+                : absl::Milliseconds(decoded_.timeout_ms());
+  return absl::OkStatus();
+}
+
+void ForwardBatch::CopyRows(int64_t first, int64_t last, std::byte* out) const {
+  decoded_.CopyRows(static_cast<size_t>(first), static_cast<size_t>(last), out);
+}
+
+void ForwardBatch::Finish(const absl::Status& status, PayloadRef rows,
+                          const WorkTiming& timing) {
+  decoded_.ReleasePayload();
+  ResultFields fields;
+  fields.sequence_number = decoded_.sequence_number();
+  fields.code = ToWireCode(status);
+  fields.message = status.message();
+  fields.queue_us = Microseconds(timing.queued);
+  fields.compute_us = Microseconds(timing.computed);
+  if (status.ok()) {
+    fields.dtype = dtype;
+    fields.hidden_size = decoded_.hidden_size();
+    fields.num_rows = static_cast<uint32_t>(num_rows);
+  }
+  const absl::Status encoded = EncodeResult(fields, std::move(rows), &reply_);
+  // The stream takes this batch back, maybe before the call returns.
+  const std::shared_ptr<ForwardStream> stream = stream_;
+  stream->OnAnswer(this, fields.code, encoded);
+}
+
+}  // namespace expertmesh::expert

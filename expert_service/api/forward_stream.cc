@@ -1,0 +1,188 @@
+#include "expert_service/api/forward_stream.h"
+
+#include <utility>
+
+#include "services/wire/status_codec.h"
+
+namespace expertmesh::expert {
+
+ForwardStream::ForwardStream(const ForwardOptions& options,
+                             std::function<void()> on_gone)
+    : options_(options),
+      on_gone_(std::move(on_gone)),
+      queue_stream_(options.queue->OpenStream()) {}
+
+ForwardStream::~ForwardStream() {
+  options_.queue->CloseStream(queue_stream_);
+  on_gone_();
+}
+
+void ForwardStream::Begin() {
+  self_ = shared_from_this();
+  NextCall next;
+  {
+    MutexLock lock(&mutex_);
+    next = Next();
+  }
+  Do(std::move(next));
+}
+
+void ForwardStream::End() {
+  EndWith(grpc::Status(grpc::StatusCode::UNAVAILABLE,
+                       "the expert service is shutting down"),
+          When::kWhenAnswered);
+}
+
+void ForwardStream::OnReadDone(bool ok) {
+  if (!ok) {  // the router has closed its side, or is gone: then OnCancel comes
+    EndWith(grpc::Status::OK, When::kWhenAnswered);
+    return;
+  }
+  ForwardBatch* batch = nullptr;
+  {
+    MutexLock lock(&mutex_);
+    batch = TakeFree();
+  }
+  const absl::Status decoded = batch->Decode(incoming_);
+  incoming_.Clear();
+  if (decoded.ok()) {
+    Accept(batch);
+  } else {
+    EndWith(ToGrpcStatus(decoded), When::kAtOnce);
+  }
+  NextCall next;
+  std::shared_ptr<ForwardStream> reference;
+  {
+    MutexLock lock(&mutex_);
+    reading_ = false;
+    if (!decoded.ok()) reference = Recycle(batch);
+    next = Next();
+  }
+  Do(std::move(next));
+}
+
+void ForwardStream::Accept(ForwardBatch* batch) {
+  absl::Status status = batch->Prepare(options_.shape);
+  if (status.ok()) status = options_.queue->Add(queue_stream_, batch);
+  if (!status.ok()) batch->Finish(status, PayloadRef(), {});
+}
+
+void ForwardStream::OnAnswer(ForwardBatch* batch, v1::Code code,
+                             const absl::Status& encoded) {
+  if (options_.answers[code] != nullptr) options_.answers[code]->Increment();
+  if (!encoded.ok()) EndWith(ToGrpcStatus(encoded), When::kAtOnce);
+  NextCall next;
+  std::shared_ptr<ForwardStream> reference;
+  {
+    MutexLock lock(&mutex_);
+    const bool listening = !end_.has_value() || end_when_ != When::kAtOnce;
+    if (!listening) {
+      reference = Recycle(batch);
+    } else {
+      batch->next_reply_ = nullptr;
+      (first_reply_ == nullptr ? first_reply_ : last_reply_->next_reply_) =
+          batch;
+      last_reply_ = batch;
+    }
+    next = Next();
+  }
+  Do(std::move(next));
+}
+
+void ForwardStream::OnWriteDone(bool ok) {
+  if (!ok) {
+    EndWith(grpc::Status(grpc::StatusCode::CANCELLED, "the router is gone"),
+            When::kAtOnce);
+  }
+  NextCall next;
+  std::shared_ptr<ForwardStream> reference;
+  {
+    MutexLock lock(&mutex_);
+    reference = Recycle(std::exchange(writing_, nullptr));
+    next = Next();
+  }
+  Do(std::move(next));
+}
+
+void ForwardStream::OnCancel() {
+  EndWith(grpc::Status(grpc::StatusCode::CANCELLED, "the router is gone"),
+          When::kAtOnce);
+}
+
+void ForwardStream::OnDone() { self_.reset(); }
+
+void ForwardStream::EndWith(const grpc::Status& status, When when) {
+  const bool at_once = when == When::kAtOnce;
+  // References to this stream, dropped last.
+  std::vector<std::shared_ptr<ForwardStream>> references;
+  std::vector<ExpertWork*> dropped;
+  if (at_once) dropped = options_.queue->Remove(queue_stream_);
+  NextCall next;
+  {
+    MutexLock lock(&mutex_);
+    if (!end_.has_value() || (at_once && end_when_ != When::kAtOnce)) {
+      end_ = status;
+      end_when_ = when;
+    }
+    for (ExpertWork* work : dropped) {
+      references.push_back(Recycle(static_cast<ForwardBatch*>(work)));
+    }
+    while (at_once && first_reply_ != nullptr) {
+      ForwardBatch* batch = first_reply_;
+      first_reply_ = batch->next_reply_;
+      references.push_back(Recycle(batch));
+    }
+    next = Next();
+  }
+  Do(std::move(next));
+}
+
+ForwardBatch* ForwardStream::TakeFree() {
+  if (free_.empty()) {
+    batches_.push_back(std::make_unique<ForwardBatch>());
+    free_.reserve(batches_.size());
+    free_.push_back(batches_.back().get());
+  }
+  ForwardBatch* batch = free_.back();
+  free_.pop_back();
+  batch->stream_ = shared_from_this();
+  return batch;
+}
+
+std::shared_ptr<ForwardStream> ForwardStream::Recycle(ForwardBatch* batch) {
+  batch->decoded_.ReleasePayload();
+  batch->reply_.Clear();
+  free_.push_back(batch);
+  return std::exchange(batch->stream_, nullptr);
+}
+
+ForwardStream::NextCall ForwardStream::Next() {
+  NextCall next;
+  if (finished_) return next;
+  const size_t unanswered = batches_.size() - free_.size();
+  if (end_.has_value()) {
+    const bool due = end_when_ == When::kAtOnce || unanswered == 0;
+    if (due && writing_ == nullptr) {
+      finished_ = true;
+      next.finish = *end_;
+      return next;
+    }
+  } else if (!reading_ && unanswered < options_.max_batches) {
+    reading_ = true;
+    next.read = true;
+  }
+  if (writing_ == nullptr && first_reply_ != nullptr) {
+    writing_ = first_reply_;
+    first_reply_ = writing_->next_reply_;
+    next.write = writing_;
+  }
+  return next;
+}
+
+void ForwardStream::Do(NextCall next) {
+  if (next.read) StartRead(&incoming_);
+  if (next.write != nullptr) StartWrite(&next.write->reply());
+  if (next.finish.has_value()) Finish(*next.finish);
+}
+
+}  // namespace expertmesh::expert

@@ -1,0 +1,52 @@
+#pragma once
+
+// WatchState: the endpoint's state to everyone who watches.
+
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "expertmesh/expert/v1/expert.pb.h"
+#include "services/core/mutex.h"
+
+namespace expertmesh::expert {
+
+// Owns the reactors of all WatchState calls and one thread that makes them
+// write: at once, after each NotifyChanged, and at each one's interval. A
+// watcher that reads slowly gets the newest state when it is ready for it.
+// Thread-safe.
+class StateBroadcaster {
+ public:
+  // `fill` puts the state of now into an empty message; called from any thread.
+  explicit StateBroadcaster(std::function<void(v1::EndpointState*)> fill);
+  // Ends the calls and waits until gRPC has let go of them.
+  ~StateBroadcaster();
+
+  // The reactor of a new call.
+  grpc::ServerWriteReactor<v1::EndpointState>* Watch(absl::Duration interval);
+
+  void NotifyChanged();
+  // Ends all calls, and new ones at once, with UNAVAILABLE.
+  void EndAll();
+
+ private:
+  class Watcher;
+
+  void Loop();
+  void Remove(Watcher* watcher);
+
+  const std::function<void(v1::EndpointState*)> fill_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);
+  bool notify_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace expertmesh::expert

@@ -1,0 +1,419 @@
+// The service over real gRPC, called by the generated client, with a kernel
+// that doubles its input.
+
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "expert_service/api/expert_service_impl.h"
+#include "expert_service/execution/expert_executor.h"
+#include "services/runtime/server_runtime.h"
+
+namespace expertmesh::expert {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint32_t kHidden = 4;
+constexpr uint32_t kLayers = 3;
+constexpr uint32_t kExperts = 4;
+
+// y = 2 x for f32; can be held back to let batches gather.
+class DoublingFfn final : public GroupedFfn {
+ public:
+  absl::Status Run(const GroupedRows& rows) override {
+    MutexLock lock(&mutex_);
+    ++runs_;
+    changed_.NotifyAll();
+    changed_.Wait(lock, [this] { return !held_; });
+    const size_t count = rows.group_offsets.back() * kHidden;
+    for (size_t i = 0; i < count; ++i) {
+      static_cast<float*>(rows.y)[i] = 2 * static_cast<const float*>(rows.x)[i];
+    }
+    return absl::OkStatus();
+  }
+  void Hold(bool held) {
+    MutexLock lock(&mutex_);
+    held_ = held;
+    changed_.NotifyAll();
+  }
+  void AwaitRun(int runs) {
+    MutexLock lock(&mutex_);
+    changed_.Wait(lock, [&] { return runs_ >= runs; });
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool held_ = false;
+  int runs_ = 0;
+};
+
+ExpertWeights EmptyWeights() {
+  std::vector<ExpertSlot> slots;
+  for (int64_t layer = 0; layer < kLayers; ++layer) {
+    for (int64_t expert = 0; expert + 1 < kExperts; ++expert) {
+      slots.push_back({layer, expert});
+    }
+  }
+  std::vector<PackedExpert> experts(slots.size());
+  return ExpertWeights(kLayers, kExperts, std::move(slots), std::move(experts));
+}
+
+v1::EndpointState Endpoint() {
+  v1::EndpointState endpoint;
+  endpoint.set_num_layers(kLayers);
+  endpoint.set_num_experts(kExperts);
+  endpoint.set_hidden_size(kHidden);
+  for (uint32_t layer = 0; layer < kLayers; ++layer) {
+    v1::HostedExperts* hosted = endpoint.add_hosted();
+    hosted->set_layer(layer);
+    for (uint32_t e = 0; e + 1 < kExperts; ++e) hosted->add_expert_ids(e);
+  }
+  return endpoint;
+}
+
+// One row for each of the experts; row i is filled with i + 1.
+v1::ExpertBatch Batch(uint64_t number, uint32_t layer,
+                      const std::vector<uint32_t>& experts) {
+  v1::ExpertBatch batch;
+  batch.set_sequence_number(number);
+  batch.set_layer(layer);
+  batch.set_data_type(v1::DATA_TYPE_F32);
+  batch.set_hidden_size(kHidden);
+  batch.set_num_tokens(static_cast<uint32_t>(experts.size()));
+  batch.add_group_offsets(0);
+  std::vector<float> activations;
+  for (uint32_t i = 0; i < experts.size(); ++i) {
+    batch.add_expert_ids(experts[i]);
+    batch.add_group_offsets(i + 1);
+    batch.add_row_token(i);
+    activations.insert(activations.end(), kHidden, static_cast<float>(i + 1));
+  }
+  batch.set_hidden_states(activations.data(), activations.size() * 4);
+  return batch;
+}
+
+std::vector<float> Rows(const v1::ExpertResult& result) {
+  std::vector<float> rows(result.hidden_states().size() / 4);
+  std::memcpy(rows.data(), result.hidden_states().data(), rows.size() * 4);
+  return rows;
+}
+
+using ForwardCall = grpc::ClientReaderWriter<v1::ExpertBatch, v1::ExpertResult>;
+
+class ExpertServiceTest : public testing::Test {
+ protected:
+  ExpertServiceTest() {
+    executor_ = std::make_unique<ExpertExecutor>(
+        ExpertExecutor::Options{kHidden, 64, Clock::Real()},
+        ExpertExecutor::Metrics{},
+        ExpertExecutor::Parts{&queue_, &weights_, &ffn_, &replies_, &load_});
+    ExpertServiceImpl::Metrics metrics;
+    for (size_t code = 0; code < answers_.size(); ++code) {
+      metrics.batches[code] = &answers_[code];
+    }
+    service_ = std::make_unique<ExpertServiceImpl>(
+        ExpertServiceImpl::Options{Endpoint(), kMaxBatches}, metrics, &queue_,
+        &load_);
+    server_ = *GrpcServer::Start({}, {service_.get()});
+    channel_ = grpc::CreateChannel(server_->address(),
+                                   grpc::InsecureChannelCredentials());
+    stub_ = v1::ExpertService::NewStub(channel_);
+  }
+  ~ExpertServiceTest() override {
+    ffn_.Hold(false);
+    service_->EndStreams();
+    server_->Shutdown(absl::Seconds(10));
+    executor_.reset();
+  }
+
+  static constexpr size_t kMaxBatches = 4;
+
+  ExpertQueue queue_{{.capacity_rows = 12}, {}};
+  ExpertWeights weights_ = EmptyWeights();
+  DoublingFfn ffn_;
+  PayloadPool replies_;
+  SlotLoad load_{kLayers, kExperts};
+  std::array<prometheus::Counter, v1::Code_ARRAYSIZE> answers_;
+  std::unique_ptr<ExpertServiceImpl> service_;
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<ExpertExecutor> executor_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::ExpertService::Stub> stub_;
+};
+
+TEST_F(ExpertServiceTest, AnswersEveryBatchOnce) {
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  std::map<uint64_t, int> answers;
+  for (uint64_t i = 0; i < 50; ++i) {
+    ASSERT_TRUE(call->Write(Batch(i, i % kLayers, {0, 2})));
+    v1::ExpertResult result;
+    ASSERT_TRUE(call->Read(&result));
+    EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+    EXPECT_EQ(result.num_rows(), 2u);
+    EXPECT_EQ(result.hidden_size(), kHidden);
+    EXPECT_THAT(Rows(result), testing::ElementsAre(2, 2, 2, 2, 4, 4, 4, 4));
+    ++answers[result.sequence_number()];
+  }
+  EXPECT_EQ(answers.size(), 50u);
+  call->WritesDone();
+  v1::ExpertResult none;
+  EXPECT_FALSE(call->Read(&none));
+  EXPECT_TRUE(call->Finish().ok());
+  EXPECT_EQ(answers_[v1::CODE_OK].Value(), 50);
+}
+
+TEST_F(ExpertServiceTest, ClosingTheSendingSideStillGetsEveryAnswer) {
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  ffn_.Hold(true);
+  for (uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(call->Write(Batch(i, 1, {1})));
+  call->WritesDone();
+  ffn_.AwaitRun(1);
+  ffn_.Hold(false);
+  int answers = 0;
+  for (v1::ExpertResult result; call->Read(&result);) ++answers;
+  EXPECT_EQ(answers, 3);
+  EXPECT_TRUE(call->Finish().ok());
+}
+
+TEST_F(ExpertServiceTest, ABatchThatCannotBeServedLeavesTheStreamOpen) {
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  const auto ask = [&](const v1::ExpertBatch& batch) {
+    v1::ExpertResult result;
+    EXPECT_TRUE(call->Write(batch));
+    EXPECT_TRUE(call->Read(&result));
+    EXPECT_EQ(result.sequence_number(), batch.sequence_number());
+    return result;
+  };
+  const v1::ExpertResult missing = ask(Batch(7, 0, {1, 3}));
+  EXPECT_EQ(missing.code(), v1::CODE_NOT_HOSTED);
+  EXPECT_THAT(missing.message(), HasSubstr("expert 3 of layer 0"));
+  EXPECT_EQ(missing.num_rows(), 0u);
+
+  const v1::ExpertResult layer = ask(Batch(8, kLayers, {1}));
+  EXPECT_EQ(layer.code(), v1::CODE_INVALID_ARGUMENT);
+  EXPECT_THAT(layer.message(), HasSubstr("layer 3"));
+
+  v1::ExpertBatch wide = Batch(9, 0, {1, 2});
+  wide.set_hidden_size(2 * kHidden);
+  wide.set_num_tokens(1);
+  wide.set_row_token(1, 0);
+  const v1::ExpertResult shape = ask(wide);
+  EXPECT_EQ(shape.code(), v1::CODE_INVALID_ARGUMENT);
+  EXPECT_THAT(shape.message(), HasSubstr("hidden_size 8"));
+
+  v1::ExpertBatch descending = Batch(10, 0, {2, 1});
+  EXPECT_EQ(ask(descending).code(), v1::CODE_INVALID_ARGUMENT);
+
+  EXPECT_EQ(ask(Batch(11, 0, {1})).code(), v1::CODE_OK);
+  EXPECT_EQ(answers_[v1::CODE_INVALID_ARGUMENT].Value(), 3);
+  EXPECT_EQ(answers_[v1::CODE_NOT_HOSTED].Value(), 1);
+  call->WritesDone();
+  EXPECT_TRUE(call->Finish().ok());
+}
+
+TEST_F(ExpertServiceTest, BytesThatAreNoBatchEndTheStream) {
+  grpc::GenericStub stub(channel_);
+  grpc::ClientContext context;
+  grpc::CompletionQueue cq;
+  const auto call = stub.PrepareCall(
+      &context, "/expertmesh.expert.v1.ExpertService/Forward", &cq);
+  const auto await = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    EXPECT_TRUE(cq.Next(&tag, &ok));
+    return ok;
+  };
+  call->StartCall(nullptr);
+  ASSERT_TRUE(await());
+  const grpc::Slice garbage("\xff\xff\xff garbage");
+  call->Write(grpc::ByteBuffer(&garbage, 1), nullptr);
+  ASSERT_TRUE(await());
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  ASSERT_TRUE(await());
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("ExpertBatch"));
+}
+
+TEST_F(ExpertServiceTest, ReadsNoFurtherThanItsBoundOfUnansweredBatches) {
+  ffn_.Hold(true);
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  for (uint64_t i = 0; i < 5 * kMaxBatches; ++i) {
+    ASSERT_TRUE(call->Write(Batch(i, 0, {0})));  // gRPC buffers small ones
+  }
+  ffn_.AwaitRun(1);
+  // Twenty rows would not fit into the queue, but only four are ever in it.
+  ffn_.Hold(false);
+  for (uint64_t i = 0; i < 5 * kMaxBatches; ++i) {
+    v1::ExpertResult result;
+    ASSERT_TRUE(call->Read(&result));
+    EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+    EXPECT_LE(queue_.PendingRows(), static_cast<int64_t>(kMaxBatches));
+  }
+  call->WritesDone();
+  EXPECT_TRUE(call->Finish().ok());
+}
+
+TEST_F(ExpertServiceTest, AFullQueueRefusesWithItsCode) {
+  ffn_.Hold(true);
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  ASSERT_TRUE(call->Write(Batch(0, 0, {0})));
+  ffn_.AwaitRun(1);
+  v1::ExpertBatch large = Batch(1, 0, {});
+  large.set_num_tokens(10);
+  large.add_expert_ids(0);
+  large.add_group_offsets(10);
+  for (uint32_t i = 0; i < 10; ++i) large.add_row_token(i);
+  large.set_hidden_states(std::string(10 * kHidden * 4, '\0'));
+  ASSERT_TRUE(call->Write(large));
+  large.set_sequence_number(2);
+  ASSERT_TRUE(call->Write(large));
+  v1::ExpertResult result;
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.sequence_number(), 2u);
+  EXPECT_EQ(result.code(), v1::CODE_RESOURCE_EXHAUSTED);
+  ffn_.Hold(false);
+  ASSERT_TRUE(call->Read(&result));
+  ASSERT_TRUE(call->Read(&result));
+  call->WritesDone();
+  EXPECT_TRUE(call->Finish().ok());
+}
+
+TEST_F(ExpertServiceTest, ARouterThatGoesAwayTakesItsQueuedWorkWithIt) {
+  ffn_.Hold(true);
+  {
+    grpc::ClientContext context;
+    const auto call = stub_->Forward(&context);
+    ASSERT_TRUE(call->Write(Batch(0, 0, {0})));
+    ffn_.AwaitRun(1);
+    ASSERT_TRUE(call->Write(Batch(1, 1, {0})));
+    ASSERT_TRUE(call->Write(Batch(2, 2, {0})));
+    while (queue_.WaitingRows() < 2) std::this_thread::yield();
+    context.TryCancel();
+    EXPECT_EQ(call->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  while (queue_.WaitingRows() > 0) std::this_thread::yield();
+  ffn_.Hold(false);
+  // The service goes on for others.
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  ASSERT_TRUE(call->Write(Batch(5, 0, {1})));
+  v1::ExpertResult result;
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.code(), v1::CODE_OK);
+  EXPECT_EQ(load_.rows(1, 0) + load_.rows(2, 0), 0u);
+}
+
+TEST_F(ExpertServiceTest, EndStreamsAnswersWhatWasReadFirst) {
+  ffn_.Hold(true);
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  ASSERT_TRUE(call->Write(Batch(0, 0, {0})));
+  ffn_.AwaitRun(1);
+  service_->EndStreams();
+  ffn_.Hold(false);
+  v1::ExpertResult result;
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.code(), v1::CODE_OK);
+  EXPECT_FALSE(call->Read(&result));
+  EXPECT_EQ(call->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+
+  grpc::ClientContext late_context;
+  const auto late = stub_->Forward(&late_context);
+  EXPECT_FALSE(late->Read(&result));
+  EXPECT_EQ(late->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(ExpertServiceTest, ManyRoutersThatComeAndGo) {
+  std::vector<std::thread> routers;
+  for (int r = 0; r < 4; ++r) {
+    routers.emplace_back([&, r] {
+      for (int round = 0; round < 10; ++round) {
+        grpc::ClientContext context;
+        const auto call = stub_->Forward(&context);
+        for (uint64_t i = 0; i < 4; ++i) {
+          if (!call->Write(Batch(i, (r + i) % kLayers, {0, 1}))) break;
+        }
+        v1::ExpertResult result;
+        EXPECT_TRUE(call->Read(&result));
+        if (round % 2 == 0) context.TryCancel();
+        call->WritesDone();
+        while (call->Read(&result)) {
+        }
+        const grpc::Status status = call->Finish();
+        EXPECT_TRUE(status.ok() || round % 2 == 0) << status.error_message();
+      }
+    });
+  }
+  for (std::thread& router : routers) router.join();
+}
+
+TEST_F(ExpertServiceTest, WatchStateTellsAtOnceOnChangeAndAtItsInterval) {
+  grpc::ClientContext context;
+  v1::WatchStateRequest request;
+  request.set_interval_ms(3'600'000);  // only changes, within this test
+  const auto watch = stub_->WatchState(&context, request);
+  v1::EndpointState state;
+  ASSERT_TRUE(watch->Read(&state));
+  EXPECT_EQ(state.num_experts(), kExperts);
+  EXPECT_EQ(state.hosted_size(), static_cast<int>(kLayers));
+  EXPECT_EQ(state.queue_capacity_rows(), 12u);
+  EXPECT_FALSE(state.draining());
+  service_->AnnounceDrain();
+  ASSERT_TRUE(watch->Read(&state));
+  EXPECT_TRUE(state.draining());
+
+  grpc::ClientContext often_context;
+  request.set_interval_ms(20);
+  const auto often = stub_->WatchState(&often_context, request);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(often->Read(&state));
+
+  service_->EndStreams();
+  while (often->Read(&state)) {
+  }
+  EXPECT_EQ(often->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_FALSE(watch->Read(&state));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(ExpertServiceTest, WatchStateReportsTheLoadOfSlots) {
+  grpc::ClientContext forward_context;
+  const auto call = stub_->Forward(&forward_context);
+  v1::ExpertResult result;
+  ASSERT_TRUE(call->Write(Batch(0, 2, {0, 1})));
+  ASSERT_TRUE(call->Read(&result));
+  ASSERT_TRUE(call->Write(Batch(1, 2, {1})));
+  ASSERT_TRUE(call->Read(&result));
+
+  grpc::ClientContext context;
+  const auto watch = stub_->WatchState(&context, {});
+  v1::EndpointState state;
+  ASSERT_TRUE(watch->Read(&state));
+  ASSERT_EQ(state.load_size(), 2);
+  EXPECT_EQ(state.load(0).layer(), 2u);
+  EXPECT_EQ(state.load(0).expert_id(), 0u);
+  EXPECT_EQ(state.load(0).rows(), 1u);
+  EXPECT_EQ(state.load(1).rows(), 2u);
+  context.TryCancel();
+  while (watch->Read(&state)) {
+  }
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+}  // namespace
+}  // namespace expertmesh::expert
