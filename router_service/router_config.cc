@@ -124,4 +124,10 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
   return absl::OkStatus();
 }
 
+DType ActivationDType(const std::string& flag, DType checkpoint) {
+  if (flag == "f32") return DType::kF32;
+  if (flag == "bf16") return DType::kBF16;
+  return checkpoint == DType::kBF16 ? DType::kBF16 : DType::kF32;
+}
+
 }  // namespace expertmesh::router

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "services/core/dtype.h"
 #include "services/runtime/command_line.h"
 
 namespace expertmesh::router {
@@ -44,5 +45,9 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config);
 
 // Errors: INVALID_ARGUMENT naming the flag and what it accepts.
 absl::Status CheckRouterConfig(const RouterConfig& config);
+
+// The type a dtype flag stands for: itself, or the checkpoint's activation
+// type. f16 checkpoints run in f32: their activations may exceed f16's range.
+DType ActivationDType(const std::string& flag, DType checkpoint);
 
 }  // namespace expertmesh::router

@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "router_service/transport/endpoint_set.h"
 
 namespace expertmesh::router {
 
@@ -81,6 +82,28 @@ ApiMetrics MakeApiMetrics(Metrics* metrics) {
            {"code",
             absl::StatusCodeToString(static_cast<absl::StatusCode>(code))}});
     }
+  }
+  return out;
+}
+
+TransportMetrics MakeTransportMetrics(const std::vector<std::string>& addresses,
+                                      Metrics* metrics) {
+  TransportMetrics out;
+  for (const std::string& address : addresses) {
+    out.rpc_duration_seconds.push_back(&metrics->Histogram(
+        "expertmesh_router_expert_rpc_duration_seconds",
+        "From sending a batch to an expert service to its answer.",
+        StepSecondsBuckets(), {{"endpoint", address}}));
+    out.inflight_rows.push_back(
+        &metrics->Gauge("expertmesh_router_expert_inflight_rows",
+                        "Rows sent to an expert service and not answered.",
+                        {{"endpoint", address}}));
+  }
+  for (size_t state = 0; state < kNumEndpointStates; ++state) {
+    out.endpoints.push_back(&metrics->Gauge(
+        "expertmesh_router_expert_endpoints", "Expert services by state.",
+        {{"state",
+          std::string(EndpointStateName(static_cast<EndpointState>(state)))}}));
   }
   return out;
 }

@@ -105,7 +105,6 @@ Engine::Load Engine::load() const {
   MutexLock lock(&mutex_);
   Load load = load_;
   load.waiting += static_cast<int64_t>(inbox_.size());
-  load.generated_tokens = generated_tokens_.load(std::memory_order_relaxed);
   return load;
 }
 
@@ -290,7 +289,7 @@ void Engine::DeliverToken(Sequence* sequence, LogitResult& result) {
   }
   sequence->tokens.push_back(result.token_id);
   metrics_.generated_tokens->Increment();
-  generated_tokens_.fetch_add(1, std::memory_order_relaxed);
+  expert_load_.AddTokens(1, now);
   if (sequence->num_generated() == 1) {
     sequence->first_token = now;
     metrics_.prompt_tokens->Increment(
@@ -357,7 +356,11 @@ void Engine::RecordStep(absl::Duration start) {
   metrics_.preemptions->Increment(
       static_cast<double>(scheduler_.num_preemptions() - seen_preemptions_));
   seen_preemptions_ = scheduler_.num_preemptions();
-  if (expert_load_.Add(step_routing_.rows(), now)) PublishBalance(now);
+  expert_load_.Add(step_routing_.rows(), now);
+  if (now - last_balance_ >= absl::Seconds(1)) {
+    last_balance_ = now;
+    PublishBalance(now);
+  }
   MutexLock lock(&mutex_);
   for (int i = 0; i < kNumRowOutcomes; ++i) load_.rows[i] += routing.rows[i];
 }

@@ -3,7 +3,6 @@
 // The step loop.
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -127,9 +126,9 @@ class Engine {
   Buffer logits_;  // [Transformer::kMaxLogitRows, vocab_size] f32
   std::vector<Sampler> samplers_;  // one per thread of the pool
   int64_t seen_preemptions_ = 0;
+  absl::Duration last_balance_;  // when PublishBalance last ran
 
   ExpertLoad expert_load_;
-  std::atomic<uint64_t> generated_tokens_{0};
 
   mutable Mutex mutex_;
   CondVar wake_;

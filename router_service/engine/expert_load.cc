@@ -6,37 +6,52 @@
 namespace expertmesh::router {
 
 ExpertLoad::ExpertLoad(int64_t num_layers, int64_t num_experts)
-    : num_slots_(num_layers * num_experts),
-      buckets_(kWindowSeconds, std::vector<uint32_t>(num_slots_, 0)),
-      bucket_second_(kWindowSeconds, -1) {}
+    : num_slots_(num_layers * num_experts), buckets_(kWindowSeconds) {
+  for (Bucket& bucket : buckets_) bucket.rows.resize(num_slots_);
+}
 
-bool ExpertLoad::Add(const std::vector<uint32_t>& rows, absl::Duration now) {
+ExpertLoad::Bucket& ExpertLoad::BucketOf(int64_t second) {
+  Bucket& bucket = buckets_[second % kWindowSeconds];
+  if (bucket.second != second) {
+    std::fill(bucket.rows.begin(), bucket.rows.end(), 0);
+    bucket.tokens = 0;
+    bucket.second = second;
+  }
+  return bucket;
+}
+
+void ExpertLoad::Add(const std::vector<uint32_t>& rows, absl::Duration now) {
   const int64_t second = Second(now);
   MutexLock lock(&mutex_);
   if (first_second_ < 0) first_second_ = second;
-  const int64_t index = second % kWindowSeconds;
-  const bool is_new = bucket_second_[index] != second;
-  if (is_new) {
-    std::fill(buckets_[index].begin(), buckets_[index].end(), 0);
-    bucket_second_[index] = second;
-  }
+  Bucket& bucket = BucketOf(second);
   for (int64_t slot = 0; slot < num_slots_; ++slot) {
-    buckets_[index][slot] += rows[slot];
+    bucket.rows[slot] += rows[slot];
   }
-  return is_new;
+}
+
+void ExpertLoad::AddTokens(int64_t count, absl::Duration now) {
+  MutexLock lock(&mutex_);
+  BucketOf(Second(now)).tokens += count;
 }
 
 std::vector<uint64_t> ExpertLoad::Window(absl::Duration now) const {
-  const int64_t second = Second(now);
   std::vector<uint64_t> total(num_slots_, 0);
   MutexLock lock(&mutex_);
-  for (int64_t i = 0; i < kWindowSeconds; ++i) {
-    if (bucket_second_[i] < 0 || bucket_second_[i] + kWindowSeconds <= second) {
-      continue;
-    }
+  for (const Bucket& bucket : buckets_) {
+    if (!IsWithin(bucket, Second(now))) continue;
     for (int64_t slot = 0; slot < num_slots_; ++slot) {
-      total[slot] += buckets_[i][slot];
+      total[slot] += bucket.rows[slot];
     }
+  }
+  return total;
+}
+
+int64_t ExpertLoad::WindowTokens(absl::Duration now) const {
+  int64_t total = 0;
+  MutexLock lock(&mutex_);
+  for (const Bucket& bucket : buckets_) {
+    if (IsWithin(bucket, Second(now))) total += bucket.tokens;
   }
   return total;
 }

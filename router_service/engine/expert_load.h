@@ -18,12 +18,17 @@ class ExpertLoad {
 
   ExpertLoad(int64_t num_layers, int64_t num_experts);
 
-  // Adds a step's rows [num_layers, num_experts] at time `now`. Returns true
-  // when this began a new bucket, so about once a second.
-  bool Add(const std::vector<uint32_t>& rows, absl::Duration now);
+  // Adds a step's rows [num_layers, num_experts] at time `now`.
+  void Add(const std::vector<uint32_t>& rows, absl::Duration now);
+
+  // Adds tokens that were generated at time `now`.
+  void AddTokens(int64_t count, absl::Duration now);
 
   // Rows by slot within the window [num_layers, num_experts].
   std::vector<uint64_t> Window(absl::Duration now) const;
+
+  // Generated tokens within the window.
+  int64_t WindowTokens(absl::Duration now) const;
 
   // The part of the window that has passed since the first Add.
   absl::Duration Covered(absl::Duration now) const;
@@ -33,12 +38,21 @@ class ExpertLoad {
     return absl::ToInt64Seconds(now);
   }
 
+  struct Bucket {
+    int64_t second = -1;  // which one it holds; -1: none yet
+    std::vector<uint32_t> rows;
+    int64_t tokens = 0;
+  };
+  // The bucket of `second`, emptied where it held an older one.
+  Bucket& BucketOf(int64_t second) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static bool IsWithin(const Bucket& bucket, int64_t second) {
+    return bucket.second >= 0 && bucket.second + kWindowSeconds > second;
+  }
+
   const int64_t num_slots_;
   mutable Mutex mutex_;
-  // Bucket of second s is buckets_[s % kWindowSeconds]; bucket_second_ tells
-  // which second it holds.
-  std::vector<std::vector<uint32_t>> buckets_ ABSL_GUARDED_BY(mutex_);
-  std::vector<int64_t> bucket_second_ ABSL_GUARDED_BY(mutex_);
+  // That of second s is buckets_[s % kWindowSeconds].
+  std::vector<Bucket> buckets_ ABSL_GUARDED_BY(mutex_);
   int64_t first_second_ ABSL_GUARDED_BY(mutex_) = -1;
 };
 

@@ -4,6 +4,7 @@
 // packaged Abseil is built without ThreadSanitizer, which then reports false
 // races through it.
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -50,7 +51,10 @@ class CondVar {
   // As Wait, but gives up after `timeout`; returns the condition's value.
   template <typename Condition>
   bool WaitFor(MutexLock& lock, absl::Duration timeout, Condition condition) {
-    return cv_.wait_for(lock.lock_, absl::ToChronoNanoseconds(timeout),
+    // The standard library adds the time to now, which an infinite one
+    // overflows.
+    const absl::Duration bounded = std::min(timeout, absl::Hours(24 * 365));
+    return cv_.wait_for(lock.lock_, absl::ToChronoNanoseconds(bounded),
                         condition);
   }
   void NotifyOne() { cv_.notify_one(); }

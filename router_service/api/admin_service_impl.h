@@ -1,0 +1,40 @@
+#pragma once
+
+// expertmesh.admin.v1.AdminService: the mesh as this router sees it.
+
+#include <grpcpp/grpcpp.h>
+
+#include "expertmesh/admin/v1/admin.grpc.pb.h"
+#include "router_service/engine/engine.h"
+#include "router_service/transport/endpoint_set.h"
+#include "services/core/clock.h"
+
+namespace expertmesh::router {
+
+// Thread-safe. Pointers must outlive this.
+class AdminServiceImpl final : public admin::v1::AdminService::CallbackService {
+ public:
+  AdminServiceImpl(const ModelConfig& config, const Engine* engine,
+                   const EndpointSet* endpoints, const Clock* clock)
+      : config_(config),
+        engine_(engine),
+        endpoints_(endpoints),
+        clock_(clock) {}
+
+  grpc::ServerUnaryReactor* ListEndpoints(
+      grpc::CallbackServerContext* context,
+      const admin::v1::ListEndpointsRequest* request,
+      admin::v1::ListEndpointsResponse* response) override;
+  grpc::ServerUnaryReactor* GetExpertLoad(
+      grpc::CallbackServerContext* context,
+      const admin::v1::GetExpertLoadRequest* request,
+      admin::v1::GetExpertLoadResponse* response) override;
+
+ private:
+  const ModelConfig& config_;
+  const Engine* const engine_;
+  const EndpointSet* const endpoints_;
+  const Clock* const clock_;
+};
+
+}  // namespace expertmesh::router

@@ -1,0 +1,33 @@
+#include "router_service/dispatch/endpoint_placement.h"
+
+namespace expertmesh::router {
+
+EndpointPlacement PlaceOnEndpoints(const ModelConfig& config,
+                                   const std::vector<EndpointInfo>& endpoints) {
+  auto placement =
+      std::make_shared<Placement>(config.num_layers, config.num_experts);
+  for (size_t i = 0; i < endpoints.size(); ++i) {
+    if (endpoints[i].state != EndpointState::kReady) continue;
+    for (const ExpertSlot& slot : endpoints[i].hosted) {
+      if (slot.layer >= config.num_layers ||
+          slot.expert_id >= config.num_experts ||
+          placement->endpoint(slot.layer, slot.expert_id) != Placement::kNone) {
+        continue;
+      }
+      placement->Assign(slot.layer, slot.expert_id, static_cast<int>(i));
+    }
+  }
+  EndpointPlacement out;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.layers[layer].is_moe) continue;
+    for (int64_t expert = 0; expert < config.num_experts; ++expert) {
+      if (placement->endpoint(layer, expert) == Placement::kNone) {
+        ++out.uncovered_slots;
+      }
+    }
+  }
+  out.placement = std::move(placement);
+  return out;
+}
+
+}  // namespace expertmesh::router

@@ -1,0 +1,333 @@
+#include "router_service/router_server.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "router_service/api/admin_service_impl.h"
+#include "router_service/api/generation_service_impl.h"
+#include "router_service/api/model_service_impl.h"
+#include "router_service/dispatch/endpoint_placement.h"
+#include "router_service/router_metrics.h"
+#include "router_service/transport/endpoint_set.h"
+#include "services/core/log.h"
+#include "services/core/status_macros.h"
+#include "services/core/version.h"
+#include "services/runtime/metrics.h"
+#include "services/runtime/ready_file.h"
+#include "services/runtime/server_runtime.h"
+
+namespace expertmesh::router {
+namespace {
+
+// KV pages within the configured memory or number of tokens, and never more
+// than all running requests could fill.
+int64_t NumKvPages(const RouterConfig& config, const ModelConfig& model,
+                   DType dtype) {
+  const auto pages = [](int64_t tokens) {
+    return (tokens + kPageTokens - 1) / kPageTokens;
+  };
+  if (config.kv_cache_tokens > 0) return pages(config.kv_cache_tokens);
+  const int64_t by_memory =
+      config.kv_cache_bytes /
+      static_cast<int64_t>(KvCache::PageBytes(model, dtype));
+  return std::min(by_memory,
+                  pages(model.max_position_embeddings) * config.max_sequences);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
+    const Checkpoint& checkpoint) {
+  const std::string path = checkpoint.directory() + "/tokenizer.json";
+  if (!std::filesystem::exists(path)) {
+    Log(LogLevel::kWarning, "no tokenizer.json: serving token ids only",
+        {{"model", checkpoint.directory()}});
+    return nullptr;
+  }
+  return Tokenizer::Load(path);
+}
+
+}  // namespace
+
+class RouterServer::Impl {
+ public:
+  explicit Impl(const RouterConfig& config) : config_(config) {}
+  absl::Status Start();
+  absl::Status ServeUntil(ShutdownSignals* signals);
+
+ private:
+  absl::Status LoadModel();
+  absl::Status Connect();
+  void BuildEngine();
+  absl::Status Listen();
+  void OnEndpoints(const std::vector<EndpointInfo>& endpoints);
+  v1::Model Describe() const;
+  absl::Status WriteReady() const;
+  DispatcherOptions DispatchOptions() const;
+  const ModelConfig& model() const { return checkpoint_->config(); }
+
+  const RouterConfig config_;
+  // Built in this order, destroyed in the opposite one.
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<MetricsServer> metrics_server_;
+  DType router_dtype_ = DType::kF32;
+  DType wire_dtype_ = DType::kF32;
+  int64_t max_context_tokens_ = 0;
+  DenseWeights weights_;
+  std::unique_ptr<PlacementTable> placement_;
+  prometheus::Gauge* uncovered_experts_ = nullptr;
+
+  // Whether every slot is covered, and the server whose health says so. The
+  // server comes and goes on the main thread while endpoints report on theirs.
+  Mutex mutex_;
+  CondVar covered_changed_;
+  bool is_covered_ ABSL_GUARDED_BY(mutex_) = false;
+  GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
+
+  std::unique_ptr<EndpointSet> endpoints_;
+  std::unique_ptr<WorkerPool> pool_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<RequestTranslator> translator_;
+  std::unique_ptr<GenerationServiceImpl> generation_service_;
+  std::unique_ptr<ModelServiceImpl> model_service_;
+  std::unique_ptr<AdminServiceImpl> admin_service_;
+  std::unique_ptr<GrpcServer> server_;
+};
+
+absl::Status RouterServer::Impl::Start() {
+  RETURN_IF_ERROR(LoadModel());
+  RETURN_IF_ERROR(Connect());
+  BuildEngine();
+  return Listen();
+}
+
+absl::Status RouterServer::Impl::LoadModel() {
+  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(config_.model));
+  ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(*checkpoint_));
+  router_dtype_ = ActivationDType(config_.router_dtype, model().dtype);
+  wire_dtype_ = ActivationDType(config_.wire_dtype, model().dtype);
+
+  metrics_ = std::make_unique<Metrics>("router", IsaName());
+  ASSIGN_OR_RETURN(metrics_server_,
+                   MetricsServer::Start(config_.metrics_listen, *metrics_));
+  const int64_t num_pages = NumKvPages(config_, model(), router_dtype_);
+  if (num_pages == 0) {
+    return absl::InvalidArgumentError(
+        "--kv-cache-bytes is too small for one page of the KV cache; raise it");
+  }
+  max_context_tokens_ =
+      std::min(model().max_position_embeddings, num_pages * kPageTokens);
+  cache_ = std::make_unique<KvCache>(model(), router_dtype_, num_pages);
+  ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_));
+  Log(LogLevel::kInfo, "model loaded",
+      {{"model", checkpoint_->name()},
+       {"model_type", model().model_type},
+       {"weight_bytes", weights_.size_bytes},
+       {"kv_cache_bytes", cache_->size_bytes()},
+       {"kv_cache_tokens", num_pages * kPageTokens},
+       {"router_dtype", DTypeName(router_dtype_)},
+       {"wire_dtype", DTypeName(wire_dtype_)}});
+  return absl::OkStatus();
+}
+
+absl::Status RouterServer::Impl::Connect() {
+  uncovered_experts_ =
+      &metrics_->Gauge("expertmesh_router_uncovered_experts",
+                       "Slots (layer, expert) that no ready endpoint hosts.");
+  placement_ =
+      std::make_unique<PlacementTable>(PlaceOnEndpoints(model(), {}).placement);
+  EndpointSet::Options options;
+  options.addresses = config_.experts_at;
+  options.model = {.model_type = model().model_type,
+                   .hidden_size = static_cast<uint32_t>(model().hidden_size),
+                   .num_layers = static_cast<uint32_t>(model().num_layers),
+                   .num_experts = static_cast<uint32_t>(model().num_experts),
+                   .checkpoint_fingerprint = checkpoint_->fingerprint()};
+  options.on_change = [this](const std::vector<EndpointInfo>& endpoints) {
+    OnEndpoints(endpoints);
+  };
+  options.metrics = MakeTransportMetrics(config_.experts_at, metrics_.get());
+  ASSIGN_OR_RETURN(endpoints_, EndpointSet::Create(std::move(options)));
+  return absl::OkStatus();
+}
+
+void RouterServer::Impl::OnEndpoints(
+    const std::vector<EndpointInfo>& endpoints) {
+  EndpointPlacement placed = PlaceOnEndpoints(model(), endpoints);
+  placement_->Set(std::move(placed.placement));
+  uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
+  MutexLock lock(&mutex_);
+  const bool covered = placed.uncovered_slots == 0;
+  if (covered == is_covered_) return;
+  is_covered_ = covered;
+  Log(covered ? LogLevel::kInfo : LogLevel::kWarning,
+      covered ? "every expert is covered" : "experts are not covered",
+      {{"uncovered_slots", placed.uncovered_slots}});
+  if (health_ != nullptr) health_->SetServing(covered);
+  covered_changed_.NotifyAll();
+}
+
+DispatcherOptions RouterServer::Impl::DispatchOptions() const {
+  DispatcherOptions options;
+  options.wire_dtype = wire_dtype_;
+  options.hidden_size = model().hidden_size;
+  options.max_tokens = config_.max_step_tokens;
+  options.top_k = model().top_k;
+  options.timeout = absl::Seconds(config_.expert_timeout_seconds);
+  return options;
+}
+
+void RouterServer::Impl::BuildEngine() {
+  pool_ = std::make_unique<WorkerPool>(config_.threads > 0 ? config_.threads
+                                                           : AvailableCpus());
+  dispatcher_ =
+      std::make_unique<Dispatcher>(DispatchOptions(), endpoints_->transport());
+  TransformerOptions transformer;
+  transformer.dtype = router_dtype_;
+  transformer.max_tokens = config_.max_step_tokens;
+  transformer.max_context_tokens = max_context_tokens_;
+  transformer.capacity = {.capacity_factor = config_.capacity_factor,
+                          .min_capacity = config_.min_capacity};
+  transformer_ = std::make_unique<Transformer>(model(), weights_, transformer,
+                                               dispatcher_.get(), pool_.get());
+  EngineOptions engine;
+  engine.scheduler.max_step_tokens = config_.max_step_tokens;
+  // Every running request decodes in every step.
+  engine.scheduler.max_sequences =
+      std::min(config_.max_sequences, config_.max_step_tokens);
+  engine.max_context_tokens = max_context_tokens_;
+  engine.max_queue = config_.max_queue;
+  engine_ = std::make_unique<Engine>(
+      engine, model(), transformer_.get(), cache_.get(), placement_.get(),
+      pool_.get(), MakeEngineMetrics(model(), metrics_.get()), Clock::Real());
+}
+
+absl::Status RouterServer::Impl::Listen() {
+  RequestTranslator::Options translate;
+  translate.overflow_policy = *ParseOverflowPolicy(config_.overflow_policy);
+  translate.vocab_size = model().vocab_size;
+  translate.max_context_tokens = max_context_tokens_;
+  translate.defaults = checkpoint_->generation_defaults();
+  translator_ =
+      std::make_unique<RequestTranslator>(translate, tokenizer_.get());
+  generation_service_ = std::make_unique<GenerationServiceImpl>(
+      translator_.get(), engine_.get(), tokenizer_.get(),
+      MakeApiMetrics(metrics_.get()), Clock::Real(), model().num_experts);
+  model_service_ = std::make_unique<ModelServiceImpl>(Describe());
+  admin_service_ = std::make_unique<AdminServiceImpl>(
+      model(), engine_.get(), endpoints_.get(), Clock::Real());
+
+  GrpcServerOptions options;
+  options.listen = config_.listen;
+  options.health_names = {"expertmesh.v1.GenerationService",
+                          "expertmesh.v1.ModelService",
+                          "expertmesh.admin.v1.AdminService"};
+  ASSIGN_OR_RETURN(
+      server_,
+      GrpcServer::Start(options, {generation_service_.get(),
+                                  model_service_.get(), admin_service_.get()}));
+  MutexLock lock(&mutex_);
+  health_ = server_.get();
+  health_->SetServing(is_covered_);
+  Log(LogLevel::kInfo, "listening",
+      {{"grpc", server_->address()}, {"metrics", metrics_server_->url()}});
+  return absl::OkStatus();
+}
+
+v1::Model RouterServer::Impl::Describe() const {
+  const ModelConfig& config = model();
+  const GenerationDefaults& defaults = checkpoint_->generation_defaults();
+  v1::Model out;
+  out.set_name(checkpoint_->name());
+  out.set_model_type(config.model_type);
+  out.set_vocab_size(static_cast<uint32_t>(config.vocab_size));
+  out.set_hidden_size(static_cast<uint32_t>(config.hidden_size));
+  out.set_num_layers(static_cast<uint32_t>(config.num_layers));
+  out.set_num_moe_layers(static_cast<uint32_t>(config.num_moe_layers()));
+  out.set_num_experts(static_cast<uint32_t>(config.num_experts));
+  out.set_top_k(static_cast<uint32_t>(config.top_k));
+  out.set_max_context_tokens(static_cast<uint32_t>(max_context_tokens_));
+  out.set_has_tokenizer(tokenizer_ != nullptr);
+  out.mutable_eos_token_ids()->Add(defaults.eos_token_ids.begin(),
+                                   defaults.eos_token_ids.end());
+  out.set_checkpoint_fingerprint(checkpoint_->fingerprint());
+  out.set_checkpoint_dtype(std::string(DTypeName(config.dtype)));
+  out.set_router_dtype(std::string(DTypeName(router_dtype_)));
+  out.set_wire_dtype(std::string(DTypeName(wire_dtype_)));
+  out.set_numerics_id(
+      absl::StrCat("cpu-", IsaName(), "-", DTypeName(router_dtype_), "-v1"));
+  out.set_overflow_policy(config_.overflow_policy);
+  out.set_capacity_factor(config_.capacity_factor);
+  out.set_kv_cache_tokens(
+      static_cast<uint32_t>(cache_->num_pages() * kPageTokens));
+  const bool samples = defaults.do_sample.value_or(false);
+  out.set_temperature(samples ? defaults.temperature.value_or(1.0f) : 0.0f);
+  out.set_top_k_sampling(static_cast<uint32_t>(defaults.top_k.value_or(0)));
+  out.set_top_p(defaults.top_p.value_or(1.0f));
+  out.set_version(std::string(Version()));
+  return out;
+}
+
+absl::Status RouterServer::Impl::WriteReady() const {
+  if (config_.ready_file.empty()) return absl::OkStatus();
+  const nlohmann::json ready = {{"grpc", server_->address()},
+                                {"metrics", metrics_server_->url()},
+                                {"pid", getpid()}};
+  return WriteReadyFile(config_.ready_file, ready.dump());
+}
+
+absl::Status RouterServer::Impl::ServeUntil(ShutdownSignals* signals) {
+  // Wakes twice a second at most while experts are missing, which ends with
+  // the start.
+  bool is_ready = false;
+  while (!is_ready) {
+    {
+      MutexLock lock(&mutex_);
+      is_ready = covered_changed_.WaitFor(lock, absl::Milliseconds(100),
+                                          [this] { return is_covered_; });
+    }
+    if (is_ready) {
+      RETURN_IF_ERROR(WriteReady());
+    } else if (signals->Wait(absl::ZeroDuration())) {
+      break;
+    }
+  }
+  signals->Wait();
+  Log(LogLevel::kInfo, "draining",
+      {{"timeout_seconds", config_.drain_timeout_seconds}});
+  {
+    MutexLock lock(&mutex_);
+    health_->SetServing(false);
+    health_ = nullptr;
+  }
+  engine_->Drain(absl::Seconds(config_.drain_timeout_seconds));
+  server_->Shutdown(absl::Seconds(1));
+  Log(LogLevel::kInfo, "stopped");
+  return absl::OkStatus();
+}
+
+RouterServer::RouterServer(std::unique_ptr<Impl> impl)
+    : impl_(std::move(impl)) {}
+RouterServer::~RouterServer() = default;
+
+absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(
+    const RouterConfig& config) {
+  RETURN_IF_ERROR(CheckRouterConfig(config));
+  auto impl = std::make_unique<Impl>(config);
+  RETURN_IF_ERROR(impl->Start());
+  return std::unique_ptr<RouterServer>(new RouterServer(std::move(impl)));
+}
+
+absl::Status RouterServer::ServeUntil(ShutdownSignals* signals) {
+  return impl_->ServeUntil(signals);
+}
+
+}  // namespace expertmesh::router

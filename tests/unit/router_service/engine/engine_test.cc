@@ -1,0 +1,210 @@
+#include "router_service/engine/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/local_engine.h"
+
+namespace expertmesh::testing {
+namespace {
+
+using router::FinishReason;
+using router::SequenceRequest;
+using ::testing::HasSubstr;
+
+class EngineTest : public ::testing::Test {
+ protected:
+  void Load(const LocalEngineOptions& options) {
+    auto loaded = LocalEngine::Load(
+        EXPERTMESH_SOURCE_DIR "/tests/golden/qwen3_moe", options);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    engine_ = *std::move(loaded);
+  }
+  static SequenceRequest Request(int64_t prompt_size, int64_t max_tokens) {
+    SequenceRequest request;
+    for (int64_t i = 0; i < prompt_size; ++i) {
+      request.prompt.push_back(static_cast<int32_t>(i * 37 % 320));
+    }
+    request.max_tokens = max_tokens;
+    return request;
+  }
+  absl::Status SubmitStatus(SequenceRequest request) {
+    return engine_->engine
+        ->Submit(std::move(request), std::make_shared<RecordingSink>())
+        .status();
+  }
+
+  std::unique_ptr<LocalEngine> engine_;
+};
+
+TEST_F(EngineTest, StopsAtMaxTokens) {
+  Load({});
+  const auto record = engine_->Run(Request(5, 7));
+  EXPECT_EQ(record.tokens.size(), 7u);
+  EXPECT_EQ(record.reason, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, StopsAtAStopIdButNotBeforeMinTokens) {
+  Load({});
+  const auto free = engine_->Run(Request(5, 12));
+  SequenceRequest request = Request(5, 12);
+  request.stop_ids = {free.tokens[3]};
+  const auto stopped = engine_->Run(request);
+  EXPECT_EQ(stopped.reason, FinishReason::kStop);
+  // The id may come earlier than place 3, too.
+  EXPECT_EQ(stopped.tokens.back(), free.tokens[3]);
+  request.min_tokens = 8;
+  const auto later = engine_->Run(request);
+  EXPECT_GE(later.tokens.size(), 8u);
+  for (size_t i = 0; i < 8; ++i) EXPECT_NE(later.tokens[i], free.tokens[3]);
+}
+
+TEST_F(EngineTest, TheContextEndsARequest) {
+  LocalEngineOptions options;
+  options.model.max_context_tokens = 32;
+  Load(options);
+  const auto record = engine_->Run(Request(20, 1000));
+  EXPECT_EQ(record.tokens.size(), 12u);
+  EXPECT_EQ(record.reason, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, RefusesPromptsThatCannotRun) {
+  LocalEngineOptions options;
+  options.model.max_context_tokens = 32;
+  Load(options);
+  EXPECT_EQ(SubmitStatus(Request(32, 1)).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(SubmitStatus(Request(31, 1)).ok());
+  EXPECT_TRUE(SubmitStatus(Request(32, 0)).ok());
+  EXPECT_EQ(SubmitStatus(Request(0, 1)).code(),
+            absl::StatusCode::kInvalidArgument);
+  SequenceRequest outside = Request(3, 1);
+  outside.prompt[1] = 320;
+  const absl::Status status = SubmitStatus(outside);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("320"));
+}
+
+TEST_F(EngineTest, AFullQueueRefuses) {
+  LocalEngineOptions options;
+  options.engine.max_queue = 2;
+  options.engine.scheduler.max_sequences = 1;
+  Load(options);
+  const auto running = engine_->Submit(Request(5, 200));
+  running->AwaitTokens(1);
+  const auto second = engine_->Submit(Request(5, 3));
+  const auto third = engine_->Submit(Request(5, 3));
+  // One runs for two hundred tokens, two wait: the next finds no place.
+  const absl::Status status = SubmitStatus(Request(5, 3));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(second->Await().status.ok());
+  EXPECT_TRUE(third->Await().status.ok());
+}
+
+TEST_F(EngineTest, CancelEndsARequestAndFreesItsPages) {
+  LocalEngineOptions options;
+  options.model.max_context_tokens = 2048;
+  Load(options);
+  auto sink = std::make_shared<RecordingSink>();
+  const auto id = engine_->engine->Submit(Request(5, 2000), sink);
+  ASSERT_TRUE(id.ok());
+  sink->AwaitTokens(3);
+  engine_->engine->Cancel(*id, absl::CancelledError("gone"));
+  const auto record = sink->Await();
+  EXPECT_EQ(record.reason, FinishReason::kCancelled);
+  EXPECT_LT(record.tokens.size(), 2000u);
+  EXPECT_TRUE(engine_->Run(Request(5, 2)).status.ok());
+  EXPECT_EQ(engine_->engine->load().running, 0);
+}
+
+TEST_F(EngineTest, TheSinkCanEndARequest) {
+  Load({});
+  auto sink = std::make_shared<RecordingSink>();
+  sink->StopAfter(4);
+  ASSERT_TRUE(engine_->engine->Submit(Request(5, 100), sink).ok());
+  const auto record = sink->Await();
+  EXPECT_EQ(record.reason, FinishReason::kStopped);
+  EXPECT_EQ(record.tokens.size(), 4u);
+}
+
+TEST_F(EngineTest, DrainRefusesNewRequestsAndFinishesOldOnes) {
+  Load({});
+  const auto sink = engine_->Submit(Request(5, 40));
+  sink->AwaitTokens(1);
+  engine_->engine->Drain(absl::InfiniteDuration());
+  EXPECT_TRUE(sink->Await().status.ok());
+  EXPECT_EQ(SubmitStatus(Request(5, 1)).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(EngineTest, DrainEndsWhatIsLeftWithUnavailable) {
+  LocalEngineOptions options;
+  options.model.max_context_tokens = 2048;
+  Load(options);
+  const auto sink = engine_->Submit(Request(5, 2000));
+  sink->AwaitTokens(1);
+  engine_->engine->Drain(absl::ZeroDuration());
+  EXPECT_EQ(sink->Await().status.code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(EngineTest, ALostEndpointFailsOnlyRequestsThatNeedIt) {
+  LocalEngineOptions options;
+  options.model.num_endpoints = 8;  // one expert each
+  Load(options);
+  const auto healthy = engine_->Run([] {
+    SequenceRequest request = Request(1, 1);
+    request.expert_counts = true;
+    return request;
+  }());
+  ASSERT_TRUE(healthy.status.ok());
+  // An expert this request uses in some layer, and one it never uses.
+  int used = -1;
+  int unused = -1;
+  for (int expert = 0; expert < 8; ++expert) {
+    uint32_t rows = 0;
+    for (int layer = 0; layer < 3; ++layer) {
+      rows += healthy.expert_rows[layer * 8 + expert];
+    }
+    (rows > 0 ? used : unused) = expert;
+  }
+  ASSERT_GE(used, 0);
+  ASSERT_GE(unused, 0);
+  engine_->model->local_transport->SetDown(unused, true);
+  EXPECT_EQ(engine_->Run(Request(1, 1)).tokens, healthy.tokens);
+  engine_->model->local_transport->SetDown(used, true);
+  const auto failed = engine_->Run(Request(1, 1));
+  EXPECT_EQ(failed.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(failed.reason, FinishReason::kError);
+  engine_->model->local_transport->SetDown(used, false);
+  EXPECT_EQ(engine_->Run(Request(1, 1)).tokens, healthy.tokens);
+}
+
+TEST_F(EngineTest, AccountsForEveryAssignment) {
+  LocalEngineOptions options;
+  options.model.capacity = {.capacity_factor = 1.0, .min_capacity = 1};
+  Load(options);
+  for (const auto policy :
+       {router::OverflowPolicy::kWait, router::OverflowPolicy::kNextBest,
+        router::OverflowPolicy::kDrop}) {
+    SequenceRequest request = Request(40, 4);
+    request.policy = policy;
+    const auto record = engine_->Run(request);
+    uint64_t rows = 0;
+    for (const uint32_t count : record.routing.rows) rows += count;
+    // 40 prompt tokens and three of the four new ones, 3 layers, top 2.
+    EXPECT_EQ(rows, (40u + 3u) * 3u * 2u);
+    const bool exact = policy == router::OverflowPolicy::kWait;
+    EXPECT_EQ(record.routing.GateMassKept() == 1.0, exact);
+  }
+}
+
+TEST_F(EngineTest, ASteadyStepSendsOneMessagePerEndpointAndLayer) {
+  LocalEngineOptions options;
+  options.model.num_endpoints = 1;
+  Load(options);
+  const auto prefill = engine_->Run(Request(5, 1));
+  ASSERT_TRUE(prefill.status.ok());
+  EXPECT_EQ(engine_->model->local_transport->num_batches(), 3);
+}
+
+}  // namespace
+}  // namespace expertmesh::testing
