@@ -133,7 +133,7 @@ Command DescribeCommand(CLI::App& root) {
                   "Numbers of expert services to plan for")
       ->type_name("1,2,4,8")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::PositiveNumber.description(""))
       ->needs(plan);
   app->add_flag("--json", flags->json, "Print JSON");
   return {app, [flags] { return Run(*flags); }};

@@ -138,7 +138,9 @@ absl::Status Converse(Client& client, const Flags& flags, uint32_t num_experts,
     if (status.ok()) {
       request.set_text(line);
       status = Stream(client, flags, num_experts, request, interrupts);
-      if (!flags.json && !isatty(STDOUT_FILENO)) WriteOut("\n");
+      if (status.ok() && !flags.json && !isatty(STDOUT_FILENO)) {
+        WriteOut("\n");
+      }
     }
     if (!status.ok()) {
       if (!terminal) return status;

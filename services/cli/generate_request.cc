@@ -50,7 +50,9 @@ void AddSamplingFlags(CLI::App& app, GenerateFlags& flags) {
                  "Subtracted for each occurrence in the output")
       ->type_name("X");
   app.add_option("--seed", flags.seed, "Same seed and request, same tokens")
-      ->type_name("S");
+      ->type_name("S")
+      // CLI11 would take -1 for the greatest number.
+      ->check(CLI::NonNegativeNumber.description(""));
 }
 
 void AddStopFlags(CLI::App& app, GenerateFlags& flags) {

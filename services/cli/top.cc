@@ -69,7 +69,7 @@ Command TopCommand(CLI::App& root) {
   app->add_option("--interval", flags->interval_seconds,
                   "Seconds between frames")
       ->type_name("SECONDS")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::PositiveNumber.description(""))
       ->capture_default_str();
   app->add_flag("--once", flags->once, "Print one frame and exit");
   return {app, [flags] { return Run(*flags); }};

@@ -1,0 +1,123 @@
+#include "services/cli/supervisor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "services/cli/flags.h"
+
+namespace expertmesh {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// A service that announces `grpc` and then runs `then`.
+ServiceSpec Service(const std::string& name, const std::string& grpc,
+                    const std::string& then = "sleep 1000") {
+  return {name, [=](const std::string& ready_file, const ReadyInfo* last) {
+            return std::vector<std::string>{
+                "/bin/sh", "-c",
+                absl::StrCat("printf '{\"grpc\":\"",
+                             last ? last->grpc + "-again" : grpc, "\"}' > ",
+                             ready_file, ".tmp; mv ", ready_file, ".tmp ",
+                             ready_file, "; exec ", then)};
+          }};
+}
+
+// Keeps the temporary files of a test in a folder that can be looked at.
+class SupervisorTest : public testing::Test {
+ protected:
+  SupervisorTest() {
+    setenv("TMPDIR", folder_.c_str(), 1);
+    std::filesystem::create_directories(folder_);
+    Supervisor::Options options;
+    options.first_backoff = absl::Milliseconds(1);
+    options.stop_timeout = absl::Seconds(5);
+    options.print_line = [this](absl::string_view line) {
+      lines_.emplace_back(line);
+    };
+    supervisor_ = *Supervisor::Create(std::move(options));
+  }
+  ~SupervisorTest() override {
+    supervisor_.reset();
+    EXPECT_TRUE(std::filesystem::is_empty(folder_));
+    std::filesystem::remove_all(folder_);
+    unsetenv("TMPDIR");
+  }
+
+  const std::string folder_ =
+      absl::StrCat(testing::TempDir(), "supervisor_test.", getpid());
+  std::vector<std::string> lines_;
+  std::unique_ptr<Supervisor> supervisor_;
+};
+
+TEST_F(SupervisorTest, StartsSideBySideAndKnowsTheAddresses) {
+  ASSERT_TRUE(
+      supervisor_->Start({Service("a", "h:1"), Service("b", "h:2")}).ok());
+  ASSERT_TRUE(supervisor_->Start({Service("c", "h:3")}).ok());
+  ASSERT_EQ(supervisor_->services().size(), 3u);
+  EXPECT_EQ(supervisor_->services()[1]->info()->grpc, "h:2");
+  EXPECT_EQ(supervisor_->services()[2]->info()->grpc, "h:3");
+  EXPECT_EQ(kill(supervisor_->services()[0]->pid(), 0), 0);
+}
+
+TEST_F(SupervisorTest, AFailedStartIsOneError) {
+  const ServiceSpec bad = {
+      "the bad one", [](const std::string&, const ReadyInfo*) {
+        return std::vector<std::string>{
+            "/bin/sh", "-c", "echo log line >&2; echo no model >&2; exit 1"};
+      }};
+  const absl::Status status = supervisor_->Start({Service("good", "h:1"), bad});
+  EXPECT_EQ(status.message(), "the bad one did not start: no model");
+  EXPECT_THAT(lines_, IsEmpty());
+}
+
+TEST_F(SupervisorTest, ASignalEndsTheStart) {
+  const ServiceSpec slow = {
+      "slow", [](const std::string&, const ReadyInfo*) {
+        return std::vector<std::string>{"/bin/sleep", "1000"};
+      }};
+  kill(getpid(), SIGTERM);  // blocked, so read from the descriptor
+  EXPECT_TRUE(absl::IsCancelled(supervisor_->Start({slow})));
+}
+
+TEST_F(SupervisorTest, RestartsWhatDies) {
+  ASSERT_TRUE(supervisor_->Start({Service("a", "h:1")}).ok());
+  const pid_t first = supervisor_->services()[0]->pid();
+  kill(first, SIGKILL);
+  supervisor_->Watch([&] { kill(getpid(), SIGTERM); });
+  EXPECT_NE(supervisor_->services()[0]->pid(), first);
+  // It was told what it had announced before.
+  EXPECT_EQ(supervisor_->services()[0]->info()->grpc, "h:1-again");
+  EXPECT_THAT(lines_, Contains(HasSubstr("was killed by signal 9")));
+  EXPECT_THAT(lines_, Contains(HasSubstr("a is back")));
+}
+
+TEST_F(SupervisorTest, StopsTheLastStartedFirst) {
+  const std::string log = absl::StrCat(testing::TempDir(), "order.", getpid());
+  // Ready only once the trap is set.
+  const auto logging = [&](const std::string& name) -> ServiceSpec {
+    return {name, [=](const std::string& ready_file, const ReadyInfo*) {
+              return std::vector<std::string>{
+                  "/bin/sh", "-c",
+                  absl::StrCat("trap 'echo ", name, " >> ", log,
+                               "; exit' TERM; printf '{\"grpc\":\"h:1\"}' > ",
+                               ready_file, "; while :; do sleep 0.01; done")};
+            }};
+  };
+  ASSERT_TRUE(supervisor_->Start({logging("expert")}).ok());
+  ASSERT_TRUE(supervisor_->Start({logging("router")}).ok());
+  supervisor_->Stop();
+  EXPECT_EQ(ReadFile(log).value_or(""), "router\nexpert\n");
+  std::filesystem::remove(log);
+}
+
+}  // namespace
+}  // namespace expertmesh
