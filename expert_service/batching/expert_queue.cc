@@ -75,6 +75,7 @@ absl::Status ExpertQueue::Add(Stream* stream, ExpertWork* work) {
     }
     work->arrival_ = options_.clock->Now();
     stream->Append(work);
+    ++total_works_;
     ++waiting_works_;
     AddWaitingRows(work->num_rows);
   }
@@ -181,6 +182,11 @@ int64_t ExpertQueue::WaitingRows() const {
 int64_t ExpertQueue::PendingRows() const {
   MutexLock lock(&mutex_);
   return waiting_rows_ + running_rows_;
+}
+
+int64_t ExpertQueue::TotalWorks() const {
+  MutexLock lock(&mutex_);
+  return total_works_;
 }
 
 }  // namespace expertmesh::expert

@@ -78,6 +78,8 @@ class ExpertQueue {
   int64_t WaitingRows() const;
   // Waiting, and taken by the last TakeMerged.
   int64_t PendingRows() const;
+  // Works added since the start.
+  int64_t TotalWorks() const;
 
  private:
   void TakeExpired(MergedBatch* out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -93,6 +95,7 @@ class ExpertQueue {
   CondVar changed_;
   std::vector<std::unique_ptr<Stream>> streams_ ABSL_GUARDED_BY(mutex_);
   size_t turn_ ABSL_GUARDED_BY(mutex_) = 0;  // index into streams_
+  int64_t total_works_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t waiting_works_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t waiting_rows_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t running_rows_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,0 +1,92 @@
+#include "expert_service/expert_config.h"
+
+#include "absl/strings/str_cat.h"
+#include "services/core/status_macros.h"
+#include "services/runtime/address.h"
+
+namespace expertmesh::expert {
+namespace {
+
+// Workspace rows beyond this are a mistyped number, not a wish.
+constexpr int64_t kMaxBatchRowsLimit = 1 << 20;
+
+absl::Status CheckAddress(absl::string_view flag, const std::string& value) {
+  const auto address = ParseHostPort(value);
+  if (address.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, ": ", address.status().message()));
+}
+
+}  // namespace
+
+void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
+  app.add_option("--model", config->model, "Checkpoint folder")->required();
+  app.add_option("--experts", config->experts,
+                 "Experts held in every layer, as in 0-3,7; default: all");
+  app.add_option("--listen", config->listen,
+                 "HOST:PORT for routers; port 0: any free port")
+      ->capture_default_str();
+  app.add_option("--metrics-listen", config->metrics_listen,
+                 "HOST:PORT of /metrics; port 0: any free port")
+      ->capture_default_str();
+  app.add_option("--ready-file", config->ready_file,
+                 "Written once serving: addresses as JSON");
+  app.add_flag("--exit-with-parent", config->exit_with_parent,
+               "Drain and exit when the parent process ends");
+  app.add_option("--expert-dtype", config->expert_dtype,
+                 "Type of weights in memory: f32, bf16, or auto: the "
+                 "checkpoint's")
+      ->capture_default_str();
+  app.add_option("--threads", config->threads,
+                 "Threads that compute; 0: the CPUs at hand")
+      ->capture_default_str();
+  app.add_option("--max-batch-rows", config->max_batch_rows,
+                 "Rows computed at once; merging aims at it")
+      ->capture_default_str();
+  app.add_option("--queue-rows", config->queue_rows,
+                 "Rows that may wait; more are refused")
+      ->capture_default_str();
+  app.add_option("--drain-timeout", config->drain_timeout_seconds,
+                 "Seconds to answer what is under way before exiting")
+      ->capture_default_str();
+  AddLogOptions(app, &config->log);
+}
+
+absl::Status CheckExpertConfig(const ExpertConfig& config) {
+  RETURN_IF_ERROR(CheckAddress("--listen", config.listen));
+  RETURN_IF_ERROR(CheckAddress("--metrics-listen", config.metrics_listen));
+  if (config.expert_dtype != "auto" && config.expert_dtype != "f32" &&
+      config.expert_dtype != "bf16") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--expert-dtype: '", config.expert_dtype,
+                     "' is not one of auto, f32, bf16"));
+  }
+  if (config.threads < 0 || config.threads > 1024) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--threads: ", config.threads, " is not from 0 to 1024"));
+  }
+  if (config.max_batch_rows < 1 || config.max_batch_rows > kMaxBatchRowsLimit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-batch-rows: ", config.max_batch_rows,
+                     " is not from 1 to ", kMaxBatchRowsLimit));
+  }
+  if (config.queue_rows < 1 || config.queue_rows > UINT32_MAX) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--queue-rows: ", config.queue_rows, " is not from 1 to ", UINT32_MAX));
+  }
+  // Written so that NaN fails too.
+  if (!(config.drain_timeout_seconds >= 0 &&
+        config.drain_timeout_seconds <= 86400)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--drain-timeout: ", config.drain_timeout_seconds,
+                     " is not from 0 to 86400 seconds"));
+  }
+  return absl::OkStatus();
+}
+
+std::optional<DType> ExpertWeightType(const ExpertConfig& config) {
+  if (config.expert_dtype == "auto") return std::nullopt;
+  return *ParseDType(config.expert_dtype);
+}
+
+}  // namespace expertmesh::expert

@@ -1,0 +1,43 @@
+#pragma once
+
+// Every knob of the expert service: unit, default, check.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "services/core/dtype.h"
+#include "services/runtime/command_line.h"
+
+namespace expertmesh::expert {
+
+struct ExpertConfig {
+  std::string model;                   // checkpoint folder
+  std::string experts;                 // "0-3,7", in every layer; "": all
+  std::string listen = "127.0.0.1:0";  // routers
+  std::string metrics_listen = "127.0.0.1:0";
+  std::string ready_file;  // written once serving
+  bool exit_with_parent = false;
+
+  std::string expert_dtype = "auto";  // auto, f32, bf16
+  int threads = 0;                    // 0: the CPUs at hand
+
+  int64_t max_batch_rows = 2048;  // of one kernel call; sizes the workspace
+  int64_t queue_rows = 16384;     // waiting; more are refused
+
+  double drain_timeout_seconds = 10;
+  LogOptions log;
+};
+
+// Adds a flag for every knob.
+void AddExpertOptions(CLI::App& app, ExpertConfig* config);
+
+// Errors: INVALID_ARGUMENT naming the flag and what it accepts.
+absl::Status CheckExpertConfig(const ExpertConfig& config);
+
+// The type weights are held in; nothing for "auto": as the checkpoint has them.
+// Requires a checked config.
+std::optional<DType> ExpertWeightType(const ExpertConfig& config);
+
+}  // namespace expertmesh::expert

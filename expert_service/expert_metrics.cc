@@ -1,0 +1,38 @@
+#include "expert_service/expert_metrics.h"
+
+#include <string>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/strip.h"
+
+namespace expertmesh::expert {
+
+ExpertMetrics::ExpertMetrics(expertmesh::Metrics& metrics) {
+  queue.queue_rows =
+      &metrics.Gauge("expertmesh_expert_queue_rows", "Rows waiting to run.");
+  executor.batch_rows = &metrics.Histogram(
+      "expertmesh_expert_batch_rows",
+      "Rows computed together, after merging, of one layer and type.",
+      CountBuckets());
+  executor.forward_seconds = &metrics.Histogram(
+      "expertmesh_expert_forward_duration_seconds",
+      "Time to compute one merged batch, in seconds.", StepSecondsBuckets());
+  executor.queue_seconds = &metrics.Histogram(
+      "expertmesh_expert_queue_duration_seconds",
+      "Time a batch waited before it ran, in seconds.", StepSecondsBuckets());
+  executor.rows =
+      &metrics.Counter("expertmesh_expert_rows_total", "Rows computed.");
+  // CODE_OK → "ok"; nothing is ever answered with CODE_UNSPECIFIED.
+  for (int code = v1::CODE_OK; code < v1::Code_ARRAYSIZE; ++code) {
+    const std::string& name = v1::Code_Name(static_cast<v1::Code>(code));
+    service.batches[code] = &metrics.Counter(
+        "expertmesh_expert_batches_total", "Batches answered, by code.",
+        {{"code", absl::AsciiStrToLower(absl::StripPrefix(name, "CODE_"))}});
+  }
+  loaded_slots = &metrics.Gauge("expertmesh_expert_loaded_slots",
+                                "Experts loaded, counted in every layer.");
+  memory_bytes = &metrics.Gauge("expertmesh_expert_memory_bytes",
+                                "Memory of packed expert weights, in bytes.");
+}
+
+}  // namespace expertmesh::expert

@@ -1,0 +1,25 @@
+#pragma once
+
+// The expert service's metrics: names, and who sets what.
+
+#include <prometheus/gauge.h>
+
+#include "expert_service/api/expert_service_impl.h"
+#include "expert_service/batching/expert_queue.h"
+#include "expert_service/execution/expert_executor.h"
+#include "services/runtime/metrics.h"
+
+namespace expertmesh::expert {
+
+struct ExpertMetrics {
+  // Registers every series. `metrics` outlives the result.
+  explicit ExpertMetrics(expertmesh::Metrics& metrics);
+
+  ExpertQueue::Metrics queue;
+  ExpertExecutor::Metrics executor;
+  ExpertServiceImpl::Metrics service;
+  prometheus::Gauge* loaded_slots;
+  prometheus::Gauge* memory_bytes;
+};
+
+}  // namespace expertmesh::expert

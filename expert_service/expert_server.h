@@ -1,0 +1,71 @@
+#pragma once
+
+// Builds, owns and drains everything in an expert service; the only class that
+// knows all the others.
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "expert_service/api/expert_service_impl.h"
+#include "expert_service/batching/expert_queue.h"
+#include "expert_service/execution/expert_executor.h"
+#include "expert_service/execution/slot_load.h"
+#include "expert_service/expert_config.h"
+#include "expert_service/expert_metrics.h"
+#include "expert_service/kernels/grouped_ffn.h"
+#include "expert_service/weights/expert_weights.h"
+#include "services/checkpoint/checkpoint.h"
+#include "services/core/worker_pool.h"
+#include "services/runtime/metrics.h"
+#include "services/runtime/server_runtime.h"
+#include "services/wire/payload_pool.h"
+
+namespace expertmesh::expert {
+
+// Used by one thread.
+class ExpertServer {
+ public:
+  // Loads the experts, then serves. Requires a checked config.
+  // Errors: one line that names the flag, file or tensor.
+  static absl::StatusOr<std::unique_ptr<ExpertServer>> Start(
+      const ExpertConfig& config);
+
+  // What the ready file holds:
+  // {"grpc":"127.0.0.1:41001","metrics":"http://127.0.0.1:41002/metrics",
+  //  "pid":4711,"experts":"0-3"}
+  std::string ReadyJson() const;
+
+  // Tells health checks and routers that no new work is wanted, serves what
+  // still comes until it has been quiet for a moment or the drain timeout is
+  // over, answers what has been read, and ends all calls.
+  void Drain();
+
+ private:
+  explicit ExpertServer(const ExpertConfig& config);
+
+  absl::Status Load();
+  absl::Status Serve();
+  v1::EndpointState DescribeEndpoint(const Checkpoint& checkpoint) const;
+  void AwaitQuiet(absl::Duration timeout) const;
+
+  const ExpertConfig config_;
+  Metrics registry_;
+  ExpertMetrics metrics_;
+  std::string expert_list_;  // "0-3"
+  v1::EndpointState endpoint_;
+
+  // Each needs those above it, so they end in the opposite order.
+  WorkerPool pool_;
+  std::unique_ptr<const ExpertWeights> weights_;
+  std::unique_ptr<GroupedFfn> ffn_;
+  std::unique_ptr<SlotLoad> load_;
+  PayloadPool replies_;
+  ExpertQueue queue_;
+  std::unique_ptr<ExpertExecutor> executor_;
+  std::unique_ptr<ExpertServiceImpl> service_;
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<MetricsServer> metrics_server_;
+};
+
+}  // namespace expertmesh::expert
