@@ -167,8 +167,13 @@ std::vector<TextSegment> AddedTokens::Cut(absl::string_view text,
     // Even a match that is discarded below hides those that overlap it.
     at = match.end;
     if (token.single_word && !StandsAlone(text, match)) continue;
-    if (token.lstrip) match.begin = SpaceBefore(text, match.begin, covered);
+    if (token.lstrip) {
+      // Not the white space that an earlier token took.
+      match.begin = std::max(SpaceBefore(text, match.begin, covered), covered);
+    }
     if (token.rstrip) match.end = SpaceAfter(text, match.end);
+    // A token of white space of which nothing is left.
+    if (match.begin >= match.end) continue;
     if (covered < match.begin) {
       segments.push_back({{covered, match.begin}, std::nullopt});
     }

@@ -28,10 +28,11 @@ absl::Status PostProcessor::AddSteps(const ConfigNode& config, int depth) {
   }
   if (type == "TemplateProcessing") {
     // To a second one the tokenizers library gives the parts of the first.
-    if (template_.has_value()) {
+    if (has_template_) {
       return config.Error("a second TemplateProcessing is not supported");
     }
     ASSIGN_OR_RETURN(template_, ReadTemplate(config));
+    has_template_ = true;
     return absl::OkStatus();
   }
   if (type != "Sequence") {
@@ -85,12 +86,11 @@ absl::StatusOr<PostProcessor::TemplateItem> PostProcessor::ReadTemplateItem(
   return TemplateItem(std::move(ids));
 }
 
-std::vector<int32_t> PostProcessor::Apply(std::vector<int32_t> ids,
+std::vector<int32_t> PostProcessor::Apply(const std::vector<int32_t>& ids,
                                           bool add_special_tokens) const {
-  if (!template_.has_value()) return ids;
   std::vector<int32_t> result;
-  result.reserve(ids.size() + template_->size());
-  for (const TemplateItem& item : *template_) {
+  result.reserve(ids.size() + template_.size());
+  for (const TemplateItem& item : template_) {
     if (item.has_value() && !add_special_tokens) continue;
     const std::vector<int32_t>& part = item.has_value() ? *item : ids;
     result.insert(result.end(), part.begin(), part.end());

@@ -20,7 +20,7 @@ class PostProcessor {
   // Errors: FAILED_PRECONDITION naming the place.
   static absl::StatusOr<PostProcessor> Build(const ConfigNode& root);
 
-  std::vector<int32_t> Apply(std::vector<int32_t> ids,
+  std::vector<int32_t> Apply(const std::vector<int32_t>& ids,
                              bool add_special_tokens) const;
 
  private:
@@ -33,7 +33,8 @@ class PostProcessor {
   static absl::StatusOr<TemplateItem> ReadTemplateItem(
       const ConfigNode& item, const ConfigNode& special_tokens);
 
-  std::optional<Template> template_;
+  Template template_ = {TemplateItem()};  // the text alone
+  bool has_template_ = false;
 };
 
 }  // namespace expertmesh::text

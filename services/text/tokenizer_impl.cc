@@ -121,7 +121,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Impl::Encode(
           EncodeSegment(text.substr(begin, end - begin), begin == 0, &ids));
     }
   }
-  return post_processor_.Apply(std::move(ids), add_special_tokens);
+  return post_processor_.Apply(ids, add_special_tokens);
 }
 
 absl::Status Tokenizer::Impl::EncodeSegment(absl::string_view text,
