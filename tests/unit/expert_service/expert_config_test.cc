@@ -1,0 +1,76 @@
+#include "expert_service/expert_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace expertmesh::expert {
+namespace {
+
+using ::testing::StartsWith;
+
+TEST(ExpertConfig, DefaultsAreValid) {
+  EXPECT_TRUE(CheckExpertConfig(ExpertConfig()).ok());
+  EXPECT_EQ(ExpertWeightType(ExpertConfig()), std::nullopt);
+}
+
+TEST(ExpertConfig, FlagsSetEveryKnob) {
+  ExpertConfig config;
+  CLI::App app;
+  SetupCommandLine(app, "expertmesh-expert");
+  AddExpertOptions(app, &config);
+  const std::vector<const char*> arguments = {
+      "expertmesh-expert",    "--model=m",
+      "--experts=1-2",        "--listen=[::1]:1",
+      "--metrics-listen=a:2", "--ready-file=r",
+      "--exit-with-parent",   "--expert-dtype=bf16",
+      "--threads=3",          "--max-batch-rows=4",
+      "--queue-rows=5",       "--drain-timeout=0.5"};
+  ASSERT_EQ(ParseCommandLine(app, static_cast<int>(arguments.size()),
+                             arguments.data()),
+            std::nullopt);
+  EXPECT_EQ(config.model, "m");
+  EXPECT_EQ(config.experts, "1-2");
+  EXPECT_EQ(config.listen, "[::1]:1");
+  EXPECT_EQ(config.metrics_listen, "a:2");
+  EXPECT_EQ(config.ready_file, "r");
+  EXPECT_TRUE(config.exit_with_parent);
+  EXPECT_EQ(ExpertWeightType(config), DType::kBF16);
+  EXPECT_EQ(config.threads, 3);
+  EXPECT_EQ(config.max_batch_rows, 4);
+  EXPECT_EQ(config.queue_rows, 5);
+  EXPECT_EQ(config.drain_timeout_seconds, 0.5);
+  EXPECT_TRUE(CheckExpertConfig(config).ok());
+}
+
+TEST(ExpertConfig, RefusalsNameTheFlag) {
+  const std::vector<std::pair<std::string, std::function<void(ExpertConfig&)>>>
+      cases = {
+          {"--listen", [](ExpertConfig& c) { c.listen = "localhost"; }},
+          {"--metrics-listen",
+           [](ExpertConfig& c) { c.metrics_listen = ":80"; }},
+          {"--expert-dtype", [](ExpertConfig& c) { c.expert_dtype = "f16"; }},
+          {"--threads", [](ExpertConfig& c) { c.threads = -1; }},
+          {"--max-batch-rows", [](ExpertConfig& c) { c.max_batch_rows = 0; }},
+          {"--queue-rows", [](ExpertConfig& c) { c.queue_rows = 0; }},
+          {"--drain-timeout",
+           [](ExpertConfig& c) {
+             c.drain_timeout_seconds = std::numeric_limits<double>::quiet_NaN();
+           }},
+      };
+  for (const auto& [flag, change] : cases) {
+    ExpertConfig config;
+    change(config);
+    const absl::Status status = CheckExpertConfig(config);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << flag;
+    EXPECT_THAT(std::string(status.message()), StartsWith(flag + ": "));
+  }
+}
+
+}  // namespace
+}  // namespace expertmesh::expert
