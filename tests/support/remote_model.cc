@@ -1,0 +1,63 @@
+#include "tests/support/remote_model.h"
+
+#include <algorithm>
+
+#include "router_service/dispatch/endpoint_placement.h"
+#include "services/core/mutex.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh::testing {
+namespace {
+
+// Shared with the endpoints' callback, which may still run when Load gives up.
+struct Readiness {
+  Mutex mutex;
+  CondVar changed;
+  bool all_ready ABSL_GUARDED_BY(mutex) = false;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
+    const std::string& directory, LocalModelOptions options, int num_services) {
+  auto out = std::make_unique<RemoteModel>();
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
+  const ModelConfig& config = checkpoint->config();
+  ASSIGN_OR_RETURN(
+      out->processes,
+      ExpertProcesses::Start(directory, config.num_experts, num_services));
+  const auto readiness = std::make_shared<Readiness>();
+  router::EndpointSet::Options endpoint_options;
+  endpoint_options.addresses = out->processes->addresses();
+  endpoint_options.model = {
+      .model_type = config.model_type,
+      .hidden_size = static_cast<uint32_t>(config.hidden_size),
+      .num_layers = static_cast<uint32_t>(config.num_layers),
+      .num_experts = static_cast<uint32_t>(config.num_experts),
+      .checkpoint_fingerprint = checkpoint->fingerprint()};
+  endpoint_options.on_change =
+      [readiness](const std::vector<router::EndpointInfo>& endpoints) {
+        MutexLock lock(&readiness->mutex);
+        readiness->all_ready = std::all_of(
+            endpoints.begin(), endpoints.end(), [](const auto& endpoint) {
+              return endpoint.state == router::EndpointState::kReady;
+            });
+        readiness->changed.NotifyAll();
+      };
+  ASSIGN_OR_RETURN(out->endpoints,
+                   router::EndpointSet::Create(std::move(endpoint_options)));
+  {
+    MutexLock lock(&readiness->mutex);
+    if (!readiness->changed.WaitFor(lock, absl::Seconds(30),
+                                    [&] { return readiness->all_ready; })) {
+      return absl::DeadlineExceededError("the expert services are not ready");
+    }
+  }
+  options.transport = out->endpoints->transport();
+  options.placement =
+      router::PlaceOnEndpoints(config, out->endpoints->Snapshot()).placement;
+  ASSIGN_OR_RETURN(out->model, LocalModel::Load(directory, options));
+  return out;
+}
+
+}  // namespace expertmesh::testing
