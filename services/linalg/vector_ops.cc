@@ -5,10 +5,12 @@
 namespace expertmesh {
 namespace {
 
-// The kernels know bf16 by its bits.
+// The kernels know bf16 by its bits. An empty span may be null.
 static_assert(sizeof(BF16) == sizeof(uint16_t));
-uint16_t* Bits(BF16* x) { return &x->bits; }
-const uint16_t* Bits(const BF16* x) { return &x->bits; }
+uint16_t* Bits(BF16* x) { return reinterpret_cast<uint16_t*>(x); }
+const uint16_t* Bits(const BF16* x) {
+  return reinterpret_cast<const uint16_t*>(x);
+}
 
 }  // namespace
 
