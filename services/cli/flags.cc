@@ -1,9 +1,8 @@
 #include "services/cli/flags.h"
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -65,14 +64,22 @@ absl::Status CheckUtf8(absl::string_view text) {
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string contents((std::istreambuf_iterator<char>(file)),
-                       std::istreambuf_iterator<char>());
-  if (file.good() || file.eof()) {
-    if (file.is_open()) return contents;
+  std::string contents;
+  FILE* file = fopen(path.c_str(), "rb");
+  bool ok = file != nullptr;
+  if (ok) {
+    char buffer[1 << 16];
+    size_t n;
+    while ((n = fread(buffer, 1, sizeof(buffer), file)) > 0) {
+      contents.append(buffer, n);
+    }
+    ok = ferror(file) == 0;  // a folder opens, but does not read
   }
+  const int error = errno;
+  if (file != nullptr) fclose(file);
+  if (ok) return contents;
   return absl::NotFoundError(
-      absl::StrCat("cannot read ", path, ": ", strerror(errno)));
+      absl::StrCat("cannot read ", path, ": ", strerror(error)));
 }
 
 }  // namespace expertmesh

@@ -135,7 +135,7 @@ v1::GenerateRequest MakeGenerateRequest(const GenerateFlags& flags) {
   if (flags.stop_ids) {
     AddIds(*flags.stop_ids, request.mutable_stop_token_ids());
   }
-  request.set_ignore_eos(flags.ignore_eos);
+  if (flags.ignore_eos) request.set_ignore_eos(true);
   if (flags.logprobs) request.set_logprobs(*flags.logprobs);
   if (flags.prompt_logprobs)
     request.set_prompt_logprobs(*flags.prompt_logprobs);

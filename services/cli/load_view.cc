@@ -40,7 +40,9 @@ void AppendLayers(const admin::v1::GetExpertLoadResponse& load, size_t width,
   constexpr size_t kFixedColumns = 52;  // all but the bars
   const size_t max_bars =
       width > kFixedColumns + 8 ? width - kFixedColumns : size_t{8};
-  absl::StrAppend(view, "layer  rows       balance  hottest (x mean)\n");
+  absl::StrAppend(
+      view,
+      "layer  rows       balance  load by expert, and the hottest (x mean)\n");
   for (const admin::v1::LayerLoad& layer : load.layers()) {
     const std::vector<uint64_t> rows(layer.rows().begin(), layer.rows().end());
     const uint64_t total =
@@ -50,9 +52,9 @@ void AppendLayers(const admin::v1::GetExpertLoadResponse& load, size_t width,
     const double balance =
         greatest == 0 ? 1.0
                       : static_cast<double>(total) / rows.size() / greatest;
-    absl::StrAppendFormat(view, "%5d  %-9d  %7.2f  %-24s  %s\n", layer.layer(),
-                          total, balance, HottestExperts(rows),
-                          Bars(rows, max_bars));
+    absl::StrAppendFormat(view, "%5d  %-9d  %7.2f  %s  %s\n", layer.layer(),
+                          total, balance, Bars(rows, max_bars),
+                          HottestExperts(rows));
   }
 }
 

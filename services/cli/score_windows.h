@@ -14,7 +14,7 @@ namespace expertmesh {
 
 struct WindowOptions {
   size_t window = 256;  // tokens; at least 2
-  std::optional<size_t> max_windows;
+  std::optional<size_t> max_windows = std::nullopt;
   bool complete_windows = false;  // leave out an incomplete last one
 };
 

@@ -30,7 +30,7 @@ TEST(ExpertBars, AddsUpByLayer) {
 TEST(ExpertBars, LeavesOutDenseLayersAndThoseWithoutRoom) {
   ExpertBars bars(2);
   for (const uint32_t layer : {1, 2, 3, 4}) bars.Add(layer, 0, 1);
-  EXPECT_EQ(bars.Line(34), "experts  1 █·  2 █·  3 █· +1 layers");
+  EXPECT_EQ(bars.Line(37), "experts  1 █·  2 █·  3 █· +1 layers");
 }
 
 TEST(ExpertBars, IgnoresNumbersNoModelHas) {
