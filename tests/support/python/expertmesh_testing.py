@@ -63,7 +63,9 @@ class Service:
                 [str(part) for part in command] +
                 ["--ready-file", str(self.ready_file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **(env or {})})
+                # A service killed outright leaves its files to us.
+                env={**os.environ, "TMPDIR": self._folder.name,
+                     **(env or {})})
         try:
             wait_until(self._ready_or_ended, what=f"{command[0]} to be ready")
         except BaseException:
