@@ -21,6 +21,8 @@
 namespace expertmesh {
 namespace {
 
+constexpr size_t kFingerprintSampleBytes = 1024;
+
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 // FNV-1a, 64 bits: names contents, does not defend against forgery.
@@ -99,7 +101,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(
   checkpoint->files_ =
       std::make_unique<Files>(Files{.index = std::move(index)});
   RETURN_IF_ERROR(checkpoint->CheckTensors());
-  checkpoint->ComputeFingerprint();
+  RETURN_IF_ERROR(checkpoint->ComputeFingerprint());
   return checkpoint;
 }
 
@@ -151,7 +153,7 @@ absl::Status Checkpoint::CheckTensors() const {
   return absl::OkStatus();
 }
 
-void Checkpoint::ComputeFingerprint() {
+absl::Status Checkpoint::ComputeFingerprint() {
   Hash hash;
   hash.Add(config_text_.size());
   hash.Add(config_text_);
@@ -165,7 +167,20 @@ void Checkpoint::ComputeFingerprint() {
       hash.Add(tensor.begin);
     }
   }
+  // A fine-tuned model has the shapes of its parent. Reading all tensors would
+  // take minutes, so each of the router's gives a few bytes.
+  const auto sample = [&](const RequiredTensor& required) -> absl::Status {
+    ASSIGN_OR_RETURN(const TensorView tensor,
+                     Tensor(required.name, required.shape));
+    hash.Add(absl::string_view(
+        reinterpret_cast<const char*>(tensor.data),
+        std::min<size_t>(tensor.size_bytes(), kFingerprintSampleBytes)));
+    Release(tensor);
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(VisitRouterTensors(config_, *family_, sample));
   fingerprint_ = hash.Hex();
+  return absl::OkStatus();
 }
 
 std::string Checkpoint::name() const {

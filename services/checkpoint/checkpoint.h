@@ -49,8 +49,8 @@ class Checkpoint {
   // so that resident memory is not counted twice.
   void Release(const TensorView& tensor) const;
 
-  // Names the contents: a hash over config and all tensor names, shapes, types,
-  // offsets and file sizes (not over tensor bytes: that would read them all).
+  // Names the contents: a hash over config, all tensor names, shapes, types,
+  // offsets and file sizes, and the first bytes of each tensor of the router.
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
@@ -59,7 +59,7 @@ class Checkpoint {
 
   absl::Status ReadConfig();
   absl::Status CheckTensors() const;
-  void ComputeFingerprint();
+  absl::Status ComputeFingerprint();
 
   std::string directory_;
   ModelConfig config_;

@@ -83,8 +83,8 @@ void Gemm(const ActivationView& x, int64_t num_rows, const PackedMatrix& w,
           float* y, int64_t y_stride, WorkerPool& pool);
 
 // The instruction set in use: "portable", "avx2", "avx512", "avx512bf16".
-// Chosen once from the CPU; the environment variable EXPERTMESH_ISA may name a
-// lower one. Part of the numerics id.
+// Chosen once from the CPU; the environment variable EXPERTMESH_ISA may name
+// another it has. Part of the numerics id.
 absl::string_view IsaName();
 
 }  // namespace expertmesh
