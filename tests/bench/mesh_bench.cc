@@ -1,0 +1,289 @@
+// Tokens per second with experts in this process and in an expert service of
+// its own, and one dispatch against a raw TCP ping-pong of the same bytes.
+//   mesh_bench [CHECKPOINT] [ROUNDS]
+// Rounds alternate between the two, so that a machine whose speed drifts slows
+// both; figures are medians over rounds, ratios are made within a round.
+
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/core/mutex.h"
+#include "tests/support/remote_model.h"
+
+namespace expertmesh::testing {
+namespace {
+
+constexpr int64_t kContext = 1024;
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2,
+                   values.end());
+  return values[values.size() / 2];
+}
+
+double Seconds(const std::function<void()>& body) {
+  const absl::Time start = absl::Now();
+  body();
+  return absl::ToDoubleSeconds(absl::Now() - start);
+}
+
+// `count` tokens from `position` on for each of `num_seqs` sequences, whose
+// pages follow one another.
+router::TokenBatch MakeBatch(const ModelConfig& config, int64_t num_seqs,
+                             int64_t position, int64_t count) {
+  constexpr int64_t kPages = kContext / kPageTokens;
+  router::TokenBatch batch;
+  batch.Clear();
+  batch.max_blocks = kPages;
+  for (int64_t seq = 0; seq < num_seqs; ++seq) {
+    for (int64_t i = position; i < position + count; ++i) {
+      batch.token_ids.push_back(
+          static_cast<int32_t>((seq * 7919 + i * 104729) % config.vocab_size));
+      batch.positions.push_back(static_cast<int32_t>(i));
+      batch.slot_mapping.push_back(static_cast<int32_t>(seq * kContext + i));
+      batch.policy.push_back(router::OverflowPolicy::kWait);
+    }
+    batch.seq_starts.push_back(static_cast<int32_t>(batch.num_tokens()));
+    for (int64_t page = 0; page < kPages; ++page) {
+      batch.block_tables.push_back(static_cast<int32_t>(seq * kPages + page));
+    }
+  }
+  return batch;
+}
+
+// One step with logits for the last token of every sequence.
+void Step(LocalModel* model, const router::TokenBatch& batch,
+          std::vector<float>* logits) {
+  model->transformer->Forward(batch, model->placement, model->cache.get(),
+                              nullptr);
+  std::vector<int32_t> rows;
+  for (int64_t seq = 1; seq <= batch.num_seqs(); ++seq) {
+    rows.push_back(batch.seq_starts[seq] - 1);
+  }
+  logits->resize(rows.size() * model->config().vocab_size);
+  model->transformer->Logits(rows, logits->data());
+}
+
+double PrefillTokensPerSecond(LocalModel* model, int64_t tokens) {
+  std::vector<float> logits;
+  const auto batch = MakeBatch(model->config(), 1, 0, tokens);
+  return tokens / Seconds([&] { Step(model, batch, &logits); });
+}
+
+double DecodeTokensPerSecond(LocalModel* model, int64_t num_seqs,
+                             int64_t steps) {
+  std::vector<float> logits;
+  constexpr int64_t kStart = 64;  // after a short prompt
+  const double seconds = Seconds([&] {
+    for (int64_t i = 0; i < steps; ++i) {
+      Step(model, MakeBatch(model->config(), num_seqs, kStart + i, 1), &logits);
+    }
+  });
+  return num_seqs * steps / seconds;
+}
+
+void Compare(const char* name, int rounds, LocalModel* local,
+             LocalModel* remote,
+             const std::function<double(LocalModel*)>& measure) {
+  measure(local);
+  measure(remote);
+  std::vector<double> locals, remotes, ratios;
+  for (int round = 0; round < rounds; ++round) {
+    locals.push_back(measure(local));
+    remotes.push_back(measure(remote));
+    ratios.push_back(locals.back() / remotes.back());
+  }
+  std::printf("%-14s %12.1f %12.1f %10.2f\n", name, Median(locals),
+              Median(remotes), Median(ratios));
+  std::fflush(stdout);
+}
+
+class Waiter final : public router::BatchCompletion {
+ public:
+  void Done(const absl::Status& status) override {
+    MutexLock lock(&mutex_);
+    done_ = true;
+    status_ = status;
+    changed_.NotifyOne();
+  }
+  absl::Status Await() {
+    MutexLock lock(&mutex_);
+    changed_.Wait(lock, [this] { return done_; });
+    return status_;
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool done_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One batch of `num_tokens` rows for one expert, there and back.
+double DispatchSeconds(RemoteModel* remote, int64_t num_tokens) {
+  const ModelConfig& config = remote->model->config();
+  int64_t layer = 0;
+  while (!config.layers[layer].is_moe) ++layer;
+  const DType dtype = DType::kBF16;
+  const size_t bytes = num_tokens * config.hidden_size * DTypeBytes(dtype);
+  static PayloadPool pool;
+  std::vector<uint32_t> row_token(num_tokens);
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    row_token[i] = static_cast<uint32_t>(i);
+  }
+  const std::vector<uint32_t> expert_ids = {0};
+  const std::vector<uint32_t> offsets = {0, static_cast<uint32_t>(num_tokens)};
+  Buffer rows_out(bytes);
+  router::ExpertBatch batch;
+  batch.layer = static_cast<uint32_t>(layer);
+  batch.dtype = dtype;
+  batch.hidden_size = static_cast<uint32_t>(config.hidden_size);
+  batch.num_tokens = static_cast<uint32_t>(num_tokens);
+  batch.hidden_states = pool.Acquire(bytes);
+  std::fill_n(batch.hidden_states.data(), bytes, std::byte{0});
+  batch.expert_ids = expert_ids;
+  batch.group_offsets = offsets;
+  batch.row_token = row_token;
+  batch.rows_out = rows_out.data();
+  Waiter waiter;
+  return Seconds([&] {
+    remote->endpoints->transport()->Send(0, batch, &waiter);
+    if (const absl::Status status = waiter.Await(); !status.ok()) {
+      std::fprintf(stderr, "%s\n", status.ToString().c_str());
+      std::exit(1);
+    }
+  });
+}
+
+void ReadFully(int socket, std::vector<char>* bytes) {
+  for (size_t at = 0; at < bytes->size();) {
+    const ssize_t n = read(socket, bytes->data() + at, bytes->size() - at);
+    if (n <= 0) std::exit(1);
+    at += static_cast<size_t>(n);
+  }
+}
+
+void WriteFully(int socket, const std::vector<char>& bytes) {
+  for (size_t at = 0; at < bytes.size();) {
+    const ssize_t n = write(socket, bytes.data() + at, bytes.size() - at);
+    if (n <= 0) std::exit(1);
+    at += static_cast<size_t>(n);
+  }
+}
+
+// Two connected TCP sockets over loopback, and a thread that echoes.
+class TcpEcho {
+ public:
+  explicit TcpEcho(size_t bytes) : bytes_(bytes) {
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address);
+    bind(listener, reinterpret_cast<sockaddr*>(&address), length);
+    listen(listener, 1);
+    getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length);
+    client_ = socket(AF_INET, SOCK_STREAM, 0);
+    connect(client_, reinterpret_cast<sockaddr*>(&address), length);
+    server_ = accept(listener, nullptr, nullptr);
+    close(listener);
+    const int on = 1;
+    setsockopt(client_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    setsockopt(server_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    thread_ = std::thread([this] {
+      std::vector<char> buffer(bytes_.size());
+      while (true) {
+        for (size_t at = 0; at < buffer.size();) {
+          const ssize_t n =
+              read(server_, buffer.data() + at, buffer.size() - at);
+          if (n <= 0) return;
+          at += static_cast<size_t>(n);
+        }
+        WriteFully(server_, buffer);
+      }
+    });
+  }
+  ~TcpEcho() {
+    shutdown(client_, SHUT_RDWR);
+    thread_.join();
+    close(client_);
+    close(server_);
+  }
+  double RoundTripSeconds() {
+    return Seconds([this] {
+      WriteFully(client_, bytes_);
+      ReadFully(client_, &bytes_);
+    });
+  }
+
+ private:
+  std::vector<char> bytes_;
+  int client_;
+  int server_;
+  std::thread thread_;
+};
+
+void CompareDispatch(RemoteModel* remote, int64_t num_tokens) {
+  const size_t bytes = num_tokens * remote->model->config().hidden_size *
+                       DTypeBytes(DType::kBF16);
+  TcpEcho echo(bytes);
+  std::vector<double> dispatch, raw, ratio;
+  for (int i = 0; i < 2000; ++i) {
+    dispatch.push_back(DispatchSeconds(remote, num_tokens) * 1e6);
+    raw.push_back(echo.RoundTripSeconds() * 1e6);
+  }
+  std::printf("dispatch of %zu bytes: %.0f us, raw TCP: %.0f us, ratio %.2f\n",
+              bytes, Median(dispatch), Median(raw),
+              Median(dispatch) / Median(raw));
+}
+
+int Main(const std::string& directory, int rounds) {
+  LocalModelOptions options;
+  options.router_dtype = DType::kBF16;
+  options.wire_dtype = DType::kBF16;
+  options.max_context_tokens = kContext;
+  options.kv_cache_tokens = 16 * kContext;
+  options.capacity.capacity_factor = 0;
+  const auto local = LocalModel::Load(directory, options);
+  const auto remote = RemoteModel::Load(directory, options, 1);
+  if (!local.ok() || !remote.ok()) {
+    std::fprintf(stderr, "mesh_bench: %s %s\n",
+                 local.status().ToString().c_str(),
+                 remote.status().ToString().c_str());
+    return 1;
+  }
+  LocalModel* here = local->get();
+  LocalModel* there = (*remote)->model.get();
+  std::printf("tokens/s       one process   over gRPC      ratio\n");
+  Compare("prefill 512", rounds, here, there,
+          [](LocalModel* m) { return PrefillTokensPerSecond(m, 512); });
+  Compare("decode x1", rounds, here, there,
+          [](LocalModel* m) { return DecodeTokensPerSecond(m, 1, 16); });
+  Compare("decode x16", rounds, here, there,
+          [](LocalModel* m) { return DecodeTokensPerSecond(m, 16, 8); });
+  const int64_t token_bytes = here->config().hidden_size * 2;
+  CompareDispatch(remote->get(), std::max<int64_t>(1, 4096 / token_bytes));
+  CompareDispatch(remote->get(), std::max<int64_t>(1, 131072 / token_bytes));
+  return 0;
+}
+
+}  // namespace
+}  // namespace expertmesh::testing
+
+int main(int argc, char** argv) {
+  return expertmesh::testing::Main(
+      argc > 1 ? argv[1] : EXPERTMESH_SOURCE_DIR "/deploy/demo_model",
+      argc > 2 ? std::atoi(argv[2]) : 9);
+}

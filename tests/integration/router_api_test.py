@@ -1,0 +1,335 @@
+"""The client API of a real router, from the published protos alone."""
+
+import concurrent.futures
+import subprocess
+import threading
+import unittest
+import urllib.request
+
+import expertmesh_testing as testing
+import grpc
+from expert_client import health
+from expertmesh.admin.v1 import admin_pb2, admin_pb2_grpc
+from expertmesh.v1 import generation_pb2 as pb
+from expertmesh.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc
+
+SECONDS = 120
+
+
+def request(text="ROMEO:", **fields):
+    fields.setdefault("max_tokens", 16)
+    fields.setdefault("temperature", 0)
+    return pb.GenerateRequest(text=text, **fields)
+
+
+def token_ids(responses):
+    return [i for response in responses for i in response.token_ids]
+
+
+class RouterTest(unittest.TestCase):
+    FLAGS = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.mesh = testing.serve(testing.DEMO_MODEL, 2, *cls.FLAGS)
+        cls.addClassCleanup(cls.mesh.__exit__)
+        cls.channel = grpc.insecure_channel(cls.mesh.address)
+        cls.addClassCleanup(cls.channel.close)
+        cls.stub = generation_pb2_grpc.GenerationServiceStub(cls.channel)
+        cls.admin = admin_pb2_grpc.AdminServiceStub(cls.channel)
+
+    def generate(self, *args, **fields):
+        return list(self.stub.Generate(request(*args, **fields),
+                                       timeout=SECONDS))
+
+    def running(self):
+        load = self.admin.GetExpertLoad(admin_pb2.GetExpertLoadRequest())
+        return load.requests_running + load.requests_waiting
+
+    def error(self, call):
+        with self.assertRaises(grpc.RpcError) as caught:
+            call()
+        return caught.exception
+
+
+class GenerateTest(RouterTest):
+
+    def test_last_message_carries_the_accounts(self):
+        responses = self.generate(request_id="mine")
+        last = responses[-1]
+        self.assertEqual({r.request_id for r in responses}, {"mine"})
+        self.assertEqual(last.finish_reason, pb.FINISH_REASON_LENGTH)
+        self.assertEqual(last.usage.generated_tokens, 16)
+        self.assertEqual(len(token_ids(responses)), 16)
+        self.assertEqual(last.routing.gate_mass_kept, 1)
+        # Every token but the last, in four layers, by two experts.
+        tokens = last.usage.prompt_tokens + 15
+        self.assertEqual(last.routing.primary, tokens * 4 * 2)
+        self.assertGreater(last.timings.total_seconds, 0)
+        self.assertFalse(any(r.HasField("usage") for r in responses[:-1]))
+
+    def test_expert_counts_add_up(self):
+        responses = self.generate(expert_counts=True)
+        rows = sum(c.rows for r in responses for c in r.expert_counts)
+        self.assertEqual(rows, responses[-1].routing.primary)
+
+    def test_concurrent_requests_get_what_they_get_alone(self):
+        texts = [f"Scene {i}. " + "Enter a servant. " * (i % 5)
+                 for i in range(16)]
+        alone = [token_ids(self.generate(t, seed=7, temperature=0.8))
+                 for t in texts]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            together = list(pool.map(
+                lambda t: token_ids(self.generate(t, seed=7,
+                                                  temperature=0.8)), texts))
+        self.assertEqual(together, alone)
+
+    def test_logprobs_are_of_the_model_not_of_the_sampler(self):
+        responses = self.generate(logprobs=3, temperature=1.3, seed=3)
+        for response in responses:
+            self.assertEqual(len(response.logprobs), len(response.token_ids))
+            for entry, token in zip(response.logprobs, response.token_ids):
+                self.assertEqual(entry.token_id, token)
+                self.assertEqual(len(entry.top), 3)
+                self.assertLessEqual(entry.logprob, entry.top[0].logprob)
+
+    def test_text_is_the_detokenized_ids(self):
+        responses = self.generate(max_tokens=48, ignore_eos=True)
+        whole = self.stub.Detokenize(
+            pb.DetokenizeRequest(token_ids=token_ids(responses),
+                                 skip_special=True))
+        self.assertEqual("".join(r.text for r in responses), whole.text)
+
+    def test_cancelling_frees_the_request(self):
+        stream = self.stub.Generate(request(max_tokens=900, ignore_eos=True))
+        next(stream)
+        stream.cancel()
+        testing.wait_until(lambda: self.running() == 0, SECONDS,
+                           "the cancelled request to end")
+
+    def test_a_deadline_ends_the_request(self):
+        failure = self.error(lambda: list(self.stub.Generate(
+            request(max_tokens=1000, ignore_eos=True), timeout=0.05)))
+        self.assertEqual(failure.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        testing.wait_until(lambda: self.running() == 0, SECONDS,
+                           "the late request to end")
+
+    def test_a_slow_reader_stalls_nobody(self):
+        # Far more bytes than flow control lets through unread.
+        slow = self.stub.Generate(request(max_tokens=900, ignore_eos=True,
+                                          logprobs=20))
+        next(slow)
+        self.assertEqual(len(token_ids(self.generate())), 16)
+        testing.wait_until(lambda: self.running() == 0, SECONDS,
+                           "the unread request to finish")
+        self.assertEqual(len(token_ids(slow)) + 1, 900)
+
+    def test_bad_requests(self):
+        invalid = grpc.StatusCode.INVALID_ARGUMENT
+        for bad, word in (
+                (request(top_p=0), "top_p"),
+                (request(max_tokens=0), "max_tokens"),
+                (request("to be " * 2000), "tokens"),
+                (pb.GenerateRequest(max_tokens=1), "prompt"),
+                (pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5000])),
+                 "5000"),
+                (request(overflow_policy=pb.OVERFLOW_POLICY_DROP, exact=True),
+                 "exact")):
+            failure = self.error(lambda: list(self.stub.Generate(bad)))
+            self.assertEqual(failure.code(), invalid, failure.details())
+            self.assertIn(word, failure.details())
+        self.assertEqual(self.error(lambda: self.stub.Detokenize(
+            pb.DetokenizeRequest(token_ids=[1 << 31]))).code(), invalid)
+
+    def test_score_is_what_generate_reports(self):
+        ids = list(self.stub.Tokenize(
+            pb.TokenizeRequest(text="Enter ROMEO and the nurse.")).token_ids)
+        score = self.stub.Score(pb.ScoreRequest(
+            token_ids=pb.TokenIds(ids=ids)))
+        response = list(self.stub.Generate(pb.GenerateRequest(
+            token_ids=pb.TokenIds(ids=ids), max_tokens=1, temperature=0,
+            prompt_logprobs=0)))[0]
+        self.assertEqual(list(score.token_ids), ids)
+        self.assertEqual(list(score.logprobs),
+                         [p.logprob for p in response.prompt_logprobs])
+
+    def test_health_and_reflection(self):
+        for name in ("", "expertmesh.v1.GenerationService",
+                     "expertmesh.v1.ModelService"):
+            self.assertEqual(health(self.channel, name), 1)
+        reflect = self.channel.stream_stream(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            request_serializer=lambda x: x, response_deserializer=lambda x: x)
+        # list_services (field 7) of ServerReflectionRequest.
+        answer = next(reflect(iter([b"\x3a\x00"]), timeout=SECONDS))
+        self.assertIn(b"expertmesh.v1.GenerationService", answer)
+
+    def test_model_and_endpoints(self):
+        model = model_pb2_grpc.ModelServiceStub(self.channel).GetModel(
+            model_pb2.GetModelRequest())
+        self.assertEqual(model.model_type, "qwen3_moe")
+        self.assertEqual((model.num_experts, model.top_k), (16, 2))
+        self.assertEqual(model.wire_dtype, "bf16")
+        endpoints = self.admin.ListEndpoints(admin_pb2.ListEndpointsRequest())
+        self.assertEqual(endpoints.uncovered_slots, 0)
+        self.assertEqual([e.state for e in endpoints.endpoints],
+                         ["ready", "ready"])
+
+
+class TightCapacityTest(RouterTest):
+    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1")
+    TEXT = "What is the news from Verona? " * 12
+
+    def routing(self, **fields):
+        return self.generate(self.TEXT, **fields)[-1].routing
+
+    def test_policies_by_request(self):
+        wait = self.routing(overflow_policy=pb.OVERFLOW_POLICY_WAIT)
+        self.assertGreater(wait.waited, 0)
+        self.assertEqual(wait.gate_mass_kept, 1)
+        self.assertEqual(wait.rerouted + wait.dropped, 0)
+        rerouted = self.routing(overflow_policy=pb.OVERFLOW_POLICY_NEXT_BEST)
+        self.assertGreater(rerouted.rerouted, 0)
+        self.assertLess(rerouted.gate_mass_kept, 1)
+        dropped = self.routing(overflow_policy=pb.OVERFLOW_POLICY_DROP)
+        self.assertGreater(dropped.dropped, 0)
+        exact = self.routing(exact=True)
+        self.assertEqual(exact.rerouted + exact.dropped, 0)
+        total = lambda r: (r.primary + r.replica + r.waited + r.rerouted +
+                           r.dropped)
+        self.assertEqual(len({total(r) for r in (wait, rerouted, dropped,
+                                                 exact)}), 1)
+
+    def test_waiting_changes_nothing(self):
+        # The other class's mesh has room for all; wait must equal it.
+        with testing.serve(testing.DEMO_MODEL, 4, "--capacity-factor",
+                           "0") as roomy:
+            with grpc.insecure_channel(roomy.address) as channel:
+                stub = generation_pb2_grpc.GenerationServiceStub(channel)
+                expected = token_ids(stub.Generate(
+                    request(self.TEXT, max_tokens=32), timeout=SECONDS))
+        self.assertEqual(token_ids(self.generate(self.TEXT, max_tokens=32)),
+                         expected)
+
+
+class LimitsTest(RouterTest):
+    FLAGS = ("--max-queue", "2", "--max-sequences", "1",
+             "--kv-cache-tokens", "256")
+
+    def test_a_full_queue_answers_resource_exhausted(self):
+        streams = [self.stub.Generate(request(max_tokens=200,
+                                              ignore_eos=True))]
+        next(streams[0])
+        codes = []
+        lock = threading.Lock()
+
+        def ask():
+            try:
+                self.generate(max_tokens=1)
+                code = grpc.StatusCode.OK
+            except grpc.RpcError as failure:
+                code = failure.code()
+            with lock:
+                codes.append(code)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertIn(grpc.StatusCode.RESOURCE_EXHAUSTED, codes)
+        self.assertIn(grpc.StatusCode.OK, codes)
+        list(streams[0])
+
+    def test_a_prompt_that_can_never_fit_is_refused(self):
+        failure = self.error(lambda: self.generate("to be " * 400))
+        self.assertEqual(failure.code(), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+class FaultTest(RouterTest):
+
+    def test_a_killed_expert_service_fails_requests_and_comes_back(self):
+        expected = token_ids(self.generate())
+        first_pid = self.mesh.ready["experts"][0]["pid"]
+        subprocess.run(["kill", "-9", str(first_pid)], check=True)
+        testing.wait_until(
+            lambda: self.mesh.ready["experts"][0]["pid"] != first_pid,
+            what="the launcher to restart the service")
+
+        def answers():
+            try:
+                return token_ids(self.generate())
+            except grpc.RpcError as failure:
+                self.assertEqual(failure.code(),
+                                 grpc.StatusCode.UNAVAILABLE,
+                                 failure.details())
+                return None
+
+        self.assertEqual(testing.wait_until(answers), expected)
+        self.assertEqual(health(self.channel), 1)
+
+    def test_drain_finishes_what_runs(self):
+        mesh = testing.serve(testing.DEMO_MODEL, 1)
+        with grpc.insecure_channel(mesh.address) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            stream = stub.Generate(request(max_tokens=300, ignore_eos=True))
+            next(stream)
+            stopper = threading.Thread(target=mesh.stop)
+            stopper.start()
+            self.assertEqual(len(token_ids(stream)) + 1, 300)
+            stopper.join()
+        self.assertEqual(mesh.process.returncode, 0)
+
+
+class MetricsTest(RouterTest):
+    NAMES = (
+        "requests_total", "requests_running", "requests_waiting",
+        "kv_cache_usage_ratio", "time_to_first_token_seconds",
+        "inter_token_latency_seconds", "request_duration_seconds",
+        "queue_duration_seconds", "prompt_tokens_total",
+        "generated_tokens_total", "step_duration_seconds",
+        "routed_rows_total", "overflow_rows_total",
+        "layer_balancedness_ratio", "hot_expert_load_ratio",
+        "expert_rpc_duration_seconds", "expert_inflight_rows",
+        "expert_endpoints", "uncovered_experts")
+
+    def scrape(self):
+        with urllib.request.urlopen(self.mesh.metrics_url,
+                                    timeout=SECONDS) as page:
+            return page.read().decode()
+
+    def value(self, series):
+        for line in self.scrape().splitlines():
+            if line.startswith(series + " "):
+                return float(line.split()[-1])
+        self.fail(f"no series {series}")
+
+    def test_series_exist_from_the_start(self):
+        text = self.scrape()
+        for name in self.NAMES:
+            self.assertIn(f"# TYPE expertmesh_router_{name} ", text)
+        self.assertIn("expertmesh_build_info{", text)
+        self.assertIn('expertmesh_router_routed_rows_total{outcome="dropped"}',
+                      text)
+
+    def test_promtool_accepts_them(self):
+        done = subprocess.run(["promtool", "check", "metrics"],
+                              input=self.scrape(), text=True,
+                              capture_output=True)
+        self.assertEqual((done.returncode, done.stdout + done.stderr),
+                         (0, ""))
+
+    def test_they_count(self):
+        rows = 'expertmesh_router_routed_rows_total{outcome="primary"}'
+        tokens = "expertmesh_router_generated_tokens_total"
+        before = self.value(rows), self.value(tokens)
+        last = self.generate(max_tokens=9)[-1]
+        self.assertEqual(self.value(tokens) - before[1], 9)
+        self.assertEqual(self.value(rows) - before[0], last.routing.primary)
+        testing.wait_until(
+            lambda: self.value("expertmesh_router_requests_running") == 0,
+            SECONDS, "the gauge to fall")
+
+
+if __name__ == "__main__":
+    testing.main()
