@@ -262,7 +262,7 @@ TEST_F(ExpertServiceTest, ReadsNoFurtherThanItsBoundOfUnansweredBatches) {
     v1::ExpertResult result;
     ASSERT_TRUE(call->Read(&result));
     EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
-    EXPECT_LE(queue_.PendingRows(), static_cast<int64_t>(kMaxBatches));
+    EXPECT_LE(queue_.WaitingRows(), static_cast<int64_t>(kMaxBatches));
   }
   call->WritesDone();
   EXPECT_TRUE(call->Finish().ok());
