@@ -181,7 +181,8 @@ class TightCapacityTest(RouterTest):
     TEXT = "What is the news from Verona? " * 12
 
     def routing(self, **fields):
-        return self.generate(self.TEXT, **fields)[-1].routing
+        return self.generate(self.TEXT, ignore_eos=True,
+                             **fields)[-1].routing
 
     def test_policies_by_request(self):
         wait = self.routing(overflow_policy=pb.OVERFLOW_POLICY_WAIT)
