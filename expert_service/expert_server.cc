@@ -157,7 +157,8 @@ void ExpertServer::Drain() {
   service_->AnnounceDrain();
   AwaitQuiet(timeout);
   service_->EndStreams();
-  grpc_->Shutdown(deadline - Clock::Real()->Now());
+  // Ours have ended; what is left are watchers of health, who would stay.
+  grpc_->Shutdown(std::min(absl::Seconds(1), deadline - Clock::Real()->Now()));
   Log(LogLevel::kInfo, "drained");
 }
 

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "absl/status/status.h"
 #include "expert_service/expert_config.h"
@@ -18,11 +19,16 @@ namespace {
 
 constexpr char kName[] = "expertmesh-expert";
 
-absl::Status Run(const ExpertConfig& config) {
+// `parent`: the process that started this one.
+absl::Status Run(const ExpertConfig& config, pid_t parent) {
   RETURN_IF_ERROR(CheckExpertConfig(config));
   RETURN_IF_ERROR(ApplyLogOptions("expert", config.log));
   ShutdownSignals signals;  // before the first thread
-  if (config.exit_with_parent) prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (config.exit_with_parent) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    // It may have ended before the call.
+    if (getppid() != parent) return absl::OkStatus();
+  }
   RouteGrpcLogs();
   ASSIGN_OR_RETURN(const auto server, ExpertServer::Start(config));
   if (!config.ready_file.empty()) {
@@ -38,6 +44,7 @@ absl::Status Run(const ExpertConfig& config) {
 
 int main(int argc, char** argv) {
   using namespace expertmesh;
+  const pid_t parent = getppid();
   CLI::App app("Serves the experts of a Mixture-of-Experts model to routers.");
   expert::ExpertConfig config;
   SetupCommandLine(app, expert::kName);
@@ -45,6 +52,6 @@ int main(int argc, char** argv) {
   if (const auto exit_code = ParseCommandLine(app, argc, argv)) {
     return *exit_code;
   }
-  const absl::Status status = expert::Run(config);
+  const absl::Status status = expert::Run(config, parent);
   return status.ok() ? 0 : FailWith(expert::kName, status);
 }

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include "router_service/router_config.h"
 #include "router_service/router_server.h"
@@ -11,6 +12,7 @@
 
 int main(int argc, char** argv) {
   using namespace expertmesh;
+  const pid_t parent = getppid();
   constexpr const char* kName = "expertmesh-router";
 
   CLI::App app(
@@ -26,7 +28,11 @@ int main(int argc, char** argv) {
       !status.ok()) {
     return FailWith(kName, status);
   }
-  if (config.exit_with_parent) prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (config.exit_with_parent) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    // It may have ended before the call.
+    if (getppid() != parent) return 0;
+  }
   ShutdownSignals signals;
   RouteGrpcLogs();
   auto server = router::RouterServer::Start(config);

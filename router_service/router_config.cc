@@ -59,7 +59,7 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "Tokens computed in one step, decode and prefill together")
       ->capture_default_str();
   app.add_option("--max-sequences", config->max_sequences,
-                 "Requests running at once")
+                 "Requests running at once; never more than --max-step-tokens")
       ->capture_default_str();
   app.add_option("--max-queue", config->max_queue,
                  "Requests waiting before new ones are refused")

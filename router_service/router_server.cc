@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "router_service/api/admin_service_impl.h"
 #include "router_service/api/generation_service_impl.h"
 #include "router_service/api/model_service_impl.h"
@@ -55,11 +56,17 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
 class RouterServer::Impl {
  public:
   explicit Impl(const RouterConfig& config) : config_(config) {}
+  ~Impl() {
+    // Endpoints report until they are destroyed, which is after the server.
+    MutexLock lock(&mutex_);
+    health_ = nullptr;
+  }
   absl::Status Start();
   absl::Status ServeUntil(ShutdownSignals* signals);
 
  private:
   absl::Status LoadModel();
+  absl::Status CheckKvCacheSize(int64_t num_pages) const;
   absl::Status Connect();
   void BuildEngine();
   absl::Status Listen();
@@ -123,6 +130,7 @@ absl::Status RouterServer::Impl::LoadModel() {
     return absl::InvalidArgumentError(
         "--kv-cache-bytes is too small for one page of the KV cache; raise it");
   }
+  RETURN_IF_ERROR(CheckKvCacheSize(num_pages));
   max_context_tokens_ =
       std::min(model().max_position_embeddings, num_pages * kPageTokens);
   cache_ = std::make_unique<KvCache>(model(), router_dtype_, num_pages);
@@ -136,6 +144,22 @@ absl::Status RouterServer::Impl::LoadModel() {
        {"router_dtype", DTypeName(router_dtype_)},
        {"wire_dtype", DTypeName(wire_dtype_)}});
   return absl::OkStatus();
+}
+
+absl::Status RouterServer::Impl::CheckKvCacheSize(int64_t num_pages) const {
+  const double bytes =
+      static_cast<double>(num_pages) *
+      static_cast<double>(KvCache::PageBytes(model(), router_dtype_));
+  const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
+                        static_cast<double>(sysconf(_SC_PAGE_SIZE));
+  // Slots are counted in 32 bits.
+  if (bytes < memory && num_pages * kPageTokens < (int64_t{1} << 31)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "a KV cache of %d tokens takes %.1f GiB, but this machine has %.1f; "
+      "lower --kv-cache-tokens or --kv-cache-bytes",
+      num_pages * kPageTokens, bytes / (1 << 30), memory / (1 << 30)));
 }
 
 absl::Status RouterServer::Impl::Connect() {
@@ -285,8 +309,8 @@ absl::Status RouterServer::Impl::WriteReady() const {
 }
 
 absl::Status RouterServer::Impl::ServeUntil(ShutdownSignals* signals) {
-  // Wakes twice a second at most while experts are missing, which ends with
-  // the start.
+  // Signals cannot be awaited together with the experts, so they are looked for
+  // now and then until the start is over.
   bool is_ready = false;
   while (!is_ready) {
     {

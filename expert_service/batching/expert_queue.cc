@@ -66,7 +66,7 @@ absl::Status ExpertQueue::Add(Stream* stream, ExpertWork* work) {
     if (closed_) {
       return absl::UnavailableError("the expert service is shutting down");
     }
-    if (waiting_works_ > 0 &&
+    if (stream->first_ != nullptr &&
         waiting_rows_ + work->num_rows > options_.capacity_rows) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the queue holds ", waiting_rows_, " of ",

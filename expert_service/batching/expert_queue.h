@@ -53,10 +53,10 @@ class ExpertQueue {
   // Requires that none of its works is waiting.
   void CloseStream(Stream* stream);
 
-  // On an error the work stays the caller's. A batch is taken whatever its size
-  // when nothing is waiting, or no batch larger than the queue could ever run.
-  // Errors: RESOURCE_EXHAUSTED when its rows do not fit, UNAVAILABLE after
-  // Close.
+  // On an error the work stays the caller's. A stream that has nothing waiting
+  // is always let in, whatever its batch's size: one router cannot keep another
+  // out, and a batch larger than the queue can run. Errors: RESOURCE_EXHAUSTED
+  // when its rows do not fit, UNAVAILABLE after Close.
   absl::Status Add(Stream* stream, ExpertWork* work);
 
   // Takes the waiting works of a stream that is no longer listening; those that

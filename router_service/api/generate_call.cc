@@ -7,20 +7,30 @@
 #include "services/wire/status_codec.h"
 
 namespace expertmesh::router {
+namespace {
 
-GenerateCall* GenerateCall::Start(const Context& context,
+void MoveFirst(int count,
+               google::protobuf::RepeatedPtrField<v1::TokenLogprob>* from,
+               google::protobuf::RepeatedPtrField<v1::TokenLogprob>* to) {
+  for (int i = 0; i < count; ++i) to->Add()->Swap(from->Mutable(i));
+  from->DeleteSubrange(0, count);
+}
+
+}  // namespace
+
+GenerateCall* GenerateCall::Start(const Context& context, absl::Time deadline,
                                   absl::StatusOr<SequenceRequest> request,
                                   std::vector<std::string> stops) {
   std::shared_ptr<GenerateCall> call(
-      new GenerateCall(context, std::move(stops)));
+      new GenerateCall(context, deadline, std::move(stops)));
   call->self_ = call;
   call->Submit(std::move(request));
   return call.get();
 }
 
-GenerateCall::GenerateCall(const Context& context,
+GenerateCall::GenerateCall(const Context& context, absl::Time deadline,
                            std::vector<std::string> stops)
-    : context_(context), stops_(std::move(stops)) {
+    : context_(context), deadline_(deadline), stops_(std::move(stops)) {
   if (context_.tokenizer != nullptr) {
     detokenizer_.emplace(context_.tokenizer, /*skip_special=*/true);
   }
@@ -31,7 +41,7 @@ void GenerateCall::Submit(absl::StatusOr<SequenceRequest> request) {
   if (status.ok()) {
     {
       MutexLock lock(&mutex_);
-      pending_.set_request_id(request->request_id);
+      request_id_ = request->request_id;
     }
     const absl::StatusOr<uint64_t> id =
         context_.engine->Submit(*std::move(request), self_);
@@ -40,11 +50,12 @@ void GenerateCall::Submit(absl::StatusOr<SequenceRequest> request) {
       MutexLock lock(&mutex_);
       engine_id_ = *id;
       if (is_cancelled_) {
-        context_.engine->Cancel(*id, absl::CancelledError("cancelled"));
+        context_.engine->Cancel(*id, ClientGone(deadline_));
       }
       return;
     }
   }
+  LogRefused("Generate", status);
   context_.metrics->Count(Method::kGenerate, status);
   Finish(ToGrpcStatus(status));
 }
@@ -68,7 +79,7 @@ bool GenerateCall::OnToken(const Sequence& sequence, int32_t token,
       *pending_.add_prompt_logprobs() = ToProto(prompt_logprob);
     }
   }
-  AddExpertCounts(sequence);
+  expert_rows_ = sequence.expert_rows;
   has_pending_ = true;
   WriteIfIdle();
   return !stops_.found();
@@ -97,23 +108,49 @@ void GenerateCall::OnFinish(const Sequence& sequence, FinishReason reason,
     *pending_.mutable_timings() = TimingsOf(sequence, now);
     *pending_.mutable_routing() = ToProto(sequence.routing);
     pending_.set_seed(sequence.request.sampling.seed);
-    AddExpertCounts(sequence);
+    expert_rows_ = sequence.expert_rows;
     has_pending_ = true;
   }
   WriteIfIdle();
 }
 
-void GenerateCall::AddExpertCounts(const Sequence& sequence) {
-  const std::vector<uint32_t>& rows = sequence.expert_rows;
-  reported_rows_.resize(rows.size(), 0);
-  for (size_t slot = 0; slot < rows.size(); ++slot) {
-    if (rows[slot] == reported_rows_[slot]) continue;
-    v1::ExpertCount* count = pending_.add_expert_counts();
+void GenerateCall::AddExpertCounts(v1::GenerateResponse* message) {
+  reported_rows_.resize(expert_rows_.size(), 0);
+  for (size_t slot = 0; slot < expert_rows_.size(); ++slot) {
+    if (expert_rows_[slot] == reported_rows_[slot]) continue;
+    v1::ExpertCount* count = message->add_expert_counts();
     count->set_layer(static_cast<uint32_t>(slot / context_.num_experts));
     count->set_expert_id(static_cast<uint32_t>(slot % context_.num_experts));
-    count->set_rows(rows[slot] - reported_rows_[slot]);
-    reported_rows_[slot] = rows[slot];
+    count->set_rows(expert_rows_[slot] - reported_rows_[slot]);
+    reported_rows_[slot] = expert_rows_[slot];
   }
+}
+
+bool GenerateCall::TakeMessage() {
+  writing_.Clear();
+  if (pending_.prompt_logprobs_size() > kMaxTokensPerMessage) {
+    MoveFirst(kMaxTokensPerMessage, pending_.mutable_prompt_logprobs(),
+              writing_.mutable_prompt_logprobs());
+  } else if (pending_.token_ids_size() > kMaxTokensPerMessage) {
+    // The text of these tokens comes with the others'.
+    writing_.mutable_prompt_logprobs()->Swap(
+        pending_.mutable_prompt_logprobs());
+    writing_.mutable_token_ids()->Add(
+        pending_.token_ids().begin(),
+        pending_.token_ids().begin() + kMaxTokensPerMessage);
+    pending_.mutable_token_ids()->ExtractSubrange(0, kMaxTokensPerMessage,
+                                                  nullptr);
+    if (pending_.logprobs_size() > 0) {
+      MoveFirst(kMaxTokensPerMessage, pending_.mutable_logprobs(),
+                writing_.mutable_logprobs());
+    }
+  } else {
+    writing_.Swap(&pending_);
+    has_pending_ = false;
+    AddExpertCounts(&writing_);
+  }
+  writing_.set_request_id(request_id_);
+  return !has_pending_;
 }
 
 void GenerateCall::WriteIfIdle() {
@@ -123,12 +160,8 @@ void GenerateCall::WriteIfIdle() {
     return;
   }
   is_writing_ = true;
-  has_pending_ = false;
-  const std::string request_id = pending_.request_id();
-  writing_.Swap(&pending_);
-  pending_.Clear();
-  pending_.set_request_id(request_id);
-  if (is_ended_) {
+  const bool is_all = TakeMessage();
+  if (is_ended_ && is_all) {
     StartWriteAndFinish(&writing_, grpc::WriteOptions(), status_);
   } else {
     StartWrite(&writing_);
@@ -148,7 +181,7 @@ void GenerateCall::OnCancel() {
   MutexLock lock(&mutex_);
   is_cancelled_ = true;
   if (engine_id_ != 0) {
-    context_.engine->Cancel(engine_id_, absl::CancelledError("cancelled"));
+    context_.engine->Cancel(engine_id_, ClientGone(deadline_));
   }
 }
 

@@ -21,9 +21,9 @@
 namespace expertmesh::router {
 
 // The engine pushes; gRPC pulls. A message is written while none is under way,
-// and tokens that come meanwhile wait and travel together: a slow reader costs
-// memory of at most max_tokens, and never a step. Lives until both gRPC and the
-// engine are done with it.
+// and tokens that come meanwhile wait and travel together, kMaxTokensPerMessage
+// at a time: a slow reader costs memory of at most max_tokens, and never a
+// step. Lives until both gRPC and the engine are done with it.
 class GenerateCall final
     : public grpc::ServerWriteReactor<v1::GenerateResponse>,
       public TokenSink {
@@ -36,9 +36,13 @@ class GenerateCall final
     int64_t num_experts;
   };
 
+  // With twenty log-probabilities each, well below the 4 MiB that clients
+  // accept by default.
+  static constexpr int kMaxTokensPerMessage = 2048;
+
   // Submits the request, or ends the call with `request`'s error. The result
   // belongs to gRPC.
-  static GenerateCall* Start(const Context& context,
+  static GenerateCall* Start(const Context& context, absl::Time deadline,
                              absl::StatusOr<SequenceRequest> request,
                              std::vector<std::string> stops);
 
@@ -54,24 +58,32 @@ class GenerateCall final
   void OnDone() override;
 
  private:
-  GenerateCall(const Context& context, std::vector<std::string> stops);
+  GenerateCall(const Context& context, absl::Time deadline,
+               std::vector<std::string> stops);
 
   void Submit(absl::StatusOr<SequenceRequest> request);
-  // Adds to pending_ what the engine's sequence has beyond the last message.
-  void AddExpertCounts(const Sequence& sequence)
+  // Moves the next message, or a part of it that is not too large, from
+  // pending_ to writing_. Returns whether that was all.
+  bool TakeMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What experts did since the last message.
+  void AddExpertCounts(v1::GenerateResponse* message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteIfIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Context context_;
+  const absl::Time deadline_;
   std::shared_ptr<GenerateCall> self_;  // gRPC's share; gone with OnDone
 
   // The engine thread's own.
   std::optional<StreamingDetokenizer> detokenizer_;
   StopStrings stops_;
-  std::vector<uint32_t> reported_rows_;  // expert rows in earlier messages
 
   Mutex mutex_;
   v1::GenerateResponse pending_ ABSL_GUARDED_BY(mutex_);  // the next message
+  // Expert rows of the request so far, and those in earlier messages.
+  std::vector<uint32_t> expert_rows_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> reported_rows_ ABSL_GUARDED_BY(mutex_);
+  std::string request_id_ ABSL_GUARDED_BY(mutex_);
   bool has_pending_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_ended_ ABSL_GUARDED_BY(mutex_) = false;  // status_ is final

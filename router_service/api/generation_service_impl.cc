@@ -55,7 +55,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationServiceImpl::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   return GenerateCall::Start(
       {engine_, tokenizer_, &metrics_, clock_, num_experts_},
-      translator_->Translate(*request),
+      absl::FromChrono(context->deadline()), translator_->Translate(*request),
       {request->stop().begin(), request->stop().end()});
 }
 
@@ -63,6 +63,7 @@ grpc::ServerUnaryReactor* GenerationServiceImpl::Score(
     grpc::CallbackServerContext* context, const v1::ScoreRequest* request,
     v1::ScoreResponse* response) {
   return ScoreCall::Start({engine_, &metrics_, clock_},
+                          absl::FromChrono(context->deadline()),
                           translator_->Translate(*request), response);
 }
 

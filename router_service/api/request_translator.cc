@@ -14,6 +14,8 @@ namespace {
 constexpr uint32_t kMaxLogprobs = 20;
 constexpr int kMaxStops = 16;
 constexpr size_t kMaxRequestIdBytes = 128;
+// Of the longest tokens in use (runs of spaces), with room to spare.
+constexpr int64_t kMaxBytesPerToken = 512;
 
 uint64_t RandomNumber() {
   static thread_local std::mt19937_64 generator{std::random_device{}()};
@@ -61,6 +63,13 @@ absl::StatusOr<const Tokenizer*> RequestTranslator::tokenizer() const {
 absl::StatusOr<std::vector<int32_t>> RequestTranslator::PromptFromText(
     const std::string& text) const {
   ASSIGN_OR_RETURN(const Tokenizer* tokenizer, this->tokenizer());
+  // Hopeless texts are not worth tokenizing.
+  if (static_cast<int64_t>(text.size()) >
+      kMaxBytesPerToken * options_.max_context_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the text has ", text.size(), " bytes, but at most ",
+                     options_.max_context_tokens, " tokens fit; shorten it"));
+  }
   return tokenizer->Encode(text, /*add_special_tokens=*/true);
 }
 
@@ -193,7 +202,11 @@ absl::StatusOr<SequenceRequest> RequestTranslator::Translate(
   if (out.max_tokens < 1) {
     return absl::InvalidArgumentError("max_tokens must be at least 1");
   }
-  out.min_tokens = request.min_tokens();
+  out.min_tokens =
+      request.has_min_tokens()
+          ? request.min_tokens()
+          : std::min<int64_t>(options_.defaults.min_new_tokens.value_or(0),
+                              out.max_tokens);
   if (out.min_tokens > out.max_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("min_tokens ", out.min_tokens, " is above max_tokens ",

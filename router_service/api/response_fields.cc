@@ -1,5 +1,6 @@
 #include "router_service/api/response_fields.h"
 
+#include "absl/time/clock.h"
 #include "services/core/log.h"
 
 namespace expertmesh::router {
@@ -52,10 +53,29 @@ v1::Timings TimingsOf(const Sequence& sequence, absl::Duration now) {
   return out;
 }
 
+absl::Status ClientGone(absl::Time deadline) {
+  if (absl::Now() >= deadline) {
+    return absl::DeadlineExceededError("the request's deadline has passed");
+  }
+  return absl::CancelledError("cancelled by the client");
+}
+
+void LogRefused(absl::string_view method, const absl::Status& status) {
+  static LogRateLimit limit(/*interval_ms=*/100);
+  if (!limit.Allow()) return;
+  Log(LogLevel::kWarning, "request refused",
+      {{"method", method},
+       {"code", absl::StatusCodeToString(status.code())},
+       {"error", std::string(status.message())}});
+}
+
 void LogFinished(absl::string_view method, const Sequence& sequence,
                  const absl::Status& status, absl::Duration now) {
+  static LogRateLimit limit(/*interval_ms=*/10);
+  if (!limit.Allow()) return;
   // A client that went away is its own business.
-  const bool is_fault = !status.ok() && !absl::IsCancelled(status);
+  const bool is_fault = !status.ok() && !absl::IsCancelled(status) &&
+                        !absl::IsDeadlineExceeded(status);
   Log(is_fault ? LogLevel::kWarning : LogLevel::kInfo, "request finished",
       {{"request_id", sequence.request.request_id},
        {"method", method},

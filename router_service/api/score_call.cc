@@ -8,10 +8,10 @@
 
 namespace expertmesh::router {
 
-ScoreCall* ScoreCall::Start(const Context& context,
+ScoreCall* ScoreCall::Start(const Context& context, absl::Time deadline,
                             absl::StatusOr<SequenceRequest> request,
                             v1::ScoreResponse* response) {
-  std::shared_ptr<ScoreCall> call(new ScoreCall(context, response));
+  std::shared_ptr<ScoreCall> call(new ScoreCall(context, deadline, response));
   call->self_ = call;
   absl::Status status = request.status();
   if (status.ok()) {
@@ -22,11 +22,12 @@ ScoreCall* ScoreCall::Start(const Context& context,
       MutexLock lock(&call->mutex_);
       call->engine_id_ = *id;
       if (call->is_cancelled_) {
-        context.engine->Cancel(*id, absl::CancelledError("cancelled"));
+        context.engine->Cancel(*id, ClientGone(deadline));
       }
       return call.get();
     }
   }
+  LogRefused("Score", status);
   context.metrics->Count(Method::kScore, status);
   call->Finish(ToGrpcStatus(status));
   return call.get();
@@ -63,7 +64,7 @@ void ScoreCall::OnCancel() {
   MutexLock lock(&mutex_);
   is_cancelled_ = true;
   if (engine_id_ != 0) {
-    context_.engine->Cancel(engine_id_, absl::CancelledError("cancelled"));
+    context_.engine->Cancel(engine_id_, ClientGone(deadline_));
   }
 }
 

@@ -26,7 +26,7 @@ class ScoreCall final : public grpc::ServerUnaryReactor, public TokenSink {
 
   // Submits the request, or ends the call with `request`'s error. `response`
   // is gRPC's until the call ends; the result belongs to gRPC.
-  static ScoreCall* Start(const Context& context,
+  static ScoreCall* Start(const Context& context, absl::Time deadline,
                           absl::StatusOr<SequenceRequest> request,
                           v1::ScoreResponse* response);
 
@@ -38,10 +38,12 @@ class ScoreCall final : public grpc::ServerUnaryReactor, public TokenSink {
   void OnDone() override;
 
  private:
-  ScoreCall(const Context& context, v1::ScoreResponse* response)
-      : context_(context), response_(response) {}
+  ScoreCall(const Context& context, absl::Time deadline,
+            v1::ScoreResponse* response)
+      : context_(context), deadline_(deadline), response_(response) {}
 
   const Context context_;
+  const absl::Time deadline_;
   v1::ScoreResponse* const response_;
   std::shared_ptr<ScoreCall> self_;
   Mutex mutex_;

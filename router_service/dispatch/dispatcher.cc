@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/core/clock.h"
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
@@ -29,6 +31,7 @@ class DispatchTicket::Message final : public BatchCompletion {
   }
   const absl::Status& status() const { return status_; }
 
+  int endpoint = 0;
   ExpertBatch batch;
   std::vector<uint32_t> expert_ids;
   std::vector<uint32_t> group_offsets;
@@ -53,6 +56,10 @@ Dispatcher::Dispatcher(const DispatcherOptions& options,
       transport_(transport),
       local_index_(options.max_tokens),
       is_needed_(options.max_tokens, 0) {}
+
+void Dispatcher::BeginStep() {
+  for (absl::Status& status : lost_) status = absl::OkStatus();
+}
 
 void Dispatcher::Begin(int64_t layer, const float* hidden_states,
                        const DispatchPlan& plan,
@@ -83,10 +90,15 @@ void Dispatcher::SendWave(int64_t wave, DispatchTicket* ticket) {
     const RowGroup& group = plan.groups[g];
     const int endpoint =
         ticket->placement_->endpoint(ticket->layer_, group.expert_id);
+    absl::Status status;
     if (endpoint == Placement::kNone) {
-      const absl::Status status = absl::UnavailableError(
+      status = absl::UnavailableError(
           absl::StrCat("no expert service hosts expert ", group.expert_id,
                        " of layer ", ticket->layer_, " now; try again"));
+    } else if (static_cast<size_t>(endpoint) < lost_.size()) {
+      status = lost_[endpoint];
+    }
+    if (!status.ok()) {
       for (uint32_t row = group.first_row; row < group.last_row; ++row) {
         ticket->row_position_[row] = ticket->next_position_++;
         ticket->failures_.push_back({plan.row_token[row], status});
@@ -95,6 +107,7 @@ void Dispatcher::SendWave(int64_t wave, DispatchTicket* ticket) {
     }
     if (endpoint_groups_.size() <= static_cast<size_t>(endpoint)) {
       endpoint_groups_.resize(endpoint + 1);
+      lost_.resize(endpoint + 1);
     }
     endpoint_groups_[endpoint].push_back(g);
   }
@@ -144,12 +157,18 @@ void Dispatcher::SendToEndpoint(int endpoint,
     batch.group_offsets = message->group_offsets;
     batch.row_token = message->row_token;
     batch.timeout = options_.timeout;
-    {
-      MutexLock lock(&ticket->mutex_);
-      ++ticket->unanswered_;
-    }
-    transport_->Send(endpoint, batch, message);
+    message->endpoint = endpoint;
+    Send(message, ticket);
   }
+}
+
+void Dispatcher::Send(DispatchTicket::Message* message,
+                      DispatchTicket* ticket) {
+  {
+    MutexLock lock(&ticket->mutex_);
+    ++ticket->unanswered_;
+  }
+  transport_->Send(message->endpoint, message->batch, message);
 }
 
 // The rows of `groups` whose token is in [first_token, last_token). Rows of a
@@ -208,18 +227,50 @@ PayloadRef Dispatcher::Gather(const DispatchTicket& ticket, size_t first,
 }
 
 void Dispatcher::Await(DispatchTicket* ticket) {
-  {
-    MutexLock lock(&ticket->mutex_);
-    ticket->all_answered_.Wait(lock, [&] { return ticket->unanswered_ == 0; });
+  constexpr absl::Duration kLongestPause = absl::Milliseconds(50);
+  const absl::Duration give_up = Clock::Real()->Now() + options_.timeout;
+  absl::Duration pause = absl::Milliseconds(1);
+  AwaitAnswers(ticket);
+  while (Clock::Real()->Now() < give_up && ResendRefused(ticket)) {
+    // Others fill that queue, too: give it time to empty.
+    absl::SleepFor(pause);
+    pause = std::min(2 * pause, kLongestPause);
+    AwaitAnswers(ticket);
   }
   for (size_t i = 0; i < ticket->num_messages_; ++i) {
     DispatchTicket::Message& message = *ticket->messages_[i];
     message.batch.hidden_states = PayloadRef();
-    if (message.status().ok()) continue;
-    for (const uint32_t row : message.plan_rows) {
-      ticket->failures_.push_back(
-          {ticket->plan_->row_token[row], message.status()});
-    }
+    if (!message.status().ok()) FailRows(message.status(), message, ticket);
+  }
+}
+
+void Dispatcher::AwaitAnswers(DispatchTicket* ticket) {
+  MutexLock lock(&ticket->mutex_);
+  ticket->all_answered_.Wait(lock, [&] { return ticket->unanswered_ == 0; });
+}
+
+bool Dispatcher::ResendRefused(DispatchTicket* ticket) {
+  bool any = false;
+  for (size_t i = 0; i < ticket->num_messages_; ++i) {
+    DispatchTicket::Message* message = ticket->messages_[i].get();
+    if (!absl::IsResourceExhausted(message->status())) continue;
+    any = true;
+    Send(message, ticket);
+  }
+  return any;
+}
+
+void Dispatcher::FailRows(const absl::Status& status,
+                          DispatchTicket::Message& message,
+                          DispatchTicket* ticket) {
+  const absl::Status fault = absl::IsInternal(status)
+                                 ? status
+                                 : absl::UnavailableError(status.message());
+  if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
+    lost_[message.endpoint] = fault;
+  }
+  for (const uint32_t row : message.plan_rows) {
+    ticket->failures_.push_back({ticket->plan_->row_token[row], fault});
   }
 }
 

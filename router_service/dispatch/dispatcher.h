@@ -80,6 +80,11 @@ class Dispatcher {
   // `transport` must outlive this.
   Dispatcher(const DispatcherOptions& options, ExpertTransport* transport);
 
+  // Forgets which endpoints failed: within a step an endpoint that was lost or
+  // did not answer in time is not asked again, so that a stuck one costs one
+  // timeout a step and not one a layer.
+  void BeginStep();
+
   // Sends the first wave. `hidden_states` [num_tokens, hidden_size] f32
   // (rounded to the wire's type on the way) and `plan` stay valid until Finish.
   void Begin(int64_t layer, const float* hidden_states,
@@ -89,7 +94,10 @@ class Dispatcher {
 
   const DispatcherOptions& options() const { return options_; }
 
-  // Blocks until every row of every wave is back or has failed.
+  // Blocks until every row of every wave is back or has failed. A batch that an
+  // endpoint refused because its queue was full is sent again, for as long as
+  // the timeout. Faults of the mesh are UNAVAILABLE (or INTERNAL) whatever the
+  // transport called them: another code would blame the client.
   void Finish(DispatchTicket* ticket);
 
  private:
@@ -101,11 +109,18 @@ class Dispatcher {
                                         uint32_t last_token,
                                         DispatchTicket* ticket);
   void Await(DispatchTicket* ticket);
+  void AwaitAnswers(DispatchTicket* ticket);
+  bool ResendRefused(DispatchTicket* ticket);
+  void FailRows(const absl::Status& status, DispatchTicket::Message& message,
+                DispatchTicket* ticket);
+  void Send(DispatchTicket::Message* message, DispatchTicket* ticket);
   PayloadRef Gather(const DispatchTicket& ticket, size_t first, size_t last);
 
   const DispatcherOptions options_;
   ExpertTransport* const transport_;
   PayloadPool payloads_;
+  // [endpoint] why it is not asked any more in this step; OK: it is.
+  std::vector<absl::Status> lost_;
   // Scratch of the endpoint being served.
   std::vector<std::vector<uint32_t>> endpoint_groups_;
   std::vector<uint32_t> tokens_;       // its tokens, ascending

@@ -6,12 +6,21 @@
 #include "absl/strings/str_cat.h"
 
 namespace expertmesh::router {
+namespace {
+
+EngineOptions WithinCache(EngineOptions options, const KvCache& cache) {
+  options.max_context_tokens =
+      std::min(options.max_context_tokens, cache.num_pages() * kPageTokens);
+  return options;
+}
+
+}  // namespace
 
 Engine::Engine(const EngineOptions& options, const ModelConfig& config,
                Transformer* transformer, KvCache* cache,
                const PlacementTable* placement, WorkerPool* pool,
                const EngineMetrics& metrics, const Clock* clock)
-    : options_(options),
+    : options_(WithinCache(options, *cache)),
       config_(config),
       transformer_(*transformer),
       cache_(*cache),
@@ -27,6 +36,7 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
   for (int i = 0; i < pool->num_threads(); ++i) {
     samplers_.emplace_back(config.vocab_size);
   }
+  original_logits_.resize(samplers_.size());
   logit_results_.resize(Transformer::kMaxLogitRows);
   thread_ = std::thread([this] { Run(); });
 }
@@ -69,8 +79,11 @@ absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
   if (draining_) {
     return absl::UnavailableError("the router is shutting down; try another");
   }
+  // Places among the running ones are filled at the next step.
+  const int64_t free_places =
+      std::max<int64_t>(0, options_.scheduler.max_sequences - load_.running);
   if (static_cast<int64_t>(inbox_.size()) + load_.waiting >=
-      options_.max_queue) {
+      options_.max_queue + free_places) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full (", options_.max_queue,
                      " requests waiting); try again later"));
@@ -79,6 +92,8 @@ absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
   const uint64_t id = sequence->id;
   ++unfinished_;
   inbox_.push_back(std::move(sequence));
+  metrics_.requests_waiting->Set(
+      static_cast<double>(load_.waiting + static_cast<int64_t>(inbox_.size())));
   wake_.NotifyOne();
   return id;
 }
@@ -126,10 +141,17 @@ bool Engine::TakeInbox() {
   bool stop;
   {
     MutexLock lock(&mutex_);
-    wake_.Wait(lock, [this] {
+    const auto has_work = [this] {
       return stop_ || !inbox_.empty() || !cancellations_.empty() ||
              scheduler_.has_work();
-    });
+    };
+    // An idle engine stays awake until its load window has emptied, so that the
+    // gauges over it fall.
+    if (is_window_empty_) {
+      wake_.Wait(lock, has_work);
+    } else {
+      wake_.WaitFor(lock, absl::Seconds(1), has_work);
+    }
     arrived.swap(inbox_);
     cancelled.swap(cancellations_);
     load_.waiting =
@@ -145,12 +167,16 @@ bool Engine::TakeInbox() {
     }
   }
   if (!cancelled.empty()) PublishLoad();
+  if (!is_window_empty_ && !scheduler_.has_work()) {
+    PublishBalance(clock_.Now());
+  }
   return !stop;
 }
 
 void Engine::Step() {
   const absl::Duration start = clock_.Now();
   scheduler_.Schedule(&batch_, &chunks_);
+  PublishLoad();
   for (const ScheduledChunk& chunk : chunks_) {
     Sequence& sequence = *chunk.sequence;
     if (sequence.first_step != absl::ZeroDuration()) continue;
@@ -235,8 +261,8 @@ void Engine::ComputeLogits() {
           for (size_t i = sampler; i < count; i += stride) {
             ComputeLogitRow(
                 logit_rows_[first + i],
-                absl::MakeSpan(logits_.as<float>() + i * vocab, vocab),
-                &samplers_[sampler], &logit_results_[i]);
+                absl::MakeSpan(logits_.as<float>() + i * vocab, vocab), sampler,
+                &logit_results_[i]);
           }
         });
     for (size_t i = 0; i < count; ++i) {
@@ -246,7 +272,7 @@ void Engine::ComputeLogits() {
 }
 
 void Engine::ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
-                             Sampler* sampler, LogitResult* result) {
+                             int64_t sampler, LogitResult* result) {
   const Sequence& sequence = *row.sequence;
   const SequenceRequest& request = sequence.request;
   if (row.target != kSample) {
@@ -259,14 +285,12 @@ void Engine::ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
   if (sequence.num_generated() < request.min_tokens) {
     context.banned = request.stop_ids;
   }
-  if (!request.logprobs) {
-    result->token_id = sampler->Sample(request.sampling, context, logits);
-    return;
-  }
   // Sampling overwrites the logits; the report is of what the model said.
-  std::vector<float> original(logits.begin(), logits.end());
-  result->token_id = sampler->Sample(request.sampling, context, logits);
-  if (result->token_id >= 0) {
+  std::vector<float>& original = original_logits_[sampler];
+  if (request.logprobs) original.assign(logits.begin(), logits.end());
+  result->token_id =
+      samplers_[sampler].Sample(request.sampling, context, logits);
+  if (request.logprobs && result->token_id >= 0) {
     result->logprob = LogprobOf(original, result->token_id, *request.logprobs);
   }
 }
@@ -357,6 +381,7 @@ void Engine::RecordStep(absl::Duration start) {
       static_cast<double>(scheduler_.num_preemptions() - seen_preemptions_));
   seen_preemptions_ = scheduler_.num_preemptions();
   expert_load_.Add(step_routing_.rows(), now);
+  is_window_empty_ = false;
   if (now - last_balance_ >= absl::Seconds(1)) {
     last_balance_ = now;
     PublishBalance(now);
@@ -379,26 +404,28 @@ void Engine::PublishLoad() {
 }
 
 void Engine::PublishBalance(absl::Duration now) {
-  const std::vector<uint64_t> rows = expert_load_.Window(now);
+  expert_load_.Window(now, &window_rows_);
   const int64_t num_experts = config_.num_experts;
-  std::vector<double> ratios;
+  load_ratios_.clear();
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     if (!config_.layers[layer].is_moe) continue;
-    const uint64_t* layer_rows = &rows[layer * num_experts];
+    const uint64_t* rows = &window_rows_[layer * num_experts];
     metrics_.layer_balancedness_ratio[layer]->Set(
-        Balancedness(layer_rows, num_experts));
+        Balancedness(rows, num_experts));
     double sum = 0;
-    for (int64_t e = 0; e < num_experts; ++e) sum += layer_rows[e];
+    for (int64_t e = 0; e < num_experts; ++e) sum += rows[e];
     if (sum == 0) continue;
     for (int64_t e = 0; e < num_experts; ++e) {
-      ratios.push_back(layer_rows[e] * num_experts / sum);
+      load_ratios_.push_back(rows[e] * num_experts / sum);
     }
   }
-  const size_t ranks = std::min<size_t>(kHotExpertRanks, ratios.size());
-  std::partial_sort(ratios.begin(), ratios.begin() + ranks, ratios.end(),
+  is_window_empty_ = load_ratios_.empty();
+  load_ratios_.resize(std::max<size_t>(kHotExpertRanks, load_ratios_.size()));
+  std::partial_sort(load_ratios_.begin(),
+                    load_ratios_.begin() + kHotExpertRanks, load_ratios_.end(),
                     std::greater<>());
-  for (size_t rank = 0; rank < ranks; ++rank) {
-    metrics_.hot_expert_load_ratio[rank]->Set(ratios[rank]);
+  for (int rank = 0; rank < kHotExpertRanks; ++rank) {
+    metrics_.hot_expert_load_ratio[rank]->Set(load_ratios_[rank]);
   }
 }
 

@@ -62,7 +62,6 @@ class Engine {
     int64_t running = 0;
     int64_t waiting = 0;
     double kv_cache_usage_ratio = 0;
-    uint64_t generated_tokens = 0;                    // since the start
     std::array<uint64_t, kNumRowOutcomes> rows = {};  // since the start
   };
   Load load() const;
@@ -93,7 +92,7 @@ class Engine {
   void CollectLogitRows();
   void ComputeLogits();
   void ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
-                       Sampler* sampler, LogitResult* result);
+                       int64_t sampler, LogitResult* result);
   void Deliver(const LogitRow& row, LogitResult& result);
   void DeliverToken(Sequence* sequence, LogitResult& result);
   // Ends requests that generate nothing and whose prompt is computed.
@@ -101,9 +100,11 @@ class Engine {
   void Finish(Sequence* sequence, FinishReason reason,
               const absl::Status& status);
   void RecordStep(absl::Duration start);
+  // Makes running, waiting and KV use visible outside the engine's thread.
   void PublishLoad();
   void PublishBalance(absl::Duration now);
 
+  // No larger than the KV cache: one sequence alone always fits.
   const EngineOptions options_;
   const ModelConfig& config_;
   Transformer& transformer_;
@@ -125,8 +126,13 @@ class Engine {
   std::vector<LogitResult> logit_results_;
   Buffer logits_;  // [Transformer::kMaxLogitRows, vocab_size] f32
   std::vector<Sampler> samplers_;  // one per thread of the pool
+  // Per sampler: logits as the model gave them, for log-probabilities.
+  std::vector<std::vector<float>> original_logits_;
   int64_t seen_preemptions_ = 0;
   absl::Duration last_balance_;  // when PublishBalance last ran
+  bool is_window_empty_ = true;  // as PublishBalance last saw it
+  std::vector<uint64_t> window_rows_;
+  std::vector<double> load_ratios_;
 
   ExpertLoad expert_load_;
 

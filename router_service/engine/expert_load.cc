@@ -36,15 +36,21 @@ void ExpertLoad::AddTokens(int64_t count, absl::Duration now) {
 }
 
 std::vector<uint64_t> ExpertLoad::Window(absl::Duration now) const {
-  std::vector<uint64_t> total(num_slots_, 0);
+  std::vector<uint64_t> total;
+  Window(now, &total);
+  return total;
+}
+
+void ExpertLoad::Window(absl::Duration now,
+                        std::vector<uint64_t>* total) const {
+  total->assign(num_slots_, 0);
   MutexLock lock(&mutex_);
   for (const Bucket& bucket : buckets_) {
     if (!IsWithin(bucket, Second(now))) continue;
     for (int64_t slot = 0; slot < num_slots_; ++slot) {
-      total[slot] += bucket.rows[slot];
+      (*total)[slot] += bucket.rows[slot];
     }
   }
-  return total;
 }
 
 int64_t ExpertLoad::WindowTokens(absl::Duration now) const {

@@ -26,6 +26,8 @@ class ExpertLoad {
 
   // Rows by slot within the window [num_layers, num_experts].
   std::vector<uint64_t> Window(absl::Duration now) const;
+  // The same into `total`, which is reused.
+  void Window(absl::Duration now, std::vector<uint64_t>* total) const;
 
   // Generated tokens within the window.
   int64_t WindowTokens(absl::Duration now) const;

@@ -48,7 +48,9 @@ struct Sequence {
 
   std::vector<int32_t> tokens;  // prompt, then generated
   int64_t num_computed = 0;     // tokens whose keys and values are cached
-  std::vector<int32_t> pages;   // of the KV cache, in order of position
+  // Tokens in the account below; computing one again does not count again.
+  int64_t num_accounted = 0;
+  std::vector<int32_t> pages;  // of the KV cache, in order of position
 
   std::vector<TokenLogprob> prompt_logprobs;  // of prompt tokens 1, 2, …
   RoutingAccount routing;

@@ -15,18 +15,25 @@ void StepRouting::Begin(const std::vector<ScheduledChunk>& chunks,
   counts_wanted_ = false;
   sequence_of_.assign(num_tokens, nullptr);
   for (const ScheduledChunk& chunk : chunks) {
-    std::fill_n(sequence_of_.begin() + chunk.first_token, chunk.num_tokens,
-                chunk.sequence);
-    if (!chunk.sequence->request.expert_counts) continue;
+    Sequence* sequence = chunk.sequence;
+    const int64_t known = std::clamp<int64_t>(
+        sequence->num_accounted - sequence->num_computed, 0, chunk.num_tokens);
+    std::fill_n(sequence_of_.begin() + chunk.first_token + known,
+                chunk.num_tokens - known, sequence);
+    sequence->num_accounted = std::max(
+        sequence->num_accounted, sequence->num_computed + chunk.num_tokens);
+    if (!sequence->request.expert_counts) continue;
     counts_wanted_ = true;
-    chunk.sequence->expert_rows.resize(rows_.size(), 0);
+    sequence->expert_rows.resize(rows_.size(), 0);
   }
 }
 
 void StepRouting::OnLayer(int64_t layer, const Routing& routing,
                           const DispatchPlan& plan) {
   for (int64_t token = 0; token < routing.num_tokens; ++token) {
-    sequence_of_[token]->routing.Add(plan.accounts[token]);
+    if (sequence_of_[token] != nullptr) {
+      sequence_of_[token]->routing.Add(plan.accounts[token]);
+    }
     total_.Add(plan.accounts[token]);
   }
   overflow_rows_ += plan.overflow_rows;
@@ -36,7 +43,8 @@ void StepRouting::OnLayer(int64_t layer, const Routing& routing,
     if (!counts_wanted_) continue;
     for (uint32_t row = group.first_row; row < group.last_row; ++row) {
       Sequence* sequence = sequence_of_[plan.row_token[row]];
-      if (sequence->request.expert_counts) ++sequence->expert_rows[slot];
+      if (sequence != nullptr && sequence->request.expert_counts)
+        ++sequence->expert_rows[slot];
     }
   }
 }

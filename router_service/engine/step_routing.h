@@ -30,8 +30,9 @@ class StepRouting final : public RoutingObserver {
 
  private:
   const int64_t num_experts_;
-  std::vector<Sequence*> sequence_of_;  // [num_tokens]
-  bool counts_wanted_ = false;          // by any sequence of the step
+  // [num_tokens]; null for tokens that were accounted for before.
+  std::vector<Sequence*> sequence_of_;
+  bool counts_wanted_ = false;  // by any sequence of the step
   RoutingAccount total_;
   int64_t overflow_rows_ = 0;
   std::vector<uint32_t> rows_;

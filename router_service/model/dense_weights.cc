@@ -49,6 +49,7 @@ float Element(const TensorView& tensor, int64_t index) {
 absl::StatusOr<std::vector<float>> Loader::Vector(const std::string& name,
                                                   int64_t size) {
   ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Tensor(name, {size}));
+  checkpoint_.Prefetch(tensor);
   std::vector<float> values(size);
   for (int64_t i = 0; i < size; ++i) values[i] = Element(tensor, i);
   return values;
@@ -63,12 +64,14 @@ absl::StatusOr<PackedMatrix> Loader::Matrix(absl::Span<const std::string> names,
   for (size_t i = 0; i < names.size(); ++i) {
     ASSIGN_OR_RETURN(TensorView part,
                      checkpoint_.Tensor(names[i], {rows[i], columns}));
+    checkpoint_.Prefetch(part);
     parts.push_back(std::move(part));
   }
   absl::StatusOr<PackedMatrix> packed = PackedMatrix::Pack(parts);
   if (!packed.ok()) {
     return absl::FailedPreconditionError(
-        absl::StrCat(names[0], ": ", packed.status().message()));
+        absl::StrCat(checkpoint_.directory(), ": tensor '", names[0],
+                     "' and its neighbours: ", packed.status().message()));
   }
   for (const TensorView& part : parts) checkpoint_.Release(part);
   size_bytes_ += packed->size_bytes();

@@ -35,6 +35,9 @@ class MoeLayer {
   MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
            DType dtype, int64_t max_tokens, Dispatcher* dispatcher);
 
+  // Before the first layer of a step.
+  void BeginStep() { dispatcher_->BeginStep(); }
+
   // Chooses experts and sends rows to them.
   //   hidden_states  [num_tokens, hidden] f32 normed, valid until Finish
   //   x              the same, rounded to the router's type

@@ -35,6 +35,7 @@ void Transformer::Forward(const TokenBatch& batch,
   const int64_t num_tokens = batch.num_tokens();
   float* branch = branch_.as<float>();
   token_status_.assign(num_tokens, absl::OkStatus());
+  moe_.BeginStep();
   Embed(batch);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const LayerWeights& weights = weights_.layers[layer];

@@ -131,6 +131,7 @@ absl::Status Checkpoint::CheckTensors() const {
   };
   RETURN_IF_ERROR(VisitRouterTensors(config_, *family_, check));
   RETURN_IF_ERROR(VisitExpertTensors(config_, *family_, check));
+  RETURN_IF_ERROR(CheckJoinedTypes());
   // A bias that the configuration denies would be left out without a word.
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const AttentionTensorNames names = family_->AttentionNames(layer);
@@ -149,6 +150,27 @@ absl::Status Checkpoint::CheckTensors() const {
                          "no such bias"));
       }
     }
+  }
+  return absl::OkStatus();
+}
+
+// Matrices that are packed together have one type. (An expert's three may
+// differ where they are converted at load.)
+absl::Status Checkpoint::CheckJoinedTypes() const {
+  const auto same = [this](const std::string& first,
+                           const std::string& other) -> absl::Status {
+    const TensorIndex::Entry a = files_->index.Find(first);
+    const TensorIndex::Entry b = files_->index.Find(other);
+    if (a.tensor->dtype == b.tensor->dtype) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat(
+        b.file->path(), ": tensor ", Quoted(other), " is ", b.tensor->dtype,
+        ", but ", Quoted(first), " is ", a.tensor->dtype));
+  };
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    const AttentionTensorNames attention = family_->AttentionNames(layer);
+    const std::string q = attention.q_proj + ".weight";
+    RETURN_IF_ERROR(same(q, attention.k_proj + ".weight"));
+    RETURN_IF_ERROR(same(q, attention.v_proj + ".weight"));
   }
   return absl::OkStatus();
 }

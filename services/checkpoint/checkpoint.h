@@ -59,6 +59,7 @@ class Checkpoint {
 
   absl::Status ReadConfig();
   absl::Status CheckTensors() const;
+  absl::Status CheckJoinedTypes() const;
   absl::Status ComputeFingerprint();
 
   std::string directory_;

@@ -124,9 +124,10 @@ double ConfigReader::PositiveOr(absl::string_view field, double fallback) {
   if (value == nullptr) return fallback;
   if (value->is_number()) {
     const double number = value->get<double>();
-    if (std::isfinite(number) && number > 0) return number;
+    // Wider than any real model, and safe in float arithmetic.
+    if (number >= 1e-12 && number <= 1e12) return number;
   }
-  Fail(field, "must be a number above 0, not ", Shown(*value));
+  Fail(field, "must be a number from 1e-12 to 1e12, not ", Shown(*value));
   return fallback;
 }
 

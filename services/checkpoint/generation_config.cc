@@ -1,5 +1,6 @@
 #include "services/checkpoint/generation_config.h"
 
+#include <algorithm>
 #include <limits>
 
 #include <nlohmann/json.hpp>
@@ -13,6 +14,7 @@ namespace {
 constexpr size_t kMaxFileBytes = size_t{1} << 20;
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 constexpr double kMaxFactor = 1e6;
+constexpr double kMaxTemperature = 100;  // as requests may ask for
 
 std::vector<int32_t> ParseEosTokenIds(ConfigReader& reader) {
   constexpr absl::string_view kField = "eos_token_id";
@@ -54,8 +56,11 @@ absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
   defaults.eos_token_ids =
       ParseEosTokenIds(reader.Has("eos_token_id") ? reader : model_config);
   defaults.do_sample = reader.OptionalBool("do_sample");
-  defaults.temperature = OptionalFloat(reader, "temperature", kMaxFactor);
-  defaults.top_k = OptionalCount(reader, "top_k", 0);
+  defaults.temperature = OptionalFloat(reader, "temperature", kMaxTemperature);
+  // Some releases write -1 for "all".
+  if (const auto top_k = OptionalCount(reader, "top_k", -1)) {
+    defaults.top_k = std::max(*top_k, 0);
+  }
   defaults.top_p = OptionalFloat(reader, "top_p", 1.0);
   defaults.min_p = OptionalFloat(reader, "min_p", 1.0);
   defaults.repetition_penalty =
@@ -63,6 +68,8 @@ absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
   if (defaults.repetition_penalty == 0.0f) {
     reader.Fail("repetition_penalty", "must be above 0");
   }
+  if (defaults.top_p == 0.0f) reader.Fail("top_p", "must be above 0");
+  defaults.min_new_tokens = OptionalCount(reader, "min_new_tokens", 0);
   defaults.max_new_tokens = OptionalCount(reader, "max_new_tokens", 1);
   RETURN_IF_ERROR(reader.status());
   RETURN_IF_ERROR(model_config.status());

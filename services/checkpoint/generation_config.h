@@ -20,6 +20,7 @@ struct GenerationDefaults {
   std::optional<float> min_p;
   std::optional<float> repetition_penalty;
   std::optional<int32_t> max_new_tokens;
+  std::optional<int32_t> min_new_tokens;
 };
 
 // Reads `path` (a file that is missing leaves all unset). End-of-sequence ids

@@ -76,8 +76,14 @@ absl::Status TensorIndex::OpenShards(const std::string& directory) {
   if (!json.ok()) return json.status();
   ASSIGN_OR_RETURN(const ShardContents shards, ParseIndex(path_, *json));
   for (const auto& [name, tensors] : shards) {
-    ASSIGN_OR_RETURN(SafetensorsFile file,
-                     SafetensorsFile::Open(absl::StrCat(directory, "/", name)));
+    absl::StatusOr<SafetensorsFile> opened =
+        SafetensorsFile::Open(absl::StrCat(directory, "/", name));
+    if (absl::IsNotFound(opened.status())) {
+      return absl::NotFoundError(absl::StrCat(
+          opened.status().message(), "; the index names it for tensor ",
+          Quoted(tensors.front()), " and ", tensors.size() - 1, " more"));
+    }
+    ASSIGN_OR_RETURN(SafetensorsFile file, std::move(opened));
     for (const std::string& tensor : tensors) {
       if (file.Find(tensor) == nullptr) {
         return absl::FailedPreconditionError(

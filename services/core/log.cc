@@ -1,5 +1,7 @@
 #include "services/core/log.h"
 
+#include <limits.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -145,6 +147,14 @@ void Log(LogLevel level, absl::string_view message,
     }
   }
   line.push_back('\n');
+  // A pipe that nobody reads must not stop the service. One that is writable
+  // takes PIPE_BUF bytes at once; longer lines are cut to that.
+  pollfd out = {STDERR_FILENO, POLLOUT, 0};
+  if (poll(&out, 1, 0) <= 0) return;
+  if (line.size() > PIPE_BUF) {
+    line.resize(PIPE_BUF);
+    line.back() = '\n';
+  }
   // One write per line keeps lines of several processes apart on one terminal.
   [[maybe_unused]] const ssize_t written =
       write(STDERR_FILENO, line.data(), line.size());

@@ -52,7 +52,8 @@ class LogField {
   bool quoted_ = true;
 };
 
-// Thread-safe; each call writes one whole line.
+// Thread-safe; each call writes one whole line of at most 4 KiB, and never
+// waits: where nobody reads standard error, lines are lost.
 void Log(LogLevel level, absl::string_view message,
          std::initializer_list<LogField> fields = {});
 

@@ -10,6 +10,8 @@
 namespace expertmesh {
 namespace {
 
+constexpr size_t kMaxIdleBytes = size_t{16} << 20;
+
 using expert::v1::ExpertBatch;
 using expert::v1::ExpertResult;
 
@@ -122,6 +124,13 @@ absl::Status DecodedBatch::Validate() {
     return absl::InvalidArgumentError(absl::StrCat(
         "hidden_states has ", payload_size_, " bytes, but num_tokens is ",
         num_tokens_, " and hidden_size ", hidden_size_));
+  }
+  // Tokens without rows are harmless, but not as a way around the queue's bound
+  // on rows.
+  if (num_tokens_ > row_token_.size() && payload_size_ > kMaxIdleBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_tokens is ", num_tokens_, ", but there are only ",
+                     row_token_.size(), " rows: send only tokens with rows"));
   }
   if (row_token_.size() * row_bytes + kResultHeaderBytes > kMaxMessageBytes) {
     return absl::InvalidArgumentError(

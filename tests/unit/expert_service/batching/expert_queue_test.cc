@@ -148,6 +148,16 @@ TEST_F(ExpertQueueTest, RefusesRowsBeyondItsBound) {
   EXPECT_THAT(Take(), ElementsAre("a4"));
 }
 
+TEST_F(ExpertQueueTest, AFullQueueStillTakesAnotherStreamsFirstBatch) {
+  auto* a = queue_.OpenStream();
+  auto* b = queue_.OpenStream();
+  ASSERT_TRUE(Add(a, "a1", 0, 100).ok());
+  EXPECT_EQ(Add(a, "a2", 0, 1).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Add(b, "b1", 0, 50).ok());
+  EXPECT_EQ(Add(b, "b2", 0, 1).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(Take(1000), ElementsAre("a1", "b1"));
+}
+
 TEST_F(ExpertQueueTest, ABatchLargerThanTheBoundIsTakenWhenNothingWaits) {
   auto* a = queue_.OpenStream();
   EXPECT_TRUE(Add(a, "huge", 0, 101).ok());

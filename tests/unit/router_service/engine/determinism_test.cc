@@ -160,8 +160,12 @@ TEST_P(DeterminismTest, Preempted) {
   // gives way while they grow.
   options.model.kv_cache_tokens = 256;
   const auto engine = LoadEngine(options);
-  const auto first = engine->Submit(MakeRequest(300, 60));
-  const auto second = engine->Submit(MakeRequest(301, 62));
+  SequenceRequest long_one = MakeRequest(300, 60);
+  long_one.max_tokens = 120;
+  SequenceRequest long_two = MakeRequest(301, 62);
+  long_two.max_tokens = 120;
+  const auto first = engine->Submit(long_one);
+  const auto second = engine->Submit(long_two);
   const auto probe = engine->Submit(Probe());
   EXPECT_EQ(Bits(probe->Await()), expected);
   EXPECT_TRUE(first->Await().status.ok());

@@ -92,6 +92,7 @@ TEST_F(EngineTest, AFullQueueRefuses) {
   Load(options);
   const auto running = engine_->Submit(Request(5, 200));
   running->AwaitTokens(1);
+  running->AwaitTokens(3);  // steps later: the engine has said that it runs
   const auto second = engine_->Submit(Request(5, 3));
   const auto third = engine_->Submit(Request(5, 3));
   // One runs for two hundred tokens, two wait: the next finds no place.
@@ -114,6 +115,7 @@ TEST_F(EngineTest, CancelEndsARequestAndFreesItsPages) {
   EXPECT_EQ(record.reason, FinishReason::kCancelled);
   EXPECT_LT(record.tokens.size(), 2000u);
   EXPECT_TRUE(engine_->Run(Request(5, 2)).status.ok());
+  engine_->engine->Drain(absl::InfiniteDuration());
   EXPECT_EQ(engine_->engine->load().running, 0);
 }
 
@@ -194,6 +196,20 @@ TEST_F(EngineTest, AccountsForEveryAssignment) {
     EXPECT_EQ(rows, (40u + 3u) * 3u * 2u);
     const bool exact = policy == router::OverflowPolicy::kWait;
     EXPECT_EQ(record.routing.GateMassKept() == 1.0, exact);
+  }
+}
+
+TEST_F(EngineTest, APreemptedRequestIsAccountedForOnce) {
+  LocalEngineOptions options;
+  options.model.kv_cache_tokens = 128;
+  options.model.max_context_tokens = 128;
+  Load(options);
+  const auto older = engine_->Submit(Request(40, 60));
+  const auto younger = engine_->Submit(Request(40, 60));
+  for (const auto& sink : {older, younger}) {
+    const auto record = sink->Await();
+    ASSERT_TRUE(record.status.ok()) << record.status;
+    EXPECT_EQ(record.routing[router::RowOutcome::kPrimary], (40 + 59) * 3 * 2);
   }
 }
 
