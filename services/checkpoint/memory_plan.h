@@ -25,8 +25,8 @@ struct ExpertServicePlan {
   int64_t weight_bytes = 0;
 };
 
-// Weights as they lie in memory, with the padding of each matrix on its own (the
-// router packs some together and saves a little of it). Workspaces and the
+// Weights as they lie in memory, with the padding of each matrix on its own
+// (the router packs some together and saves a little of it). Workspaces and the
 // program itself are not counted.
 struct MemoryPlan {
   // Packed matrices, norms, and the mapped embedding table with all its rows

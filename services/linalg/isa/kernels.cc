@@ -63,8 +63,8 @@ Isa HighestIsa() {
   return highest;
 }
 
-// The highest, but for one case: Intel's cores run vdpbf16ps at half the rate of
-// the fused multiply-adds it stands for (68 against 136 GFLOP/s measured on
+// The highest, but for one case: Intel's cores run vdpbf16ps at half the rate
+// of the fused multiply-adds it stands for (68 against 136 GFLOP/s measured on
 // Sapphire Rapids), so plain AVX-512 is faster there, and its bits are those of
 // every other CPU.
 Isa DefaultIsa() {
