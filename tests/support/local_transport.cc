@@ -71,10 +71,10 @@ absl::Status LocalTransport::Run(int endpoint,
   if (static_cast<int64_t>(batch.num_rows()) > options_.max_rows) {
     return absl::InvalidArgumentError("batch larger than max_rows");
   }
-  std::vector<const expert::PackedExpert*> experts;
+  experts_.clear();
   for (const uint32_t expert : batch.expert_ids) {
-    experts.push_back(weights_[endpoint]->Find(batch.layer, expert));
-    if (experts.back() == nullptr) {
+    experts_.push_back(weights_[endpoint]->Find(batch.layer, expert));
+    if (experts_.back() == nullptr) {
       return absl::FailedPreconditionError(
           absl::StrCat("expert ", expert, " is not at endpoint ", endpoint));
     }
@@ -86,7 +86,7 @@ absl::Status LocalTransport::Run(int endpoint,
                 row_bytes);
   }
   expert::GroupedRows rows;
-  rows.experts = experts;
+  rows.experts = experts_;
   rows.group_offsets = batch.group_offsets;
   rows.dtype = batch.dtype;
   rows.x = x_.data();

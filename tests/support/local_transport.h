@@ -52,6 +52,7 @@ class LocalTransport final : public router::ExpertTransport {
   std::unique_ptr<expert::GroupedFfn> ffn_;
   std::vector<bool> down_;
   int64_t num_batches_ = 0;
+  std::vector<const expert::PackedExpert*> experts_;  // of the batch
   Buffer x_;
   Buffer y_;
 };

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/allocation_counter.h"
 #include "tests/support/local_engine.h"
 
 namespace expertmesh::testing {
@@ -211,6 +212,47 @@ TEST_F(EngineTest, APreemptedRequestIsAccountedForOnce) {
     ASSERT_TRUE(record.status.ok()) << record.status;
     EXPECT_EQ(record.routing[router::RowOutcome::kPrimary], (40 + 59) * 3 * 2);
   }
+}
+
+// Counts allocations between two tokens of a request, far enough apart that
+// chance would show.
+class AllocationSink final : public router::TokenSink {
+ public:
+  bool OnToken(const router::Sequence& sequence, int32_t,
+               const router::TokenLogprob*) override {
+    if (sequence.num_generated() == 50) before_ = NumAllocations();
+    if (sequence.num_generated() == 150) after_ = NumAllocations();
+    return true;
+  }
+  void OnFinish(const router::Sequence&, FinishReason,
+                const absl::Status&) override {
+    MutexLock lock(&mutex_);
+    ended_ = true;
+    changed_.NotifyAll();
+  }
+  int64_t AwaitDifference() {
+    MutexLock lock(&mutex_);
+    changed_.Wait(lock, [this] { return ended_; });
+    return after_ - before_;
+  }
+
+ private:
+  int64_t before_ = 0;
+  int64_t after_ = -1;
+  Mutex mutex_;
+  CondVar changed_;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+TEST_F(EngineTest, ASteadyStepDoesNotAllocate) {
+  LocalEngineOptions options;
+  options.model.num_endpoints = 4;
+  Load(options);
+  auto sink = std::make_shared<AllocationSink>();
+  ASSERT_TRUE(engine_->engine->Submit(Request(5, 160), sink).ok());
+  // Page lists, of the sequence and of each thread, double now and then as the
+  // context grows; a hundred steps of three layers allocate nothing else.
+  EXPECT_LE(sink->AwaitDifference(), 32);
 }
 
 TEST_F(EngineTest, ASteadyStepSendsOneMessagePerEndpointAndLayer) {
