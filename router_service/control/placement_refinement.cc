@@ -2,9 +2,14 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <queue>
+#include <tuple>
 #include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
 
 namespace expertmesh::router {
 namespace {
@@ -13,9 +18,11 @@ constexpr int kNowhere = PlacementState::kNowhere;
 // Layers are taken in turn; a second time, because room may have come up.
 constexpr int kRounds = 2;
 // Least busy hosts that are considered to take load.
-constexpr size_t kMaxTakers = 12;
+constexpr size_t kMaxTakers = 8;
+// Copies of such a host that are considered to give way.
+constexpr size_t kMaxSpares = 4;
 // Layers that are searched for a slot to give room.
-constexpr int64_t kMaxLayersSearched = 8;
+constexpr int64_t kMaxLayersSearched = 4;
 // A layer this close to its ideal is done; a step must gain this much.
 constexpr double kCloseEnough = 1.002;
 constexpr double kLeastGain = 1e-3;
@@ -32,8 +39,7 @@ struct Step {
   Change changes[2] = {};
   int num_changes = 0;
   double busy = 0;  // of the busiest host touched, afterwards
-
-  void Append(const Change& change) { changes[num_changes++] = change; }
+  double loss = 0;  // busy rows that another layer's slowest host gains
 };
 
 using HostLoad = std::pair<double, int>;  // busy rows, host
@@ -57,6 +63,8 @@ class Refiner {
 
   void RefineLayer(int64_t layer) {
     layer_ = layer;
+    first_slot_ = layer * problem_.num_experts;
+    end_slot_ = first_slot_ + problem_.num_experts;
     if (IsDone()) return;
     FillHeaps();
     // Far more steps than it takes; they all make progress, if little.
@@ -71,11 +79,7 @@ class Refiner {
   struct Taker {
     int host;
     std::vector<std::pair<double, int>> shares;  // (busy rows, slot)
-    int spare = kNowhere;  // the lightest of them that others hold too
-    // Slots of other layers, where the host is full; see FindElsewhere.
-    bool has_looked_elsewhere = false;
-    int spare_elsewhere = kNowhere;     // one that can go
-    int returned_elsewhere = kNowhere;  // one for the busiest host
+    std::vector<int> spares;  // the lightest of them that others hold too
   };
 
   bool IsDone() const {
@@ -128,9 +132,8 @@ class Refiner {
     }
     std::sort(taker.shares.begin(), taker.shares.end());
     for (const auto& [share, slot] : taker.shares) {
-      if (state_->holders(slot).size() < 2) continue;
-      taker.spare = slot;
-      break;
+      if (taker.spares.size() == kMaxSpares) break;
+      if (state_->holders(slot).size() >= 2) taker.spares.push_back(slot);
     }
     return taker;
   }
@@ -142,58 +145,60 @@ class Refiner {
     const auto slots = state_->contents(busiest, layer_);
     best_.reset();
     for (const int slot : slots) {
-      if (state_->Share(slot) <= 0) continue;
-      for (Taker& taker : takers) {
-        if (state_->Holds(taker.host, slot)) continue;
-        ConsiderGiving(slot, kNowhere, busiest, &taker);
-        if (!problem_.hosts[busiest].managed) continue;
-        ConsiderGiving(slot, busiest, busiest, &taker);
-        ConsiderExchange(slot, busiest, taker);
-      }
-      if (problem_.hosts[busiest].managed &&
-          state_->holders(slot).size() >= 2) {
-        Step step;
-        step.Append({slot, busiest, kNowhere});
-        Consider(step);
-      }
+      if (state_->Share(slot) > 0) ConsiderWithin(slot, busiest, takers);
+    }
+    // Other layers are left alone as long as this one can help itself.
+    if (!best_.has_value()) {
+      for (const Taker& taker : takers) ConsiderAcross(slots, busiest, taker);
     }
     if (!best_.has_value()) return false;
     Take(*best_);
     return true;
   }
 
-  // A copy for the taker, beside that of the busiest host or (`from`) instead.
-  void ConsiderGiving(int slot, int from, int busiest, Taker* taker) {
-    Step step;
-    step.Append({slot, from, taker->host});
-    if (state_->Fits(slot, taker->host)) {
-      Consider(step);
-      return;
+  // Steps that touch slots of this layer only.
+  void ConsiderWithin(int slot, int busiest, const std::vector<Taker>& takers) {
+    const bool is_managed = problem_.hosts[busiest].managed;
+    for (const Taker& taker : takers) {
+      if (state_->Holds(taker.host, slot)) continue;
+      ConsiderGiving({slot, kNowhere, taker.host}, taker);
+      if (!is_managed) continue;
+      ConsiderGiving({slot, busiest, taker.host}, taker);
+      ConsiderExchange(slot, busiest, taker);
     }
-    // Slots of one layer are of one size, so one that goes makes room enough.
-    if (taker->spare != kNowhere) {
-      Step with_spare = step;
-      with_spare.Append({taker->spare, taker->host, kNowhere});
-      Consider(with_spare);
-    }
-    LookElsewhere(busiest, taker);
-    if (taker->spare_elsewhere != kNowhere) {
-      Step with_spare = step;
-      with_spare.Append({taker->spare_elsewhere, taker->host, kNowhere});
-      Consider(with_spare);
-    }
-    if (from != kNowhere && taker->returned_elsewhere != kNowhere) {
-      step.Append({taker->returned_elsewhere, taker->host, from});
-      Consider(step);
+    if (is_managed && state_->holders(slot).size() >= 2) {
+      Consider({slot, busiest, kNowhere});
     }
   }
 
-  void LookElsewhere(int busiest, Taker* taker) {
-    if (taker->has_looked_elsewhere) return;
-    taker->has_looked_elsewhere = true;
-    taker->spare_elsewhere = FindElsewhere(taker->host, kNowhere);
-    if (problem_.hosts[busiest].managed) {
-      taker->returned_elsewhere = FindElsewhere(taker->host, busiest);
+  // A copy for the taker, by itself or instead of a spare one: slots of one
+  // layer are of one size, so one that goes makes room enough.
+  void ConsiderGiving(const Change& given, const Taker& taker) {
+    if (state_->Fits(given.slot, taker.host)) {
+      Consider(given);
+      return;
+    }
+    for (const int spare : taker.spares) {
+      Consider(given, {spare, taker.host, kNowhere});
+    }
+  }
+
+  // Steps by which a full taker gets a copy and another layer gives room.
+  void ConsiderAcross(absl::Span<const int> slots, int busiest,
+                      const Taker& taker) {
+    if (state_->free_bytes(taker.host) >= problem_.slot_bytes[layer_]) return;
+    const int spare = FindElsewhere(taker.host, kNowhere);
+    const int returned = problem_.hosts[busiest].managed
+                             ? FindElsewhere(taker.host, busiest)
+                             : kNowhere;
+    for (const int slot : slots) {
+      if (state_->Share(slot) <= 0 || state_->Holds(taker.host, slot)) continue;
+      if (spare != kNowhere) {
+        Consider({slot, kNowhere, taker.host}, {spare, taker.host, kNowhere});
+      }
+      if (returned != kNowhere) {
+        Consider({slot, busiest, taker.host}, {returned, taker.host, busiest});
+      }
     }
   }
 
@@ -208,21 +213,20 @@ class Refiner {
     const auto last = above == taker.shares.end() ? above : above + 1;
     for (auto it = first; it != last; ++it) {
       if (state_->Holds(busiest, it->second)) continue;
-      Step step;
-      step.Append({slot, busiest, taker.host});
-      step.Append({it->second, taker.host, busiest});
-      Consider(step);
+      Consider({slot, busiest, taker.host}, {it->second, taker.host, busiest});
     }
   }
 
   // A slot of another layer, large enough, that `host` can lose to `to` (or
-  // altogether) without that layer's becoming slower: the lightest of the first
-  // of the next layers that has one.
+  // altogether) with the least harm to that layer.
   int FindElsewhere(int host, int to) const {
     const int64_t needed =
         problem_.slot_bytes[layer_] - state_->free_bytes(host);
     const int64_t num_others =
         std::min(problem_.num_layers - 1, kMaxLayersSearched);
+    int best = kNowhere;
+    double best_loss = std::numeric_limits<double>::infinity();
+    double best_share = 0;
     for (int64_t i = 1; i <= num_others; ++i) {
       const int64_t layer = (layer_ + i) % problem_.num_layers;
       const int64_t bytes = problem_.slot_bytes[layer];
@@ -232,52 +236,82 @@ class Refiner {
           bytes > state_->free_bytes(to) + problem_.slot_bytes[layer_]) {
         continue;
       }
-      int lightest = kNowhere;
       for (const int slot : state_->contents(host, layer)) {
-        if (lightest != kNowhere &&
-            state_->Share(slot) >= state_->Share(lightest)) {
-          continue;
-        }
-        if (IsHarmless({slot, host, to})) lightest = slot;
+        const double loss = Loss({slot, host, to});
+        const double share = state_->Share(slot);
+        if (std::tie(loss, share) >= std::tie(best_loss, best_share)) continue;
+        best = slot;
+        best_loss = loss;
+        best_share = share;
       }
-      if (lightest != kNowhere) return lightest;
+      if (best_loss == 0) break;  // the lightest of the first layer will do
     }
-    return kNowhere;
+    return best;
   }
 
-  // Whether a copy can go, or move, without uncovering its slot or making its
-  // layer slower.
-  bool IsHarmless(const Change& change) const {
+  // By how much the slowest host of another layer becomes slower if a copy goes
+  // or moves; infinite where it cannot.
+  double Loss(const Change& change) const {
+    constexpr double kCannot = std::numeric_limits<double>::infinity();
     const std::vector<int>& holders = state_->holders(change.slot);
     const int64_t layer = change.slot / problem_.num_experts;
+    if (change.to == kNowhere && holders.size() < 2) return kCannot;
     double rates = state_->rate_sum(change.slot) - state_->rate(change.from);
-    if (change.to == kNowhere) {
-      if (holders.size() < 2) return false;
-    } else {
-      if (state_->Holds(change.to, change.slot)) return false;
+    double slowest = layer_max_[layer];
+    if (change.to != kNowhere) {
+      if (state_->Holds(change.to, change.slot)) return kCannot;
       rates += state_->rate(change.to);
+      slowest = std::max(slowest, state_->busy(layer, change.to) +
+                                      state_->Share(change.slot, rates));
     }
-    const double share = state_->Share(change.slot, rates);
-    if (change.to != kNowhere &&
-        state_->busy(layer, change.to) + share > layer_max_[layer]) {
-      return false;
+    const double more =
+        state_->Share(change.slot, rates) - state_->Share(change.slot);
+    for (const int holder : holders) {
+      if (holder == change.from) continue;
+      slowest = std::max(slowest, state_->busy(layer, holder) + more);
     }
-    const double more = share - state_->Share(change.slot);
-    return more <= 0 ||
-           std::all_of(holders.begin(), holders.end(), [&](int holder) {
-             return holder == change.from ||
-                    state_->busy(layer, holder) + more <= layer_max_[layer];
-           });
+    return slowest - layer_max_[layer];
   }
 
-  void Consider(Step step) {
+  void Consider(const Change& change) { ConsiderStep(Step{{change}, 1}); }
+  void Consider(const Change& change, const Change& other) {
+    ConsiderStep(Step{{change, other}, 2});
+  }
+  void ConsiderStep(Step step) {
     const double before = layer_max_[layer_];
+    const Change& last = step.changes[step.num_changes - 1];
+    if (!IsOfLayer(last)) step.loss = Loss(last);
     double limit = before * (1 - kLeastGain);
-    if (best_.has_value()) limit = std::min(limit, best_->busy);
+    if (best_.has_value()) limit = std::min(limit, best_->busy + best_->loss);
+    limit -= step.loss;
     if (BusyOfTaker(step) >= limit) return;  // cheap, and settles most
     step.busy = BusiestAfter(step);
     if (step.busy >= limit) return;
-    if (step.busy < before - LoadedBytes(step) * rows_per_byte_) best_ = step;
+    // Where another layer pays, the gain must be real: hosts that the step does
+    // not touch may be as busy.
+    const double after = step.loss > 0 ? SlowestAfter(step) : step.busy;
+    const double cost = step.loss + LoadedBytes(step) * rows_per_byte_;
+    if (after + cost < before * (1 - (step.loss > 0 ? kLeastGain : 0))) {
+      best_ = step;
+    }
+  }
+
+  // Of all hosts.
+  double SlowestAfter(const Step& step) {
+    for (int i = 0; i < step.num_changes; ++i) {
+      if (IsOfLayer(step.changes[i])) AddDeltas(step.changes[i]);
+    }
+    double slowest = 0;
+    for (int host = 0; host < state_->num_hosts(); ++host) {
+      slowest = std::max(slowest, state_->busy(layer_, host) + delta_[host]);
+    }
+    for (const int host : touched_) delta_[host] = 0;
+    touched_.clear();
+    return slowest;
+  }
+
+  bool IsOfLayer(const Change& change) const {
+    return change.slot >= first_slot_ && change.slot < end_slot_;
   }
 
   // Afterwards, of the host that the first change gives a slot; 0: none.
@@ -289,7 +323,7 @@ class Refiner {
     double busy =
         state_->busy(layer_, given.to) + state_->Share(given.slot, rates);
     const Change& other = step.changes[1];
-    if (step.num_changes == 2 && other.slot / problem_.num_experts == layer_) {
+    if (step.num_changes == 2 && IsOfLayer(other)) {
       busy -= state_->Share(other.slot);
     }
     return busy;
@@ -298,9 +332,7 @@ class Refiner {
   // Of the hosts that the step touches.
   double BusiestAfter(const Step& step) {
     for (int i = 0; i < step.num_changes; ++i) {
-      if (step.changes[i].slot / problem_.num_experts == layer_) {
-        AddDeltas(step.changes[i]);
-      }
+      if (IsOfLayer(step.changes[i])) AddDeltas(step.changes[i]);
     }
     double busiest = 0;
     for (const int host : touched_) {
@@ -370,6 +402,9 @@ class Refiner {
       }
     }
     layer_max_[layer_] = state_->busy(layer_, Busiest());
+    const Change& last = step.changes[step.num_changes - 1];
+    if (!IsOfLayer(last))
+      layer_max_[last.slot / problem_.num_experts] += step.loss;
   }
 
   const PlacementProblem& problem_;
@@ -381,6 +416,8 @@ class Refiner {
   const HostedSlots now_;
 
   int64_t layer_ = 0;
+  int64_t first_slot_ = 0;  // of the layer; one past its last
+  int64_t end_slot_ = 0;
   std::priority_queue<HostLoad> busiest_;
   std::priority_queue<HostLoad, std::vector<HostLoad>, std::greater<HostLoad>>
       idlest_;  // managed hosts only

@@ -12,8 +12,8 @@ namespace expertmesh::router {
 // gives way that others hold too. A step is taken only if every host it touches
 // ends below the slowest, and if that gains at least `rows_per_byte` for every
 // byte of slots that hosts do not hold now (PlacementHost::hosted).
-// Fixed hosts, budgets and coverage are respected; other layers do not become
-// slower.
+// What gives way may be of another layer, which becomes slower by less than
+// this one becomes faster. Fixed hosts, budgets and coverage are respected.
 void RefinePlacement(double rows_per_byte, PlacementState* state);
 
 }  // namespace expertmesh::router

@@ -98,9 +98,16 @@ TEST(PlannerBaselineTest, RecordedLoads) {
   }
 }
 
-// Four fixed hosts that cover everything, and a managed pool of a quarter more.
+// Four fixed hosts that cover everything, and a managed one with a quarter as
+// many slots: the best there is, by trying every choice of sixteen slots, and
+// the plan beside it.
 TEST(PlannerBaselineTest, SmallHotPoolEvensOutRecordedLoads) {
-  for (const char* text : {"play", "novel", "speech", "programs", "chat"}) {
+  for (const auto& [text, best] :
+       std::vector<std::pair<std::string, double>>{{"play", 1.2493},
+                                                   {"novel", 1.3070},
+                                                   {"speech", 1.3291},
+                                                   {"programs", 1.2429},
+                                                   {"chat", 1.2121}}) {
     PlacementProblem problem = EqualHosts(RecordedLoad(text), 4, 4, 16);
     const HostedSlots base = ContiguousPlacement(problem, 16);
     for (int h = 0; h < 4; ++h) {
@@ -112,8 +119,9 @@ TEST(PlannerBaselineTest, SmallHotPoolEvensOutRecordedLoads) {
     problem.hosts.back().hosted = {};
     const auto plan = PlanPlacement(problem, {});
     ASSERT_TRUE(plan.ok()) << plan.status();
-    EXPECT_LE(plan->after.slowest_over_mean, 1.25) << text;
-    EXPECT_LT(plan->after.slowest_over_mean, plan->before.slowest_over_mean);
+    EXPECT_LE(plan->after.slowest_over_mean, best * 1.05) << text;
+    EXPECT_GE(plan->after.slowest_over_mean, best - 1e-4) << text;
+    EXPECT_GT(plan->before.slowest_over_mean, 1.85) << text;
   }
 }
 
