@@ -5,11 +5,10 @@
 namespace expertmesh::router {
 namespace {
 
-// Busy rows and replicas of one layer at a time, so that memory does not grow
-// with layers × hosts.
-class LayerLoads {
+// How a slot's rows are split over its replicas.
+class RowSplit {
  public:
-  explicit LayerLoads(const PlacementProblem& problem)
+  explicit RowSplit(const PlacementProblem& problem)
       : problem_(problem), rates_(problem.num_slots()) {
     for (const PlacementHost& host : problem.hosts) mean_rate_ += host.rate();
     mean_rate_ /= static_cast<double>(problem.hosts.size());
@@ -38,10 +37,10 @@ double Ratio(double mean, double max) { return max > 0 ? mean / max : 1; }
 
 PlacementQuality EvaluatePlacement(const PlacementProblem& problem,
                                    const HostedSlots& hosted) {
-  LayerLoads loads(problem);
+  RowSplit split(problem);
   for (size_t h = 0; h < hosted.size(); ++h) {
     for (const SlotId slot : hosted[h]) {
-      loads.CountReplica(problem.IndexOf(slot), static_cast<int>(h));
+      split.CountReplica(problem.IndexOf(slot), static_cast<int>(h));
     }
   }
   const int64_t num_layers = problem.num_layers;
@@ -54,7 +53,7 @@ PlacementQuality EvaluatePlacement(const PlacementProblem& problem,
     std::fill(host_rows.begin(), host_rows.end(), 0.0);
     for (const SlotId slot : hosted[h]) {
       const double rows =
-          loads.Rows(problem.IndexOf(slot), static_cast<int>(h));
+          split.Rows(problem.IndexOf(slot), static_cast<int>(h));
       host_rows[slot.layer] += rows;
       total[slot.layer] += rows;
       ++replicas[slot.layer];
@@ -62,7 +61,7 @@ PlacementQuality EvaluatePlacement(const PlacementProblem& problem,
     }
     for (int64_t layer = 0; layer < num_layers; ++layer) {
       max_busy[layer] = std::max(
-          max_busy[layer], loads.Busy(host_rows[layer], static_cast<int>(h)));
+          max_busy[layer], split.Busy(host_rows[layer], static_cast<int>(h)));
     }
   }
   PlacementQuality quality;
