@@ -72,6 +72,7 @@ void BatchAttempt::Done(const BatchAnswer& answer) {
 void BatchAttempt::Account(const BatchAnswer& answer, absl::Duration now) {
   EndpointLoads& loads = state_->loads;
   taken = now - sent_at;
+  is_in_flight = false;
   const auto rows = static_cast<int64_t>(row_token.size());
   if (is_overdue) loads.OnceOverdue(endpoint);
   if (answer.status.ok()) {

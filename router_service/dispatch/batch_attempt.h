@@ -99,6 +99,8 @@ class BatchAttempt final : public BatchCompletion {
 
   // Null: nobody waits for it any more.
   RowExchange* exchange = nullptr;
+  // Its endpoint answered, or never will; then, its rows are copied as well.
+  bool is_in_flight = false;
   bool is_answered = false;
   absl::Status status;
   absl::Duration taken;

@@ -228,7 +228,10 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
   bool has_alternatives = true;
   for (const uint32_t index : attempt->pieces) {
     RowPiece& piece = exchange.pieces[index];
-    piece.state = RowPiece::State::kSent;
+    // One that is asked for twice may have been answered meanwhile.
+    if (piece.state == RowPiece::State::kUnsent) {
+      piece.state = RowPiece::State::kSent;
+    }
     ++piece.attempts;
     piece.avoid.push_back(endpoint);
     has_alternatives &= state_->loads.AnyUsable(
@@ -237,6 +240,7 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
   }
   exchange.attempts.push_back(attempt);
   attempt->exchange = &exchange;
+  attempt->is_in_flight = true;
   attempt->endpoint = endpoint;
   SetTimes(attempt, has_alternatives);
   return attempt;
@@ -339,7 +343,7 @@ absl::Duration Dispatcher::AttendLate(absl::Duration now,
   {
     MutexLock lock(&state_->mutex);
     for (BatchAttempt* attempt : ticket->exchange_.attempts) {
-      if (attempt->is_answered) continue;
+      if (!attempt->is_in_flight) continue;
       const absl::Duration due =
           attempt->is_overdue
               ? absl::InfiniteDuration()
@@ -373,7 +377,7 @@ void Dispatcher::AttendOverdue(BatchAttempt* attempt, absl::Duration now,
     Count(metrics_.resent_overdue);
   }
   MutexLock lock(&state_->mutex);
-  if (attempt->is_answered) return;
+  if (!attempt->is_in_flight) return;
   for (const uint32_t index : attempt->pieces) {
     const RowPiece& piece = ticket->exchange_.pieces[index];
     if (piece.state == RowPiece::State::kSent && piece.attempts == 1) {

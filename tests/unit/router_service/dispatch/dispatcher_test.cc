@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <random>
 #include <thread>
 
 #include "tests/unit/router_service/dispatch/fake_mesh.h"
@@ -296,6 +298,46 @@ TEST_F(DispatcherTest, OneBatchMayAlwaysBeInFlight) {
   Exchange();
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(0), 2);
+}
+
+// Answers come from a thread for each endpoint, about when batches become
+// overdue, now and then with an error: all ways to race are taken.
+TEST_F(DispatcherTest, NothingIsLostWhateverTheOrderOfAnswers) {
+  options_.min_deadline = absl::Microseconds(20);
+  options_.deadline_factor = 1;
+  options_.hedge_budget = 1;
+  options_.uncovered_timeout = absl::Minutes(5);
+  options_.max_message_bytes = 16 * 8;
+  Place({{0, 1}, {1, 2}, {2, 0}, {0, 1, 2}});
+  Plan({0, 1, 2, 3}, 20, /*num_waves=*/2);
+  Start();
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> endpoints;
+  for (int endpoint = 0; endpoint < 3; ++endpoint) {
+    mesh_.Hold(endpoint);
+    endpoints.emplace_back([&, endpoint] {
+      std::minstd_rand random(endpoint + 1);
+      int answered = 0;
+      while (!stop) {
+        if (mesh_.num_sent(endpoint) == answered) {
+          std::this_thread::yield();
+          continue;
+        }
+        answered = mesh_.num_sent(endpoint);
+        absl::SleepFor(absl::Microseconds(random() % 100));
+        mesh_.Release(endpoint, random() % 8 == 0
+                                    ? absl::UnavailableError("gone")
+                                    : absl::OkStatus());
+      }
+    });
+  }
+  for (int i = 0; i < 300; ++i) {
+    hidden_[0] = static_cast<float>(i);
+    Exchange();
+    ExpectEchoed();
+  }
+  stop = true;
+  for (std::thread& endpoint : endpoints) endpoint.join();
 }
 
 TEST_F(DispatcherTest, AnswersAfterItsEndAreNoHarm) {
