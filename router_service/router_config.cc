@@ -82,8 +82,13 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "For rows above capacity: wait (exact), next_best, drop; "
                  "requests may choose their own")
       ->capture_default_str();
-  app.add_option("--expert-timeout", config->expert_timeout_seconds,
-                 "Seconds after which an unanswered batch fails")
+  app.add_option("--uncovered-timeout", config->uncovered_timeout_seconds,
+                 "Seconds to wait for an expert that no service serves before "
+                 "the requests that need it fail")
+      ->capture_default_str();
+  app.add_option("--hedge-budget", config->hedge_budget,
+                 "Share of batches that may be asked of a second replica "
+                 "because the first is late; 0: none")
       ->capture_default_str();
   app.add_option("--drain-timeout", config->drain_timeout_seconds,
                  "Seconds running requests get to finish after SIGTERM")
@@ -109,7 +114,8 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
   RETURN_IF_ERROR(
       AtLeast("--min-capacity", static_cast<double>(config.min_capacity), 1));
   RETURN_IF_ERROR(
-      AtLeast("--expert-timeout", config.expert_timeout_seconds, 0.001));
+      AtLeast("--uncovered-timeout", config.uncovered_timeout_seconds, 0));
+  RETURN_IF_ERROR(AtLeast("--hedge-budget", config.hedge_budget, 0));
   RETURN_IF_ERROR(AtLeast("--drain-timeout", config.drain_timeout_seconds, 0));
   const auto policy = ParseOverflowPolicy(config.overflow_policy);
   if (!policy.ok()) {

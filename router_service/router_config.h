@@ -35,7 +35,8 @@ struct RouterConfig {
   int64_t min_capacity = 64;     // rows
   std::string overflow_policy = "wait";
 
-  double expert_timeout_seconds = 30;
+  double uncovered_timeout_seconds = 10;
+  double hedge_budget = 0.05;  // of batches; 0: none
   double drain_timeout_seconds = 30;
   LogOptions log;
 };

@@ -86,6 +86,22 @@ ApiMetrics MakeApiMetrics(Metrics* metrics) {
   return out;
 }
 
+DispatchMetrics MakeDispatchMetrics(Metrics* metrics) {
+  const auto resent = [&](const char* reason) {
+    return &metrics->Counter("expertmesh_router_resent_batches_total",
+                             "Batches sent again, or to another replica.",
+                             {{"reason", reason}});
+  };
+  DispatchMetrics out;
+  out.resent_error = resent("error");
+  out.resent_refused = resent("refused");
+  out.resent_overdue = resent("overdue");
+  out.hedged = &metrics->Counter(
+      "expertmesh_router_hedged_batches_total",
+      "Batches sent to a second replica because the first was late.");
+  return out;
+}
+
 TransportMetrics MakeTransportMetrics(const std::vector<std::string>& addresses,
                                       Metrics* metrics) {
   TransportMetrics out;

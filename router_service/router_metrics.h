@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "router_service/api/api_metrics.h"
+#include "router_service/dispatch/dispatch_metrics.h"
 #include "router_service/engine/engine_metrics.h"
 #include "router_service/transport/transport_metrics.h"
 #include "services/checkpoint/model_config.h"
@@ -17,6 +18,7 @@ namespace expertmesh::router {
 EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics);
 ApiMetrics MakeApiMetrics(Metrics* metrics);
 // `addresses` of the endpoints, in the transport's order.
+DispatchMetrics MakeDispatchMetrics(Metrics* metrics);
 TransportMetrics MakeTransportMetrics(const std::vector<std::string>& addresses,
                                       Metrics* metrics);
 

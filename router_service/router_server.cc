@@ -205,15 +205,17 @@ DispatcherOptions RouterServer::Impl::DispatchOptions() const {
   options.hidden_size = model().hidden_size;
   options.max_tokens = config_.max_step_tokens;
   options.top_k = model().top_k;
-  options.timeout = absl::Seconds(config_.expert_timeout_seconds);
+  options.uncovered_timeout = absl::Seconds(config_.uncovered_timeout_seconds);
+  options.hedge_budget = config_.hedge_budget;
   return options;
 }
 
 void RouterServer::Impl::BuildEngine() {
   pool_ = std::make_unique<WorkerPool>(config_.threads > 0 ? config_.threads
                                                            : AvailableCpus());
-  dispatcher_ =
-      std::make_unique<Dispatcher>(DispatchOptions(), endpoints_->transport());
+  dispatcher_ = std::make_unique<Dispatcher>(
+      DispatchOptions(), placement_.get(), endpoints_->transport(),
+      MakeDispatchMetrics(metrics_.get()));
   TransformerOptions transformer;
   transformer.dtype = router_dtype_;
   transformer.max_tokens = config_.max_step_tokens;
@@ -230,8 +232,8 @@ void RouterServer::Impl::BuildEngine() {
   engine.max_context_tokens = max_context_tokens_;
   engine.max_queue = config_.max_queue;
   engine_ = std::make_unique<Engine>(
-      engine, model(), transformer_.get(), cache_.get(), placement_.get(),
-      pool_.get(), MakeEngineMetrics(model(), metrics_.get()), Clock::Real());
+      engine, model(), transformer_.get(), cache_.get(), pool_.get(),
+      MakeEngineMetrics(model(), metrics_.get()), Clock::Real());
 }
 
 absl::Status RouterServer::Impl::Listen() {

@@ -22,17 +22,15 @@ void AddRow(float a, const uint16_t* x, int64_t n, float* y) {
 
 template <typename T>
 void CombineRows(const DispatchPlan& plan, int64_t top_k, const T* rows,
-                 absl::Span<const uint32_t> row_position, int64_t hidden_size,
-                 int64_t first_token, int64_t last_token, float* y) {
+                 int64_t hidden_size, int64_t first_token, int64_t last_token,
+                 float* y) {
   for (int64_t token = first_token; token < last_token; ++token) {
     float* const sum = y + token * hidden_size;
     std::fill_n(sum, hidden_size, 0.0f);
     for (int64_t place = 0; place < top_k; ++place) {
       const int32_t row = plan.token_rows[token * top_k + place];
       if (row < 0) break;
-      const int64_t position = row_position.empty() ? row : row_position[row];
-      AddRow(plan.row_weight[row], rows + position * hidden_size, hidden_size,
-             sum);
+      AddRow(plan.row_weight[row], rows + row * hidden_size, hidden_size, sum);
     }
   }
 }
@@ -40,12 +38,11 @@ void CombineRows(const DispatchPlan& plan, int64_t top_k, const T* rows,
 }  // namespace
 
 void Combine(const DispatchPlan& plan, int64_t top_k, DType dtype,
-             const std::byte* rows, absl::Span<const uint32_t> row_position,
-             int64_t hidden_size, int64_t first_token, int64_t last_token,
-             float* y) {
+             const std::byte* rows, int64_t hidden_size, int64_t first_token,
+             int64_t last_token, float* y) {
   const auto combine = [&](const auto* typed_rows) {
-    CombineRows(plan, top_k, typed_rows, row_position, hidden_size, first_token,
-                last_token, y);
+    CombineRows(plan, top_k, typed_rows, hidden_size, first_token, last_token,
+                y);
   };
   switch (dtype) {
     case DType::kF32:

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "absl/types/span.h"
 #include "router_service/dispatch/dispatch_plan.h"
 #include "services/core/dtype.h"
 
@@ -14,14 +13,12 @@ namespace expertmesh::router {
 // y[t] = sum over the token's serving experts, ascending id, of
 // row_weight · row, in f32: the one definition of combine, whatever the
 // placement. Rows have already been rounded to the wire's type.
-//   rows  [plan.num_rows(), hidden_size] of `dtype`, 64-byte aligned
-//   row_position  [plan.num_rows()] where in `rows` each row of the plan lies;
-//         empty: in the plan's order
+//   rows  [plan.num_rows(), hidden_size] of `dtype`, in the plan's order,
+//         64-byte aligned
 //   y     [num_tokens, hidden_size] f32, overwritten, for tokens
 //         [first_token, last_token)
 void Combine(const DispatchPlan& plan, int64_t top_k, DType dtype,
-             const std::byte* rows, absl::Span<const uint32_t> row_position,
-             int64_t hidden_size, int64_t first_token, int64_t last_token,
-             float* y);
+             const std::byte* rows, int64_t hidden_size, int64_t first_token,
+             int64_t last_token, float* y);
 
 }  // namespace expertmesh::router

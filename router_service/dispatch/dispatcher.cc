@@ -1,276 +1,418 @@
 #include "router_service/dispatch/dispatcher.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "services/core/clock.h"
-#include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
+namespace {
 
-// One message on its way, with the memory its spans point to.
-class DispatchTicket::Message final : public BatchCompletion {
- public:
-  explicit Message(DispatchTicket* ticket) : ticket_(ticket) {}
+// Larger groups are cut, so that replicas share them and credit is kept to.
+constexpr uint32_t kPieceRows = 64;
+// Until an endpoint's times are known.
+constexpr absl::Duration kFirstDeadline = absl::Seconds(1);
+// How often rows that nobody serves are offered again, beside whenever an
+// answer or a new placement comes.
+constexpr absl::Duration kOfferAgain = absl::Milliseconds(20);
+// Errors of endpoints' own after which rows are given up.
+constexpr int kMostFaults = 2;
 
-  void Done(const absl::Status& status) override {
-    status_ = status;
-    // Notified under the lock: the waiter may be gone as soon as it is open.
-    MutexLock lock(&ticket_->mutex_);
-    if (--ticket_->unanswered_ == 0) ticket_->all_answered_.NotifyOne();
-  }
+void Count(prometheus::Counter* counter) {
+  if (counter != nullptr) counter->Increment();
+}
 
-  void Clear() {
-    expert_ids.clear();
-    group_offsets.assign(1, 0);
-    row_token.clear();
-    plan_rows.clear();
-    status_ = absl::OkStatus();
-  }
-  const absl::Status& status() const { return status_; }
+// To clients, whatever goes wrong in the mesh is not their fault.
+absl::Status AsFault(const absl::Status& status) {
+  return absl::IsInternal(status) ? status
+                                  : absl::UnavailableError(status.message());
+}
 
-  int endpoint = 0;
-  ExpertBatch batch;
-  std::vector<uint32_t> expert_ids;
-  std::vector<uint32_t> group_offsets;
-  std::vector<uint32_t> row_token;
-  std::vector<uint32_t> plan_rows;  // [num_rows] row of the plan
-
- private:
-  DispatchTicket* const ticket_;
-  absl::Status status_;
-};
+}  // namespace
 
 DispatchTicket::DispatchTicket(const DispatcherOptions& options)
     : rows_(options.max_tokens * options.top_k * options.hidden_size *
-            DTypeBytes(options.wire_dtype)),
-      row_position_(options.max_tokens * options.top_k) {}
+            DTypeBytes(options.wire_dtype)) {
+  exchange_.rows = rows_.data();
+  exchange_.row_bytes = options.hidden_size * DTypeBytes(options.wire_dtype);
+}
 
-DispatchTicket::~DispatchTicket() = default;
-
-Dispatcher::Dispatcher(const DispatcherOptions& options,
-                       ExpertTransport* transport)
+Dispatcher::Dispatcher(const DispatcherOptions& options, PlacementTable* table,
+                       ExpertTransport* transport,
+                       const DispatchMetrics& metrics)
     : options_(options),
+      table_(table),
       transport_(transport),
-      local_index_(options.max_tokens),
-      is_needed_(options.max_tokens, 0) {}
+      metrics_(metrics),
+      state_(std::make_shared<DispatchState>()),
+      builder_({.wire_dtype = options.wire_dtype,
+                .hidden_size = options.hidden_size,
+                .max_tokens = options.max_tokens,
+                .max_message_bytes = options.max_message_bytes}),
+      hedging_(options.hedge_budget),
+      uncovered_left_(options.uncovered_timeout) {
+  table_->OnChange([state = state_.get()] {
+    MutexLock lock(&state->mutex);
+    state->Notify();
+  });
+}
 
-void Dispatcher::BeginStep() {
-  for (absl::Status& status : lost_) status = absl::OkStatus();
+Dispatcher::~Dispatcher() {
+  table_->OnChange(nullptr);
+  MutexLock lock(&state_->mutex);
+  state_->is_closed = true;
+  state_->idle.clear();
 }
 
 void Dispatcher::Begin(int64_t layer, const float* hidden_states,
-                       const DispatchPlan& plan,
-                       std::shared_ptr<const Placement> placement,
-                       DispatchTicket* ticket) {
-  ticket->layer_ = layer;
-  ticket->hidden_states_ = hidden_states;
-  ticket->plan_ = &plan;
-  ticket->placement_ = std::move(placement);
-  ticket->next_position_ = 0;
+                       const DispatchPlan& plan, DispatchTicket* ticket) {
+  ticket->source_ = {static_cast<uint32_t>(layer), hidden_states, &plan};
   ticket->failures_.clear();
-  if (plan.num_waves() > 0) SendWave(0, ticket);
+  if (plan.num_waves() > 0) BeginWave(0, ticket);
 }
 
 void Dispatcher::Finish(DispatchTicket* ticket) {
-  const int64_t num_waves = ticket->plan_->num_waves();
+  const int64_t num_waves = ticket->source_.plan->num_waves();
   for (int64_t wave = 0; wave < num_waves; ++wave) {
-    if (wave > 0) SendWave(wave, ticket);
-    Await(ticket);
+    if (wave > 0) BeginWave(wave, ticket);
+    FinishWave(ticket);
   }
 }
 
-void Dispatcher::SendWave(int64_t wave, DispatchTicket* ticket) {
-  const DispatchPlan& plan = *ticket->plan_;
-  for (std::vector<uint32_t>& groups : endpoint_groups_) groups.clear();
+void Dispatcher::BeginWave(int64_t wave, DispatchTicket* ticket) {
+  const DispatchPlan& plan = *ticket->source_.plan;
+  RowExchange& exchange = ticket->exchange_;
+  exchange.pieces.clear();
+  ticket->unsent_.clear();
   for (uint32_t g = plan.wave_groups[wave]; g < plan.wave_groups[wave + 1];
        ++g) {
     const RowGroup& group = plan.groups[g];
-    const int endpoint =
-        ticket->placement_->endpoint(ticket->layer_, group.expert_id);
-    absl::Status status;
-    if (endpoint == Placement::kNone) {
-      status = absl::UnavailableError(
-          absl::StrCat("no expert service hosts expert ", group.expert_id,
-                       " of layer ", ticket->layer_, " now; try again"));
-    } else if (static_cast<size_t>(endpoint) < lost_.size()) {
-      status = lost_[endpoint];
+    for (uint32_t row = group.first_row; row < group.last_row;) {
+      const uint32_t end = std::min(group.last_row, row + kPieceRows);
+      ticket->unsent_.push_back(static_cast<uint32_t>(exchange.pieces.size()));
+      RowPiece& piece = exchange.pieces.emplace_back();
+      piece.expert_id = group.expert_id;
+      piece.first_row = row;
+      piece.last_row = end;
+      row = end;
     }
-    if (!status.ok()) {
-      for (uint32_t row = group.first_row; row < group.last_row; ++row) {
-        ticket->row_position_[row] = ticket->next_position_++;
-        ticket->failures_.push_back({plan.row_token[row], status});
+  }
+  exchange.unfinished = exchange.pieces.size();
+  SendUnsent(ticket);
+}
+
+void Dispatcher::FinishWave(DispatchTicket* ticket) {
+  uint64_t seen_events;
+  for (;;) {
+    {
+      MutexLock lock(&state_->mutex);
+      TakeAnswered(ticket);
+      seen_events = state_->events;
+      if (ticket->exchange_.unfinished == 0) {
+        Abandon(ticket);
+        return;
+      }
+    }
+    SendUnsent(ticket);
+    const absl::Duration now = Clock::Real()->Now();
+    absl::Duration wake = AttendLate(now, ticket);
+    const bool is_uncovered = !ticket->unsent_.empty();
+    if (is_uncovered) {
+      if (uncovered_left_ <= absl::ZeroDuration()) {
+        FailUncovered(ticket);
+        continue;
+      }
+      wake = std::min({wake, now + uncovered_left_, now + kOfferAgain});
+    }
+    MutexLock lock(&state_->mutex);
+    if (is_uncovered) {
+      wake = std::min(wake, state_->loads.NextReopening(now));
+    }
+    state_->changed.WaitFor(lock, wake - now,
+                            [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                              return state_->events != seen_events;
+                            });
+    if (is_uncovered) uncovered_left_ -= Clock::Real()->Now() - now;
+  }
+}
+
+// --- Sending. --------------------------------------------------------------
+
+void Dispatcher::SendUnsent(DispatchTicket* ticket) {
+  if (ticket->unsent_.empty()) return;
+  placement_ = table_->Get();
+  wanted_.swap(ticket->unsent_);
+  ticket->unsent_.clear();
+  Choose(wanted_, ticket);
+  std::vector<RowPiece>& pieces = ticket->exchange_.pieces;
+  for (const uint32_t index : wanted_) {
+    if (pieces[index].state != RowPiece::State::kUnsent) continue;
+    // Who did not host it a while ago may do so when it is offered again.
+    pieces[index].avoid.clear();
+  }
+  SendChosen(/*is_hedge=*/false, ticket);
+}
+
+void Dispatcher::Choose(absl::Span<const uint32_t> wanted,
+                        DispatchTicket* ticket) {
+  for (std::vector<uint32_t>& chosen : chosen_) chosen.clear();
+  const absl::Duration now = Clock::Real()->Now();
+  MutexLock lock(&state_->mutex);
+  EndpointLoads& loads = state_->loads;
+  for (BatchAttempt* orphan : state_->orphans) {
+    if (!orphan->is_overdue && now >= orphan->overdue_at) {
+      orphan->is_overdue = true;
+      loads.OnOverdue(orphan->endpoint);
+    }
+  }
+  loads.BeginChoice(now);
+  for (const uint32_t index : wanted) {
+    RowPiece& piece = ticket->exchange_.pieces[index];
+    const int endpoint = loads.Choose(
+        placement_->replicas(ticket->source_.layer, piece.expert_id),
+        piece.avoid, piece.num_rows());
+    if (endpoint == EndpointLoads::kNobody) {
+      if (piece.state == RowPiece::State::kUnsent) {
+        ticket->unsent_.push_back(index);
       }
       continue;
     }
-    if (endpoint_groups_.size() <= static_cast<size_t>(endpoint)) {
-      endpoint_groups_.resize(endpoint + 1);
-      lost_.resize(endpoint + 1);
+    if (chosen_.size() <= static_cast<size_t>(endpoint)) {
+      chosen_.resize(endpoint + 1);
     }
-    endpoint_groups_[endpoint].push_back(g);
+    chosen_[endpoint].push_back(index);
   }
-  ticket->num_messages_ = 0;
-  for (size_t e = 0; e < endpoint_groups_.size(); ++e) {
-    if (!endpoint_groups_[e].empty()) {
-      SendToEndpoint(static_cast<int>(e), endpoint_groups_[e], ticket);
+}
+
+void Dispatcher::SendChosen(bool is_hedge, DispatchTicket* ticket) {
+  for (size_t endpoint = 0; endpoint < chosen_.size(); ++endpoint) {
+    if (chosen_[endpoint].empty()) continue;
+    builder_.Begin(ticket->source_, chosen_[endpoint],
+                   &ticket->exchange_.pieces);
+    while (BatchAttempt* attempt =
+               NextAttempt(static_cast<int>(endpoint), ticket)) {
+      attempt->is_hedge = is_hedge;
+      builder_.FillBatch(attempt);
+      hedging_.OnSend();
+      transport_->Send(attempt->endpoint, attempt->batch, attempt);
     }
   }
 }
 
-void Dispatcher::SendToEndpoint(int endpoint,
-                                const std::vector<uint32_t>& groups,
-                                DispatchTicket* ticket) {
-  const DispatchPlan& plan = *ticket->plan_;
-  uint32_t end_token = 0;
-  for (const uint32_t g : groups) {
-    for (uint32_t row = plan.groups[g].first_row; row < plan.groups[g].last_row;
-         ++row) {
-      is_needed_[plan.row_token[row]] = 1;
-      end_token = std::max(end_token, plan.row_token[row] + 1);
-    }
+BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
+  BatchAttempt* attempt = BatchAttempt::Obtain(state_);
+  RowExchange& exchange = ticket->exchange_;
+  MutexLock lock(&state_->mutex);
+  const size_t num_pieces = exchange.pieces.size();
+  if (!builder_.Next(attempt)) {
+    BatchAttempt::Recycle(attempt);
+    return nullptr;
   }
-  tokens_.clear();
-  for (uint32_t token = 0; token < end_token; ++token) {
-    if (!is_needed_[token]) continue;
-    is_needed_[token] = 0;
-    local_index_[token] = static_cast<uint32_t>(tokens_.size());
-    tokens_.push_back(token);
+  exchange.unfinished += exchange.pieces.size() - num_pieces;
+  bool has_alternatives = true;
+  for (const uint32_t index : attempt->pieces) {
+    RowPiece& piece = exchange.pieces[index];
+    piece.state = RowPiece::State::kSent;
+    ++piece.attempts;
+    piece.avoid.push_back(endpoint);
+    has_alternatives &= state_->loads.AnyUsable(
+        placement_->replicas(ticket->source_.layer, piece.expert_id),
+        piece.avoid);
   }
-
-  const size_t token_bytes =
-      options_.hidden_size * DTypeBytes(options_.wire_dtype);
-  const size_t tokens_per_part =
-      std::max<size_t>(1, options_.max_message_bytes / token_bytes);
-  for (size_t first = 0; first < tokens_.size(); first += tokens_per_part) {
-    const size_t last = std::min(tokens_.size(), first + tokens_per_part);
-    DispatchTicket::Message* message =
-        BuildMessage(groups, tokens_[first], tokens_[last - 1] + 1, ticket);
-    ExpertBatch& batch = message->batch;
-    batch.layer = static_cast<uint32_t>(ticket->layer_);
-    batch.dtype = options_.wire_dtype;
-    batch.hidden_size = static_cast<uint32_t>(options_.hidden_size);
-    batch.num_tokens = static_cast<uint32_t>(last - first);
-    batch.hidden_states = Gather(*ticket, first, last);
-    batch.expert_ids = message->expert_ids;
-    batch.group_offsets = message->group_offsets;
-    batch.row_token = message->row_token;
-    batch.timeout = options_.timeout;
-    message->endpoint = endpoint;
-    Send(message, ticket);
-  }
+  exchange.attempts.push_back(attempt);
+  attempt->exchange = &exchange;
+  attempt->endpoint = endpoint;
+  SetTimes(attempt, has_alternatives);
+  return attempt;
 }
 
-void Dispatcher::Send(DispatchTicket::Message* message,
-                      DispatchTicket* ticket) {
-  {
-    MutexLock lock(&ticket->mutex_);
-    ++ticket->unanswered_;
+void Dispatcher::SetTimes(BatchAttempt* attempt, bool has_alternatives) {
+  EndpointLoads& loads = state_->loads;
+  const int endpoint = attempt->endpoint;
+  loads.OnSend(endpoint, static_cast<int64_t>(attempt->row_token.size()));
+  attempt->rows_ahead = loads.inflight_rows(endpoint);
+  attempt->predicted = loads.Predict(endpoint, attempt->rows_ahead);
+  attempt->sent_at = Clock::Real()->Now();
+  absl::Duration deadline = kFirstDeadline;
+  attempt->hedge_at = absl::InfiniteDuration();
+  if (loads.IsSettled(endpoint)) {
+    deadline = std::max(options_.min_deadline,
+                        attempt->predicted * options_.deadline_factor);
+    attempt->hedge_at = attempt->sent_at + hedging_.Delay(attempt->predicted);
   }
-  transport_->Send(message->endpoint, message->batch, message);
+  attempt->overdue_at = attempt->sent_at + deadline;
+  attempt->batch.timeout = deadline + options_.uncovered_timeout;
+  // Where nobody else can do it, better late than never.
+  attempt->batch.deadline =
+      has_alternatives ? deadline : attempt->batch.timeout;
 }
 
-// The rows of `groups` whose token is in [first_token, last_token). Rows of a
-// group ascend by token, so each group gives one run.
-DispatchTicket::Message* Dispatcher::BuildMessage(
-    const std::vector<uint32_t>& groups, uint32_t first_token,
-    uint32_t last_token, DispatchTicket* ticket) {
-  const DispatchPlan& plan = *ticket->plan_;
-  if (ticket->num_messages_ == ticket->messages_.size()) {
-    ticket->messages_.push_back(
-        std::make_unique<DispatchTicket::Message>(ticket));
-  }
-  DispatchTicket::Message* message =
-      ticket->messages_[ticket->num_messages_++].get();
-  message->Clear();
-  const size_t row_bytes =
-      options_.hidden_size * DTypeBytes(options_.wire_dtype);
-  message->batch.rows_out =
-      ticket->rows_.data() + ticket->next_position_ * row_bytes;
-  const uint32_t first_index = local_index_[first_token];
-  for (const uint32_t g : groups) {
-    const RowGroup& group = plan.groups[g];
-    const auto begin = plan.row_token.begin();
-    const auto from = std::lower_bound(begin + group.first_row,
-                                       begin + group.last_row, first_token);
-    const auto to = std::lower_bound(from, begin + group.last_row, last_token);
-    if (from == to) continue;
-    for (auto it = from; it != to; ++it) {
-      const uint32_t row = static_cast<uint32_t>(it - begin);
-      message->row_token.push_back(local_index_[*it] - first_index);
-      message->plan_rows.push_back(row);
-      ticket->row_position_[row] = ticket->next_position_++;
-    }
-    message->expert_ids.push_back(static_cast<uint32_t>(group.expert_id));
-    message->group_offsets.push_back(
-        static_cast<uint32_t>(message->row_token.size()));
-  }
-  return message;
-}
+// --- What comes back, and what does not. -----------------------------------
 
-PayloadRef Dispatcher::Gather(const DispatchTicket& ticket, size_t first,
-                              size_t last) {
-  const int64_t hidden = options_.hidden_size;
-  const size_t row_bytes = hidden * DTypeBytes(options_.wire_dtype);
-  PayloadRef payload = payloads_.Acquire((last - first) * row_bytes);
-  std::byte* to = payload.data();
-  for (size_t i = first; i < last; ++i, to += row_bytes) {
-    const float* from = ticket.hidden_states_ + tokens_[i] * hidden;
-    if (options_.wire_dtype == DType::kF32) {
-      std::memcpy(to, from, row_bytes);
+void Dispatcher::TakeAnswered(DispatchTicket* ticket) {
+  std::vector<BatchAttempt*>& attempts = ticket->exchange_.attempts;
+  size_t left = 0;
+  for (BatchAttempt* attempt : attempts) {
+    if (attempt->is_answered) {
+      TakeBack(attempt, ticket);
+      BatchAttempt::Recycle(attempt);
     } else {
-      ConvertToBF16(from, hidden, reinterpret_cast<BF16*>(to));
+      attempts[left++] = attempt;
     }
   }
-  return payload;
+  attempts.resize(left);
 }
 
-void Dispatcher::Await(DispatchTicket* ticket) {
-  constexpr absl::Duration kLongestPause = absl::Milliseconds(50);
-  const absl::Duration give_up = Clock::Real()->Now() + options_.timeout;
-  absl::Duration pause = absl::Milliseconds(1);
-  AwaitAnswers(ticket);
-  while (Clock::Real()->Now() < give_up && ResendRefused(ticket)) {
-    // Others fill that queue, too: give it time to empty.
-    absl::SleepFor(pause);
-    pause = std::min(2 * pause, kLongestPause);
-    AwaitAnswers(ticket);
+void Dispatcher::TakeBack(BatchAttempt* attempt, DispatchTicket* ticket) {
+  const absl::Status& status = attempt->status;
+  if (status.ok()) hedging_.Observe(attempt->predicted, attempt->taken);
+  bool is_resent = false;
+  for (const uint32_t index : attempt->pieces) {
+    RowPiece& piece = ticket->exchange_.pieces[index];
+    --piece.attempts;
+    if (status.ok() || piece.state != RowPiece::State::kSent) continue;
+    piece.error = status;
+    piece.faults += absl::IsInternal(status) ? 1 : 0;
+    if (!absl::IsFailedPrecondition(status)) {
+      piece.avoid.erase(std::remove(piece.avoid.begin(), piece.avoid.end(),
+                                    attempt->endpoint),
+                        piece.avoid.end());
+    }
+    if (piece.attempts > 0) continue;
+    if (IsLost(piece, status, ticket)) {
+      FailPiece(index, status, ticket);
+    } else {
+      piece.state = RowPiece::State::kUnsent;
+      ticket->unsent_.push_back(index);
+      is_resent = true;
+    }
   }
-  for (size_t i = 0; i < ticket->num_messages_; ++i) {
-    DispatchTicket::Message& message = *ticket->messages_[i];
-    message.batch.hidden_states = PayloadRef();
-    if (!message.status().ok()) FailRows(message.status(), message, ticket);
-  }
+  if (!is_resent) return;
+  const bool is_refusal =
+      absl::IsFailedPrecondition(status) || absl::IsResourceExhausted(status);
+  Count(is_refusal ? metrics_.resent_refused : metrics_.resent_error);
 }
 
-void Dispatcher::AwaitAnswers(DispatchTicket* ticket) {
-  MutexLock lock(&ticket->mutex_);
-  ticket->all_answered_.Wait(lock, [&] { return ticket->unanswered_ == 0; });
+bool Dispatcher::IsLost(const RowPiece& piece, const absl::Status& status,
+                        DispatchTicket* ticket) {
+  if (piece.faults >= kMostFaults) return true;
+  if (!absl::IsDeadlineExceeded(status)) return false;
+  // It had all the time there is, unless somebody else can be asked.
+  state_->loads.BeginChoice(Clock::Real()->Now());
+  if (state_->loads.AnyUsable(
+          placement_->replicas(ticket->source_.layer, piece.expert_id), {})) {
+    return false;
+  }
+  uncovered_left_ = absl::ZeroDuration();
+  return true;
 }
 
-bool Dispatcher::ResendRefused(DispatchTicket* ticket) {
-  bool any = false;
-  for (size_t i = 0; i < ticket->num_messages_; ++i) {
-    DispatchTicket::Message* message = ticket->messages_[i].get();
-    if (!absl::IsResourceExhausted(message->status())) continue;
-    any = true;
-    Send(message, ticket);
+void Dispatcher::Abandon(DispatchTicket* ticket) {
+  std::vector<BatchAttempt*>& attempts = ticket->exchange_.attempts;
+  for (BatchAttempt* attempt : attempts) {
+    attempt->exchange = nullptr;
+    state_->orphans.push_back(attempt);
   }
+  attempts.clear();
+}
+
+absl::Duration Dispatcher::AttendLate(absl::Duration now,
+                                      DispatchTicket* ticket) {
+  absl::Duration next = absl::InfiniteDuration();
+  late_.clear();
+  {
+    MutexLock lock(&state_->mutex);
+    for (BatchAttempt* attempt : ticket->exchange_.attempts) {
+      if (attempt->is_answered) continue;
+      const absl::Duration due =
+          attempt->is_overdue
+              ? absl::InfiniteDuration()
+              : std::min(attempt->hedge_at, attempt->overdue_at);
+      if (due <= now) {
+        late_.push_back(attempt);
+        // Looked at again, should it not be answered until then.
+        next = std::min(next, now + options_.min_deadline);
+      } else {
+        next = std::min(next, due);
+      }
+    }
+  }
+  for (BatchAttempt* attempt : late_) {
+    if (attempt->overdue_at <= now) {
+      AttendOverdue(attempt, now, ticket);
+    } else {
+      attempt->hedge_at = absl::InfiniteDuration();
+      next = std::min(next, attempt->overdue_at);
+      if (hedging_.Take() && AskOthers(attempt, /*is_hedge=*/true, ticket)) {
+        Count(metrics_.hedged);
+      }
+    }
+  }
+  return next;
+}
+
+void Dispatcher::AttendOverdue(BatchAttempt* attempt, absl::Duration now,
+                               DispatchTicket* ticket) {
+  if (AskOthers(attempt, /*is_hedge=*/false, ticket)) {
+    Count(metrics_.resent_overdue);
+  }
+  MutexLock lock(&state_->mutex);
+  if (attempt->is_answered) return;
+  for (const uint32_t index : attempt->pieces) {
+    const RowPiece& piece = ticket->exchange_.pieces[index];
+    if (piece.state == RowPiece::State::kSent && piece.attempts == 1) {
+      // Some of its rows are nobody else's: it is waited for.
+      attempt->overdue_at = now + options_.min_deadline;
+      return;
+    }
+  }
+  attempt->is_overdue = true;
+  state_->loads.OnOverdue(attempt->endpoint);
+}
+
+bool Dispatcher::AskOthers(BatchAttempt* late, bool is_hedge,
+                           DispatchTicket* ticket) {
+  wanted_.clear();
+  {
+    MutexLock lock(&state_->mutex);
+    for (const uint32_t index : late->pieces) {
+      if (ticket->exchange_.pieces[index].state == RowPiece::State::kSent) {
+        wanted_.push_back(index);
+      }
+    }
+  }
+  placement_ = table_->Get();
+  Choose(wanted_, ticket);
+  const bool any = std::any_of(chosen_.begin(), chosen_.end(),
+                               [](const auto& c) { return !c.empty(); });
+  SendChosen(is_hedge, ticket);
   return any;
 }
 
-void Dispatcher::FailRows(const absl::Status& status,
-                          DispatchTicket::Message& message,
-                          DispatchTicket* ticket) {
-  const absl::Status fault = absl::IsInternal(status)
-                                 ? status
-                                 : absl::UnavailableError(status.message());
-  if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
-    lost_[message.endpoint] = fault;
+void Dispatcher::FailUncovered(DispatchTicket* ticket) {
+  MutexLock lock(&state_->mutex);
+  for (const uint32_t index : ticket->unsent_) {
+    const RowPiece& piece = ticket->exchange_.pieces[index];
+    absl::Status status = piece.error;
+    if (status.ok()) {
+      status = absl::UnavailableError(
+          absl::StrCat("no expert service serves expert ", piece.expert_id,
+                       " of layer ", ticket->source_.layer, " now; try again"));
+    }
+    FailPiece(index, status, ticket);
   }
-  for (const uint32_t row : message.plan_rows) {
-    ticket->failures_.push_back({ticket->plan_->row_token[row], fault});
+  ticket->unsent_.clear();
+}
+
+void Dispatcher::FailPiece(uint32_t index, const absl::Status& status,
+                           DispatchTicket* ticket) {
+  RowPiece& piece = ticket->exchange_.pieces[index];
+  piece.state = RowPiece::State::kFailed;
+  --ticket->exchange_.unfinished;
+  const absl::Status fault = AsFault(status);
+  for (uint32_t row = piece.first_row; row < piece.last_row; ++row) {
+    ticket->failures_.push_back({ticket->source_.plan->row_token[row], fault});
   }
 }
 

@@ -2,19 +2,20 @@
 
 // Stop 5d: rows of a plan → messages to endpoints → rows back.
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "router_service/dispatch/batch_attempt.h"
+#include "router_service/dispatch/batch_builder.h"
+#include "router_service/dispatch/dispatch_metrics.h"
 #include "router_service/dispatch/dispatch_plan.h"
+#include "router_service/dispatch/hedge_policy.h"
 #include "router_service/dispatch/placement.h"
 #include "router_service/transport/expert_transport.h"
-#include "services/core/mutex.h"
 #include "services/linalg/buffer.h"
-#include "services/wire/payload_pool.h"
 
 namespace expertmesh::router {
 
@@ -25,8 +26,15 @@ struct DispatcherOptions {
   int64_t top_k = 0;
   // Larger messages go in parts by token range.
   int64_t max_message_bytes = 1 << 20;
-  // A batch unanswered for this long fails.
-  absl::Duration timeout = absl::Seconds(30);
+  // A batch is overdue after so many times its predicted time, and no sooner
+  // than min_deadline: then another replica is asked.
+  double deadline_factor = 8;
+  absl::Duration min_deadline = absl::Milliseconds(50);
+  // How long rows wait in one step for somebody to serve them, where nobody
+  // does or the only one that could does not answer.
+  absl::Duration uncovered_timeout = absl::Seconds(10);
+  // Batches sent to a second replica because they are late, over all batches.
+  double hedge_budget = 0.05;
 };
 
 // The exchange of one layer of one step. Reused from layer to layer; what it
@@ -34,13 +42,10 @@ struct DispatcherOptions {
 class DispatchTicket {
  public:
   explicit DispatchTicket(const DispatcherOptions& options);
-  ~DispatchTicket();
 
   // Valid after Dispatcher::Finish.
-  // Expert outputs [num_rows, hidden_size] of the wire's type, in the order the
-  // messages had; row_position [plan.num_rows()] finds a row of the plan.
+  // Expert outputs [plan.num_rows(), hidden_size] of the wire's type.
   const std::byte* rows() const { return rows_.data(); }
-  const std::vector<uint32_t>& row_position() const { return row_position_; }
 
   // Rows that did not come back, by token: their outputs are undefined.
   struct Failure {
@@ -51,81 +56,103 @@ class DispatchTicket {
 
  private:
   friend class Dispatcher;
-  class Message;
 
-  int64_t layer_ = 0;
-  const float* hidden_states_ = nullptr;
-  const DispatchPlan* plan_ = nullptr;
-  std::shared_ptr<const Placement> placement_;
-
+  BatchBuilder::Source source_ = {};
   Buffer rows_;
-  std::vector<uint32_t> row_position_;
-  uint32_t next_position_ = 0;
   std::vector<Failure> failures_;
-
-  // Messages are reused; the first `num_messages_` are in use by this wave.
-  std::vector<std::unique_ptr<Message>> messages_;
-  size_t num_messages_ = 0;
-
-  Mutex mutex_;
-  CondVar all_answered_;
-  int unanswered_ ABSL_GUARDED_BY(mutex_) = 0;
+  RowExchange exchange_;          // of the wave under way
+  std::vector<uint32_t> unsent_;  // pieces that wait for an endpoint
 };
 
-// Sends the rows of a plan to the endpoints that host them: one message per
-// endpoint, layer and wave below max_message_bytes. Each token's activation is
-// in a message once. One thread.
+// Sends the rows of a plan to endpoints that host them, and again to others
+// where that fails: one message per endpoint, layer and wave below
+// max_message_bytes, unless something goes wrong.
+//
+//   - Of several replicas, rows go to the one that is likely to have them back
+//     first, within the credit it granted (EndpointLoads).
+//   - A batch that failed is sent elsewhere at once; one that is late is sent
+//     to a second replica too (a hedge), one that is overdue certainly. The
+//     first answer counts; a later one is ignored.
+//   - Rows that nobody can serve wait for somebody, up to uncovered_timeout a
+//     step; then they fail with UNAVAILABLE.
+//
+// Which replica answers changes no bit of the rows. One thread.
 class Dispatcher {
  public:
-  // `transport` must outlive this.
-  Dispatcher(const DispatcherOptions& options, ExpertTransport* transport);
+  // `table` and `transport` must outlive this.
+  Dispatcher(const DispatcherOptions& options, PlacementTable* table,
+             ExpertTransport* transport, const DispatchMetrics& metrics = {});
+  // Batches still in flight are answered to nobody.
+  ~Dispatcher();
 
-  // Forgets which endpoints failed: within a step an endpoint that was lost or
-  // did not answer in time is not asked again, so that a stuck one costs one
-  // timeout a step and not one a layer.
-  void BeginStep();
+  // A step begins: rows may wait for endpoints anew.
+  void BeginStep() { uncovered_left_ = options_.uncovered_timeout; }
 
   // Sends the first wave. `hidden_states` [num_tokens, hidden_size] f32
   // (rounded to the wire's type on the way) and `plan` stay valid until Finish.
   void Begin(int64_t layer, const float* hidden_states,
-             const DispatchPlan& plan,
-             std::shared_ptr<const Placement> placement,
-             DispatchTicket* ticket);
+             const DispatchPlan& plan, DispatchTicket* ticket);
+
+  // Blocks until every row of every wave is back or has failed. Faults of the
+  // mesh are UNAVAILABLE (or INTERNAL) whatever the transport called them:
+  // another code would blame the client.
+  void Finish(DispatchTicket* ticket);
 
   const DispatcherOptions& options() const { return options_; }
 
-  // Blocks until every row of every wave is back or has failed. A batch that an
-  // endpoint refused because its queue was full is sent again, for as long as
-  // the timeout. Faults of the mesh are UNAVAILABLE (or INTERNAL) whatever the
-  // transport called them: another code would blame the client.
-  void Finish(DispatchTicket* ticket);
-
  private:
-  void SendWave(int64_t wave, DispatchTicket* ticket);
-  void SendToEndpoint(int endpoint, const std::vector<uint32_t>& groups,
-                      DispatchTicket* ticket);
-  DispatchTicket::Message* BuildMessage(const std::vector<uint32_t>& groups,
-                                        uint32_t first_token,
-                                        uint32_t last_token,
-                                        DispatchTicket* ticket);
-  void Await(DispatchTicket* ticket);
-  void AwaitAnswers(DispatchTicket* ticket);
-  bool ResendRefused(DispatchTicket* ticket);
-  void FailRows(const absl::Status& status, DispatchTicket::Message& message,
-                DispatchTicket* ticket);
-  void Send(DispatchTicket::Message* message, DispatchTicket* ticket);
-  PayloadRef Gather(const DispatchTicket& ticket, size_t first, size_t last);
+  void BeginWave(int64_t wave, DispatchTicket* ticket);
+  void FinishWave(DispatchTicket* ticket);
+
+  // Sends what waits to be sent; what nobody takes goes on waiting.
+  void SendUnsent(DispatchTicket* ticket);
+  // Gives each of the pieces to an endpoint, in chosen_. Unsent ones that
+  // nobody has room for go to unsent_.
+  void Choose(absl::Span<const uint32_t> wanted, DispatchTicket* ticket);
+  void SendChosen(bool is_hedge, DispatchTicket* ticket);
+  // The next message for the endpoint, entered everywhere; null: none is left.
+  BatchAttempt* NextAttempt(int endpoint, DispatchTicket* ticket);
+  void SetTimes(BatchAttempt* attempt, bool has_alternatives)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
+
+  // Takes answered attempts out of the exchange.
+  void TakeAnswered(DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
+  // Its pieces that failed become unsent, or fail for good.
+  void TakeBack(BatchAttempt* attempt, DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
+  bool IsLost(const RowPiece& piece, const absl::Status& status,
+              DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
+  // Waits no more for what is in flight.
+  void Abandon(DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
+  // Asks others for what is late; returns when to look again.
+  absl::Duration AttendLate(absl::Duration now, DispatchTicket* ticket);
+  void AttendOverdue(BatchAttempt* attempt, absl::Duration now,
+                     DispatchTicket* ticket);
+  // Whether anybody could be asked for what `late` has not brought yet.
+  bool AskOthers(BatchAttempt* late, bool is_hedge, DispatchTicket* ticket);
+  void FailUncovered(DispatchTicket* ticket);
+  void FailPiece(uint32_t index, const absl::Status& status,
+                 DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
 
   const DispatcherOptions options_;
+  PlacementTable* const table_;
   ExpertTransport* const transport_;
-  PayloadPool payloads_;
-  // [endpoint] why it is not asked any more in this step; OK: it is.
-  std::vector<absl::Status> lost_;
-  // Scratch of the endpoint being served.
-  std::vector<std::vector<uint32_t>> endpoint_groups_;
-  std::vector<uint32_t> tokens_;       // its tokens, ascending
-  std::vector<uint32_t> local_index_;  // [max_tokens] token → index in tokens_
-  std::vector<uint8_t> is_needed_;     // [max_tokens]
+  const DispatchMetrics metrics_;
+  const std::shared_ptr<DispatchState> state_;
+  BatchBuilder builder_;
+  HedgePolicy hedging_;
+  std::shared_ptr<const Placement> placement_;  // the latest seen
+  // Of this step.
+  absl::Duration uncovered_left_;
+
+  // Scratch.
+  std::vector<std::vector<uint32_t>> chosen_;  // [endpoint] pieces
+  std::vector<uint32_t> wanted_;
+  std::vector<BatchAttempt*> late_;
 };
 
 }  // namespace expertmesh::router

@@ -9,21 +9,17 @@ EndpointPlacement PlaceOnEndpoints(const ModelConfig& config,
   for (size_t i = 0; i < endpoints.size(); ++i) {
     if (endpoints[i].state != EndpointState::kReady) continue;
     for (const ExpertSlot& slot : endpoints[i].hosted) {
-      if (slot.layer >= config.num_layers ||
-          slot.expert_id >= config.num_experts ||
-          placement->endpoint(slot.layer, slot.expert_id) != Placement::kNone) {
-        continue;
+      if (slot.layer < config.num_layers &&
+          slot.expert_id < config.num_experts) {
+        placement->Add(slot.layer, slot.expert_id, static_cast<int>(i));
       }
-      placement->Assign(slot.layer, slot.expert_id, static_cast<int>(i));
     }
   }
   EndpointPlacement out;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.layers[layer].is_moe) continue;
     for (int64_t expert = 0; expert < config.num_experts; ++expert) {
-      if (placement->endpoint(layer, expert) == Placement::kNone) {
-        ++out.uncovered_slots;
-      }
+      if (placement->replicas(layer, expert).empty()) ++out.uncovered_slots;
     }
   }
   out.placement = std::move(placement);

@@ -17,8 +17,8 @@ struct EndpointPlacement {
   int64_t uncovered_slots = 0;  // of MoE layers, hosted by no ready endpoint
 };
 
-// A slot goes to the first ready endpoint that hosts it; endpoints are indices
-// of the snapshot, as of the transport. What lies outside the model is ignored.
+// Every ready endpoint serves what it hosts; endpoints are indices of the
+// snapshot, as of the transport. What lies outside the model is ignored.
 EndpointPlacement PlaceOnEndpoints(const ModelConfig& config,
                                    const std::vector<EndpointInfo>& endpoints);
 

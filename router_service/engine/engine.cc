@@ -17,14 +17,12 @@ EngineOptions WithinCache(EngineOptions options, const KvCache& cache) {
 }  // namespace
 
 Engine::Engine(const EngineOptions& options, const ModelConfig& config,
-               Transformer* transformer, KvCache* cache,
-               const PlacementTable* placement, WorkerPool* pool,
+               Transformer* transformer, KvCache* cache, WorkerPool* pool,
                const EngineMetrics& metrics, const Clock* clock)
     : options_(WithinCache(options, *cache)),
       config_(config),
       transformer_(*transformer),
       cache_(*cache),
-      placement_(*placement),
       pool_(*pool),
       metrics_(metrics),
       clock_(*clock),
@@ -185,7 +183,7 @@ void Engine::Step() {
         absl::ToDoubleSeconds(start - sequence.arrival));
   }
   step_routing_.Begin(chunks_, batch_.num_tokens());
-  transformer_.Forward(batch_, placement_.Get(), &cache_, &step_routing_);
+  transformer_.Forward(batch_, &cache_, &step_routing_);
   RecordStep(start);
   Advance();
   CollectLogitRows();

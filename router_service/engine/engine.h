@@ -11,7 +11,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "router_service/dispatch/placement.h"
 #include "router_service/engine/engine_metrics.h"
 #include "router_service/engine/expert_load.h"
 #include "router_service/engine/kv/page_pool.h"
@@ -38,8 +37,7 @@ class Engine {
  public:
   // References and pointers must outlive this.
   Engine(const EngineOptions& options, const ModelConfig& config,
-         Transformer* transformer, KvCache* cache,
-         const PlacementTable* placement, WorkerPool* pool,
+         Transformer* transformer, KvCache* cache, WorkerPool* pool,
          const EngineMetrics& metrics, const Clock* clock);
   ~Engine();  // Stop
 
@@ -109,7 +107,6 @@ class Engine {
   const ModelConfig& config_;
   Transformer& transformer_;
   KvCache& cache_;
-  const PlacementTable& placement_;
   WorkerPool& pool_;
   const EngineMetrics metrics_;
   const Clock& clock_;

@@ -23,7 +23,6 @@ MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
 void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                      const float* hidden_states, const ActivationView& x,
                      const std::vector<OverflowPolicy>& policy,
-                     std::shared_ptr<const Placement> placement,
                      WorkerPool& pool, MoeTicket* ticket) {
   const int64_t num_tokens = static_cast<int64_t>(policy.size());
   const int64_t num_experts = config_.num_experts;
@@ -50,8 +49,7 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                  absl::MakeSpan(&routing.topk_weights[token * top_k], top_k));
   });
   planner_.Build(routing, &ticket->plan);
-  dispatcher_->Begin(layer, hidden_states, ticket->plan, std::move(placement),
-                     &ticket->dispatch);
+  dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch);
 }
 
 void MoeLayer::Finish(MoeTicket* ticket, float* y,
@@ -66,8 +64,7 @@ void MoeLayer::Finish(MoeTicket* ticket, float* y,
   dispatcher_->Finish(&ticket->dispatch);
   ForRows(pool, num_tokens, [&](int64_t token) {
     Combine(ticket->plan, config_.top_k, dispatcher_->options().wire_dtype,
-            ticket->dispatch.rows(), ticket->dispatch.row_position(), hidden,
-            token, token + 1, y);
+            ticket->dispatch.rows(), hidden, token, token + 1, y);
   });
   if (ticket->weights->shared) AddSharedExpert(*ticket, y, pool);
 

@@ -44,8 +44,7 @@ class MoeLayer {
   //   policy         [num_tokens]
   void Begin(int64_t layer, const LayerWeights& weights,
              const float* hidden_states, const ActivationView& x,
-             const std::vector<OverflowPolicy>& policy,
-             std::shared_ptr<const Placement> placement, WorkerPool& pool,
+             const std::vector<OverflowPolicy>& policy, WorkerPool& pool,
              MoeTicket* ticket);
 
   // Runs the shared expert while the others work, then waits for their rows.

@@ -29,9 +29,8 @@ Transformer::Transformer(const ModelConfig& config, const DenseWeights& weights,
   token_status_.reserve(options.max_tokens);
 }
 
-void Transformer::Forward(const TokenBatch& batch,
-                          const std::shared_ptr<const Placement>& placement,
-                          KvCache* cache, RoutingObserver* observer) {
+void Transformer::Forward(const TokenBatch& batch, KvCache* cache,
+                          RoutingObserver* observer) {
   const int64_t num_tokens = batch.num_tokens();
   float* branch = branch_.as<float>();
   token_status_.assign(num_tokens, absl::OkStatus());
@@ -49,7 +48,7 @@ void Transformer::Forward(const TokenBatch& batch,
       dense_ffn_.Run(*weights.dense, x_.view(), num_tokens, branch, pool_);
     } else {
       moe_.Begin(layer, weights, normed_.as<float>(), x_.view(), batch.policy,
-                 placement, pool_, &ticket_);
+                 pool_, &ticket_);
       moe_.Finish(&ticket_, branch, &token_status_, pool_);
       if (observer) observer->OnLayer(layer, ticket_.routing, ticket_.plan);
     }

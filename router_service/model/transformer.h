@@ -42,9 +42,8 @@ class Transformer {
   // below max_context_tokens. Afterwards token_status() says which tokens could
   // not be computed because an expert service failed; the others are exact.
   // `observer` may be null.
-  void Forward(const TokenBatch& batch,
-               const std::shared_ptr<const Placement>& placement,
-               KvCache* cache, RoutingObserver* observer);
+  void Forward(const TokenBatch& batch, KvCache* cache,
+               RoutingObserver* observer);
 
   // [num_tokens] of the last batch.
   const std::vector<absl::Status>& token_status() const {

@@ -49,15 +49,17 @@ absl::Status EndpointConnection::Named(const absl::Status& status) const {
 void EndpointConnection::Send(const ExpertBatch& batch,
                               BatchCompletion* completion) {
   const absl::Duration now = Clock::Real()->Now();
+  // Once it is sent, its completion may free the batch.
+  const absl::Duration timeout = batch.timeout;
   absl::Status status;
   {
     MutexLock lock(&mutex_);
     status = Enqueue(batch, completion, now);
   }
   if (!status.ok()) {
-    completion->Done(Named(status));
-  } else if (batch.timeout != absl::InfiniteDuration()) {
-    options_.wake_by(now + batch.timeout);
+    completion->Done({.status = Named(status)});
+  } else if (timeout != absl::InfiniteDuration()) {
+    options_.wake_by(now + timeout);
   }
 }
 
@@ -72,7 +74,6 @@ absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
   }
   InFlightTable::Entry* entry =
       in_flight_.Add({.completion = completion,
-                      .rows_out = batch.rows_out,
                       .num_rows = static_cast<uint32_t>(batch.num_rows()),
                       .hidden_size = batch.hidden_size,
                       .dtype = batch.dtype,
@@ -82,7 +83,7 @@ absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
   const absl::Status encoded =
       EncodeBatch({.sequence_number = sequence_number,
                    .layer = batch.layer,
-                   .timeout_ms = TimeoutMs(batch.timeout),
+                   .timeout_ms = TimeoutMs(batch.deadline),
                    .dtype = batch.dtype,
                    .hidden_size = batch.hidden_size,
                    .num_tokens = batch.num_tokens,
@@ -123,12 +124,12 @@ void EndpointConnection::CountRows() {
 }
 
 void EndpointConnection::Tell(const InFlightBatch& batch,
-                              const absl::Status& status) {
+                              const BatchAnswer& answer) {
   if (options_.rpc_duration_seconds != nullptr) {
     options_.rpc_duration_seconds->Observe(
         absl::ToDoubleSeconds(Clock::Real()->Now() - batch.sent_at));
   }
-  batch.completion->Done(status);
+  batch.completion->Done(answer);
 }
 
 // --- Receiving. ------------------------------------------------------------
@@ -160,7 +161,6 @@ void EndpointConnection::OnRead(bool ok) {
   }
   InFlightBatch batch;
   const bool is_ours = TakeAnswered(&batch);
-  // Only we hold the batch now, so writing its rows needs no lock.
   if (is_ours) Tell(batch, Answer(batch));
   result_.ReleasePayload();
 }
@@ -181,13 +181,22 @@ bool EndpointConnection::TakeAnswered(InFlightBatch* batch) {
   return false;
 }
 
-absl::Status EndpointConnection::Answer(const InFlightBatch& batch) const {
-  if (result_.code() != expert::v1::CODE_OK) return Named(Refusal(result_));
+BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch) {
+  BatchAnswer answer;
+  answer.credit_rows = result_.credit_rows();
+  if (result_.code() != expert::v1::CODE_OK) {
+    answer.status = Named(Refusal(result_));
+    return answer;
+  }
   const absl::Status shape =
       result_.CheckShape(batch.num_rows, batch.hidden_size, batch.dtype);
-  if (!shape.ok()) return Named(absl::InternalError(shape.message()));
-  result_.CopyRows(batch.rows_out);
-  return absl::OkStatus();
+  if (shape.ok()) {
+    rows_.row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
+    answer.rows = &rows_;
+  } else {
+    answer.status = Named(absl::InternalError(shape.message()));
+  }
+  return answer;
 }
 
 void EndpointConnection::OnWritten(bool ok) {
@@ -219,9 +228,9 @@ absl::Duration EndpointConnection::Sweep(absl::Duration now) {
     }
   }
   for (const InFlightBatch& batch : expired_) {
-    Tell(batch, Named(absl::DeadlineExceededError(absl::StrCat(
-                    "no answer within ",
-                    absl::FormatDuration(batch.deadline - batch.sent_at)))));
+    Tell(batch, {.status = Named(absl::DeadlineExceededError(absl::StrCat(
+                     "no answer within ",
+                     absl::FormatDuration(batch.deadline - batch.sent_at))))});
   }
   expired_.clear();
   return next;
@@ -307,7 +316,7 @@ void EndpointConnection::Close() {
     delay_ = NextReconnectDelay(delay_);
   }
   const absl::Status named = Named(reason);
-  for (const InFlightBatch& batch : lost_) Tell(batch, named);
+  for (const InFlightBatch& batch : lost_) Tell(batch, {.status = named});
   lost_.clear();
   options_.on_change(reason);
   {

@@ -75,6 +75,16 @@ class EndpointConnection {
  private:
   enum class State { kClosed, kOpening, kOpen, kClosing };
 
+  // The rows of the result being read.
+  struct ResultRows final : AnsweredRows {
+    explicit ResultRows(const DecodedResult* result) : result(result) {}
+    void Copy(size_t first, size_t last, std::byte* out) const override {
+      result->CopyBytes(first * row_bytes, (last - first) * row_bytes, out);
+    }
+    const DecodedResult* const result;
+    size_t row_bytes = 0;
+  };
+
   void Open() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BeginClose() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Enqueue(const ExpertBatch& batch, BatchCompletion* completion,
@@ -89,9 +99,9 @@ class EndpointConnection {
   void OnFinished();
   void Close();
   bool TakeAnswered(InFlightBatch* batch);
-  absl::Status Answer(const InFlightBatch& batch) const;
+  BatchAnswer Answer(const InFlightBatch& batch);
   void FailStream(absl::string_view what);
-  void Tell(const InFlightBatch& batch, const absl::Status& status);
+  void Tell(const InFlightBatch& batch, const BatchAnswer& answer);
   // The status with the endpoint's name in front.
   absl::Status Named(const absl::Status& status) const;
 
@@ -130,6 +140,7 @@ class EndpointConnection {
   grpc::ByteBuffer received_;
   grpc::Status status_;
   DecodedResult result_;
+  ResultRows rows_{&result_};
   std::vector<InFlightBatch> lost_;
   // Of the timer's thread.
   std::vector<InFlightBatch> expired_;

@@ -15,7 +15,7 @@
 namespace expertmesh::router {
 
 // One message: rows of one layer for experts of one endpoint, grouped by
-// expert. The spans and rows_out stay valid until Done.
+// expert. The spans stay valid until Send returns.
 struct ExpertBatch {
   uint32_t layer = 0;
   DType dtype = DType::kF32;  // of hidden_states and of the rows that come back
@@ -25,23 +25,41 @@ struct ExpertBatch {
   absl::Span<const uint32_t> expert_ids;     // [num_groups], ascending
   absl::Span<const uint32_t> group_offsets;  // [num_groups + 1]
   absl::Span<const uint32_t> row_token;      // [num_rows]
-  std::byte* rows_out = nullptr;             // [num_rows, hidden_size] of dtype
+  // The endpoint may leave the batch undone this long after its arrival.
+  absl::Duration deadline = absl::InfiniteDuration();
+  // After this long the batch fails here, and a later answer is ignored.
   absl::Duration timeout = absl::InfiniteDuration();
 
   size_t num_rows() const { return row_token.size(); }
 };
 
-// Told once for every Send. Done runs on a thread of the transport, must not
-// block, and may free the batch.
-class BatchCompletion {
+// The rows of an answer, [num_rows, hidden_size] of the batch's dtype, in the
+// order of its rows.
+class AnsweredRows {
  public:
-  virtual ~BatchCompletion() = default;
-  // OK: rows_out is filled. Otherwise rows_out is undefined and will not be
-  // written any more: UNAVAILABLE (connection or peer gone), DEADLINE_EXCEEDED,
+  virtual ~AnsweredRows() = default;
+  // Copies rows [first, last).
+  virtual void Copy(size_t first, size_t last, std::byte* out) const = 0;
+};
+
+// What came of a batch.
+struct BatchAnswer {
+  // UNAVAILABLE (connection or peer gone), DEADLINE_EXCEEDED,
   // RESOURCE_EXHAUSTED (peer's queue full), FAILED_PRECONDITION (not hosted
   // there), INTERNAL (device fault, or a reply of the wrong shape). The message
   // names the endpoint.
-  virtual void Done(const absl::Status& status) = 0;
+  absl::Status status;
+  const AnsweredRows* rows = nullptr;  // set when OK; dies with Done
+  // Rows the endpoint lets us have unanswered from now on; 0: as before.
+  uint32_t credit_rows = 0;
+};
+
+// Told once for every Send. Done runs on a thread of the transport and must not
+// block.
+class BatchCompletion {
+ public:
+  virtual ~BatchCompletion() = default;
+  virtual void Done(const BatchAnswer& answer) = 0;
 };
 
 // Thread-safe.

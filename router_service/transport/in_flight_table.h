@@ -12,12 +12,10 @@
 namespace expertmesh::router {
 
 // A batch that was sent and not answered yet. Whoever takes it out of the table
-// owes its completion a Done, and nobody else may write its rows: so it is told
-// once, and never written to afterwards.
+// owes its completion a Done, so it is told once.
 struct InFlightBatch {
   uint64_t sequence_number = 0;
   BatchCompletion* completion = nullptr;
-  std::byte* rows_out = nullptr;
   uint32_t num_rows = 0;
   uint32_t hidden_size = 0;
   DType dtype = DType::kF32;

@@ -98,8 +98,9 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
            "Requests that may wait; more are refused");
   AddCount(app, "--kv-cache-tokens", router, "Tokens the KV cache holds");
   AddCount(app, "--kv-cache-bytes", router, "Memory of the KV cache, at most");
-  AddNumber(app, "--expert-timeout", router,
-            "Seconds after which an unanswered batch fails");
+  AddNumber(app, "--uncovered-timeout", router,
+            "Seconds to wait for an expert that no service serves before the "
+            "requests that need it fail; default: 10");
   AddNumber(app, "--drain-timeout", router,
             "Seconds running requests get to finish when stopped; default: 5");
 

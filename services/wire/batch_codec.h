@@ -144,10 +144,14 @@ class DecodedResult {
   const std::string& message() const { return message_; }
   uint32_t queue_us() const { return queue_us_; }
   uint32_t compute_us() const { return compute_us_; }
+  uint32_t credit_rows() const { return credit_rows_; }
 
   // Copies the payload to `out`: as many bytes as the shape checked above has.
-  void CopyRows(std::byte* out) const {
-    bytes_.Copy(payload_offset_, payload_size_, out);
+  void CopyRows(std::byte* out) const { CopyBytes(0, payload_size_, out); }
+  // Copies `size` bytes of the payload from `offset` on.
+  // Requires: within the shape checked above.
+  void CopyBytes(size_t offset, size_t size, std::byte* out) const {
+    bytes_.Copy(payload_offset_ + offset, size, out);
   }
   void ReleasePayload() { bytes_.Clear(); }
 
@@ -163,6 +167,7 @@ class DecodedResult {
   uint32_t num_rows_ = 0;
   uint32_t queue_us_ = 0;
   uint32_t compute_us_ = 0;
+  uint32_t credit_rows_ = 0;
   size_t payload_offset_ = 0;
   size_t payload_size_ = 0;
 };

@@ -66,8 +66,7 @@ router::TokenBatch MakeBatch(const ModelConfig& config, int64_t num_seqs,
 // One step with logits for the last token of every sequence.
 void Step(LocalModel* model, const router::TokenBatch& batch,
           std::vector<float>* logits) {
-  model->transformer->Forward(batch, model->placement, model->cache.get(),
-                              nullptr);
+  model->transformer->Forward(batch, model->cache.get(), nullptr);
   std::vector<int32_t> rows;
   for (int64_t seq = 1; seq <= batch.num_seqs(); ++seq) {
     rows.push_back(batch.seq_starts[seq] - 1);
@@ -112,10 +111,13 @@ void Compare(const char* name, int rounds, LocalModel* local,
 
 class Waiter final : public router::BatchCompletion {
  public:
-  void Done(const absl::Status& status) override {
+  explicit Waiter(std::byte* out, size_t num_rows)
+      : out_(out), num_rows_(num_rows) {}
+  void Done(const router::BatchAnswer& answer) override {
+    if (answer.status.ok()) answer.rows->Copy(0, num_rows_, out_);
     MutexLock lock(&mutex_);
     done_ = true;
-    status_ = status;
+    status_ = answer.status;
     changed_.NotifyOne();
   }
   absl::Status Await() {
@@ -125,6 +127,8 @@ class Waiter final : public router::BatchCompletion {
   }
 
  private:
+  std::byte* const out_;
+  const size_t num_rows_;
   Mutex mutex_;
   CondVar changed_;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
@@ -156,8 +160,7 @@ double DispatchSeconds(RemoteModel* remote, int64_t num_tokens) {
   batch.expert_ids = expert_ids;
   batch.group_offsets = offsets;
   batch.row_token = row_token;
-  batch.rows_out = rows_out.data();
-  Waiter waiter;
+  Waiter waiter(rows_out.data(), num_tokens);
   return Seconds([&] {
     remote->endpoints->transport()->Send(0, batch, &waiter);
     if (const absl::Status status = waiter.Await(); !status.ok()) {

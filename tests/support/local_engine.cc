@@ -46,14 +46,13 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Load(
   auto out = std::make_unique<LocalEngine>();
   ASSIGN_OR_RETURN(out->model, LocalModel::Load(directory, options.model));
   LocalModel& model = *out->model;
-  out->placement = std::make_unique<router::PlacementTable>(model.placement);
   out->metrics = std::make_unique<Metrics>("router", IsaName());
   router::EngineOptions engine = options.engine;
   engine.max_context_tokens = options.model.max_context_tokens;
   engine.scheduler.max_step_tokens = options.model.max_step_tokens;
   out->engine = std::make_unique<router::Engine>(
       engine, model.config(), model.transformer.get(), model.cache.get(),
-      out->placement.get(), model.pool.get(),
+      model.pool.get(),
       router::MakeEngineMetrics(model.config(), out->metrics.get()),
       Clock::Real());
   return out;

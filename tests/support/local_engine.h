@@ -8,7 +8,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "router_service/dispatch/placement.h"
 #include "router_service/engine/engine.h"
 #include "services/core/mutex.h"
 #include "services/runtime/metrics.h"
@@ -65,7 +64,6 @@ struct LocalEngine {
   RecordingSink::Record Run(router::SequenceRequest request);
 
   std::unique_ptr<LocalModel> model;
-  std::unique_ptr<router::PlacementTable> placement;
   std::unique_ptr<Metrics> metrics;
   std::unique_ptr<router::Engine> engine;
 };

@@ -17,7 +17,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
   const ModelConfig& config = model->config();
   model->pool = std::make_unique<WorkerPool>(options.num_threads);
   router::ExpertTransport* transport = options.transport;
-  model->placement = options.placement;
+  router::PlacementTable* placement = options.placement;
   if (transport == nullptr) {
     ASSIGN_OR_RETURN(
         model->local_transport,
@@ -25,7 +25,9 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
                              {.num_endpoints = options.num_endpoints},
                              model->pool.get()));
     transport = model->local_transport.get();
-    model->placement = model->local_transport->placement();
+    model->local_placement = std::make_unique<router::PlacementTable>(
+        model->local_transport->placement());
+    placement = model->local_placement.get();
   }
   ASSIGN_OR_RETURN(model->weights,
                    router::DenseWeights::Load(*model->checkpoint));
@@ -35,7 +37,9 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
   dispatch.max_tokens = options.max_step_tokens;
   dispatch.top_k = config.top_k;
   dispatch.max_message_bytes = options.max_message_bytes;
-  model->dispatcher = std::make_unique<router::Dispatcher>(dispatch, transport);
+  dispatch.uncovered_timeout = options.uncovered_timeout;
+  model->dispatcher =
+      std::make_unique<router::Dispatcher>(dispatch, placement, transport);
   router::TransformerOptions transformer;
   transformer.dtype = options.router_dtype;
   transformer.max_tokens = options.max_step_tokens;
@@ -72,8 +76,7 @@ std::vector<float> SingleSequence::Append(const std::vector<int32_t>& tokens,
     for (int32_t page = 0; page < batch.max_blocks; ++page) {
       batch.block_tables.push_back(page);
     }
-    model_.transformer->Forward(batch, model_.placement, model_.cache.get(),
-                                observer);
+    model_.transformer->Forward(batch, model_.cache.get(), observer);
     for (int64_t row = 0; row < last - first;
          row += Transformer::kMaxLogitRows) {
       std::vector<int32_t> rows;

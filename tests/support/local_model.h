@@ -27,9 +27,10 @@ struct LocalModelOptions {
   int64_t kv_cache_tokens = 2048;
   router::CapacityOptions capacity;
   int64_t max_message_bytes = 1 << 20;
+  absl::Duration uncovered_timeout = absl::Milliseconds(200);
   // Used instead of a local transport, where given, with its placement.
   router::ExpertTransport* transport = nullptr;
-  std::shared_ptr<const router::Placement> placement;
+  router::PlacementTable* placement = nullptr;
 };
 
 struct LocalModel {
@@ -40,7 +41,7 @@ struct LocalModel {
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<WorkerPool> pool;
   std::unique_ptr<LocalTransport> local_transport;  // null with another one
-  std::shared_ptr<const router::Placement> placement;
+  std::unique_ptr<router::PlacementTable> local_placement;
   router::DenseWeights weights;
   std::unique_ptr<router::Dispatcher> dispatcher;
   std::unique_ptr<router::Transformer> transformer;

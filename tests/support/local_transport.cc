@@ -49,7 +49,7 @@ std::shared_ptr<const router::Placement> LocalTransport::placement() const {
   for (size_t endpoint = 0; endpoint < experts_of_.size(); ++endpoint) {
     for (const int64_t expert : experts_of_[endpoint]) {
       for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-        placement->Assign(layer, expert, static_cast<int>(endpoint));
+        placement->Add(layer, expert, static_cast<int>(endpoint));
       }
     }
   }
@@ -58,7 +58,11 @@ std::shared_ptr<const router::Placement> LocalTransport::placement() const {
 
 void LocalTransport::Send(int endpoint, const router::ExpertBatch& batch,
                           router::BatchCompletion* completion) {
-  completion->Done(Run(endpoint, batch));
+  rows_.row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
+  router::BatchAnswer answer;
+  answer.status = Run(endpoint, batch);
+  if (answer.status.ok()) answer.rows = &rows_;
+  completion->Done(answer);
 }
 
 absl::Status LocalTransport::Run(int endpoint,
@@ -91,9 +95,7 @@ absl::Status LocalTransport::Run(int endpoint,
   rows.dtype = batch.dtype;
   rows.x = x_.data();
   rows.y = y_.data();
-  RETURN_IF_ERROR(ffn_->Run(rows));
-  std::memcpy(batch.rows_out, y_.data(), batch.num_rows() * row_bytes);
-  return absl::OkStatus();
+  return ffn_->Run(rows);
 }
 
 }  // namespace expertmesh::testing

@@ -2,6 +2,7 @@
 
 // Experts in the router's own process, for tests and benchmarks.
 
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -41,6 +42,16 @@ class LocalTransport final : public router::ExpertTransport {
   int64_t num_batches() const { return num_batches_; }
 
  private:
+  struct Rows final : router::AnsweredRows {
+    explicit Rows(const Buffer* y) : y(y) {}
+    void Copy(size_t first, size_t last, std::byte* out) const override {
+      std::memcpy(out, y->data() + first * row_bytes,
+                  (last - first) * row_bytes);
+    }
+    const Buffer* const y;
+    size_t row_bytes = 0;
+  };
+
   LocalTransport(const ModelConfig& config,
                  const LocalTransportOptions& options, WorkerPool* pool);
   absl::Status Run(int endpoint, const router::ExpertBatch& batch);
@@ -55,6 +66,7 @@ class LocalTransport final : public router::ExpertTransport {
   std::vector<const expert::PackedExpert*> experts_;  // of the batch
   Buffer x_;
   Buffer y_;
+  Rows rows_{&y_};
 };
 
 }  // namespace expertmesh::testing

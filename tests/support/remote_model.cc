@@ -35,8 +35,12 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
       .num_layers = static_cast<uint32_t>(config.num_layers),
       .num_experts = static_cast<uint32_t>(config.num_experts),
       .checkpoint_fingerprint = checkpoint->fingerprint()};
+  out->placement = std::make_unique<router::PlacementTable>(
+      router::PlaceOnEndpoints(config, {}).placement);
   endpoint_options.on_change =
-      [readiness](const std::vector<router::EndpointInfo>& endpoints) {
+      [readiness, &config, placement = out->placement.get()](
+          const std::vector<router::EndpointInfo>& endpoints) {
+        placement->Set(router::PlaceOnEndpoints(config, endpoints).placement);
         MutexLock lock(&readiness->mutex);
         readiness->all_ready = std::all_of(
             endpoints.begin(), endpoints.end(), [](const auto& endpoint) {
@@ -54,8 +58,7 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
     }
   }
   options.transport = out->endpoints->transport();
-  options.placement =
-      router::PlaceOnEndpoints(config, out->endpoints->Snapshot()).placement;
+  options.placement = out->placement.get();
   ASSIGN_OR_RETURN(out->model, LocalModel::Load(directory, options));
   return out;
 }

@@ -21,6 +21,7 @@ struct RemoteModel {
       int num_services);
 
   std::unique_ptr<ExpertProcesses> processes;
+  std::unique_ptr<router::PlacementTable> placement;
   std::unique_ptr<router::EndpointSet> endpoints;
   std::unique_ptr<LocalModel> model;
 };

@@ -75,7 +75,7 @@ std::vector<float> CombineF32(const Layer& layer, const DispatchPlan& plan,
                               const std::vector<float>& rows) {
   std::vector<float> y(layer.x.size(), -1.0f);
   Combine(plan, layer.weights.top_k, DType::kF32,
-          reinterpret_cast<const std::byte*>(rows.data()), {},
+          reinterpret_cast<const std::byte*>(rows.data()),
           layer.weights.hidden_size, 0, layer.num_tokens, y.data());
   return y;
 }
@@ -134,32 +134,31 @@ TEST(CombineOrderTest, AddsByAscendingExpertWhateverTheWave) {
   const std::vector<float> rows = {0, 0, -0.5e8f, 1e8f, 1, 0};
   std::vector<float> y(2);
   Combine(plan, 3, DType::kF32, reinterpret_cast<const std::byte*>(rows.data()),
-          {}, 1, 0, 2, y.data());
+          1, 0, 2, y.data());
   EXPECT_EQ(y[0], 0.0f);
 }
 
-TEST(CombineOrderTest, ReadsEveryTypeThroughPositionsAndOnlyItsTokens) {
+TEST(CombineOrderTest, ReadsEveryTypeAndOnlyItsTokens) {
   const Gate gate = MakeGate(2, 1);
   const Routing routing = MakeRouting(gate, {{0.25f, 0.0f}, {0.0f, 0.5f}},
                                       std::vector(2, OverflowPolicy::kWait));
   DispatchPlanner planner(&gate, {.capacity_factor = 0});
   DispatchPlan plan;
   planner.Build(routing, &plan);
-  const std::vector<uint32_t> position = {1, 0};  // rows came back swapped
-  const std::vector<float> f32 = {3.0f, 2.0f};
-  const std::vector<BF16> bf16 = {ToBF16(3.0f), ToBF16(2.0f)};
-  const std::vector<uint16_t> f16 = {0x4200, 0x4000};
+  const std::vector<float> f32 = {2.0f, 3.0f};
+  const std::vector<BF16> bf16 = {ToBF16(2.0f), ToBF16(3.0f)};
+  const std::vector<uint16_t> f16 = {0x4000, 0x4200};
   for (const auto& [dtype, rows] :
        {std::pair<DType, const void*>(DType::kF32, f32.data()),
         std::pair<DType, const void*>(DType::kBF16, bf16.data()),
         std::pair<DType, const void*>(DType::kF16, f16.data())}) {
     std::vector<float> y = {-1.0f, -1.0f};
-    Combine(plan, 1, dtype, static_cast<const std::byte*>(rows), position, 1, 0,
-            2, y.data());
+    Combine(plan, 1, dtype, static_cast<const std::byte*>(rows), 1, 0, 2,
+            y.data());
     EXPECT_EQ(y, std::vector<float>({0.5f, 1.5f})) << DTypeName(dtype);
     y = {-1.0f, -1.0f};
-    Combine(plan, 1, dtype, static_cast<const std::byte*>(rows), position, 1, 1,
-            2, y.data());
+    Combine(plan, 1, dtype, static_cast<const std::byte*>(rows), 1, 1, 2,
+            y.data());
     EXPECT_EQ(y, std::vector<float>({-1.0f, 1.5f})) << DTypeName(dtype);
   }
 }
@@ -173,8 +172,8 @@ TEST(CombineOrderTest, ATokenNobodyServesGetsZero) {
   planner.Build(routing, &plan);
   const float row = 2.0f;
   std::vector<float> y = {-1.0f, -1.0f};
-  Combine(plan, 1, DType::kF32, reinterpret_cast<const std::byte*>(&row), {}, 1,
-          0, 2, y.data());
+  Combine(plan, 1, DType::kF32, reinterpret_cast<const std::byte*>(&row), 1, 0,
+          2, y.data());
   EXPECT_EQ(y, std::vector<float>({0.0f, 1.8f}));
 }
 

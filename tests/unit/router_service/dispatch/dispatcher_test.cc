@@ -3,129 +3,313 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <deque>
+#include <thread>
+
+#include "tests/unit/router_service/dispatch/fake_mesh.h"
 
 namespace expertmesh::router {
 namespace {
 
+using ::testing::ElementsAre;
+
 constexpr int64_t kHidden = 4;
+constexpr int64_t kMaxTokens = 512;
 
-// Answers each batch at once: the next scripted error, or its tokens echoed.
-class ScriptedTransport final : public ExpertTransport {
- public:
-  void Send(int, const ExpertBatch& batch,
-            BatchCompletion* completion) override {
-    ++sent;
-    absl::Status status;
-    if (!errors.empty()) {
-      status = errors.front();
-      errors.pop_front();
-    }
-    constexpr size_t kRowBytes = kHidden * sizeof(float);
-    for (size_t row = 0; status.ok() && row < batch.num_rows(); ++row) {
-      std::memcpy(batch.rows_out + row * kRowBytes,
-                  batch.hidden_states.data() + batch.row_token[row] * kRowBytes,
-                  kRowBytes);
-    }
-    completion->Done(status);
-  }
-
-  int sent = 0;
-  std::deque<absl::Status> errors;
-};
-
-// Three tokens, each a row of expert 0, which is at endpoint 0.
+// Endpoints echo tokens, so a row must equal its token wherever it went.
 class DispatcherTest : public ::testing::Test {
  protected:
   DispatcherTest() {
-    plan_.row_token = {0, 1, 2};
-    plan_.row_weight = {1, 1, 1};
-    plan_.groups = {{0, 0, 3}};
-    plan_.wave_groups = {0, 1};
+    options_.hidden_size = kHidden;
+    options_.max_tokens = kMaxTokens;
+    options_.top_k = 2;
+    options_.uncovered_timeout = absl::Milliseconds(100);
     for (size_t i = 0; i < hidden_.size(); ++i) {
       hidden_[i] = static_cast<float>(i);
     }
   }
-
-  static DispatcherOptions Options(int64_t max_message_bytes) {
-    DispatcherOptions options;
-    options.hidden_size = kHidden;
-    options.max_tokens = 3;
-    options.top_k = 1;
-    options.max_message_bytes = max_message_bytes;
-    return options;
+  ~DispatcherTest() override {
+    for (int endpoint = 0; endpoint < 4; ++endpoint) mesh_.Release(endpoint);
   }
 
-  void Exchange(Dispatcher* dispatcher, DispatchTicket* ticket) {
-    auto placement = std::make_shared<Placement>(1, 1);
-    placement->Assign(0, 0, 0);
-    dispatcher->Begin(0, hidden_.data(), plan_, std::move(placement), ticket);
-    dispatcher->Finish(ticket);
+  // `replicas[e]`: the endpoints that hold expert e of layer 0.
+  void Place(const std::vector<std::vector<int>>& replicas) {
+    auto placement = std::make_shared<Placement>(1, kNumExperts);
+    for (size_t expert = 0; expert < replicas.size(); ++expert) {
+      for (const int endpoint : replicas[expert]) {
+        placement->Add(0, static_cast<int64_t>(expert), endpoint);
+      }
+    }
+    table_.Set(std::move(placement));
   }
 
-  void ExpectEchoed(const DispatchTicket& ticket) {
-    EXPECT_TRUE(ticket.failures().empty());
-    for (int row = 0; row < 3; ++row) {
-      const auto* values = reinterpret_cast<const float*>(ticket.rows()) +
-                           ticket.row_position()[row] * kHidden;
-      EXPECT_EQ(values[0], hidden_[row * kHidden]);
+  // Every wave: tokens 0 … rows - 1 at each of `experts`.
+  void Plan(const std::vector<int>& experts, int rows, int num_waves = 1) {
+    plan_ = DispatchPlan();
+    plan_.wave_groups = {0};
+    for (int wave = 0; wave < num_waves; ++wave) {
+      for (const int expert : experts) {
+        const auto first = static_cast<uint32_t>(plan_.row_token.size());
+        for (int token = 0; token < rows; ++token) {
+          plan_.row_token.push_back(token);
+          plan_.row_weight.push_back(1);
+        }
+        plan_.groups.push_back({expert, first, first + rows});
+      }
+      plan_.wave_groups.push_back(static_cast<uint32_t>(plan_.groups.size()));
     }
   }
 
+  void Start() {
+    dispatcher_ = std::make_unique<Dispatcher>(options_, &table_, &mesh_);
+    ticket_ = std::make_unique<DispatchTicket>(options_);
+  }
+  void Exchange() {
+    if (dispatcher_ == nullptr) Start();
+    dispatcher_->BeginStep();
+    ExchangeInStep();
+  }
+  void ExchangeInStep() {
+    dispatcher_->Begin(0, hidden_.data(), plan_, ticket_.get());
+    dispatcher_->Finish(ticket_.get());
+  }
+  // So many exchanges that the endpoints' times are known.
+  void Settle() {
+    for (int i = 0; i < 40; ++i) {
+      Exchange();
+      ExpectEchoed();
+    }
+  }
+
+  void ExpectEchoed() {
+    ASSERT_TRUE(ticket_->failures().empty()) << ticket_->failures()[0].status;
+    for (size_t row = 0; row < plan_.row_token.size(); ++row) {
+      const auto* values =
+          reinterpret_cast<const float*>(ticket_->rows()) + row * kHidden;
+      for (int64_t i = 0; i < kHidden; ++i) {
+        ASSERT_EQ(values[i], hidden_[plan_.row_token[row] * kHidden + i])
+            << "row " << row;
+      }
+    }
+  }
+  absl::StatusCode FailureCode() const {
+    return ticket_->failures().empty() ? absl::StatusCode::kOk
+                                       : ticket_->failures()[0].status.code();
+  }
+
+  static constexpr int64_t kNumExperts = 4;
+  DispatcherOptions options_;
   DispatchPlan plan_;
-  std::vector<float> hidden_ = std::vector<float>(3 * kHidden);
-  ScriptedTransport transport_;
+  std::vector<float> hidden_ = std::vector<float>(kMaxTokens * kHidden);
+  PlacementTable table_{std::make_shared<Placement>(1, kNumExperts)};
+  FakeMesh mesh_;
+  std::unique_ptr<DispatchTicket> ticket_;
+  std::unique_ptr<Dispatcher> dispatcher_;
 };
 
-TEST_F(DispatcherTest, OneMessageOrPartsByTokenRange) {
+TEST_F(DispatcherTest, OneMessageForAllExpertsOfAnEndpoint) {
+  Place({{0}, {1}, {0}, {1}});
+  Plan({0, 1, 2, 3}, 3);
+  Exchange();
+  ExpectEchoed();
+  const auto sent = mesh_.sent();
+  ASSERT_EQ(sent.size(), 2u);
+  EXPECT_THAT(sent[0].expert_ids, ElementsAre(0, 2));
+  EXPECT_THAT(sent[1].expert_ids, ElementsAre(1, 3));
+}
+
+TEST_F(DispatcherTest, PartsByTokenRange) {
+  Place({{0}, {0}});
+  Plan({0, 1}, 5);
   for (const auto& [bytes, messages] :
-       {std::pair(1 << 20, 1), {32, 2}, {1, 3}}) {
-    Dispatcher dispatcher(Options(bytes), &transport_);
-    DispatchTicket ticket(dispatcher.options());
-    transport_.sent = 0;
-    Exchange(&dispatcher, &ticket);
-    EXPECT_EQ(transport_.sent, messages) << bytes;
-    ExpectEchoed(ticket);
+       {std::pair(1 << 20, 1), {4 * 16, 2}, {2 * 16, 3}, {1, 5}}) {
+    options_.max_message_bytes = bytes;
+    Start();
+    const int before = mesh_.num_sent(0);
+    Exchange();
+    EXPECT_EQ(mesh_.num_sent(0) - before, messages) << bytes;
+    ExpectEchoed();
   }
 }
 
-TEST_F(DispatcherTest, ABatchThatAFullQueueRefusedIsSentAgain) {
-  Dispatcher dispatcher(Options(1 << 20), &transport_);
-  DispatchTicket ticket(dispatcher.options());
-  transport_.errors = {absl::ResourceExhaustedError("full"),
-                       absl::ResourceExhaustedError("full")};
-  Exchange(&dispatcher, &ticket);
-  EXPECT_EQ(transport_.sent, 3);
-  ExpectEchoed(ticket);
+TEST_F(DispatcherTest, WavesGoOneAfterTheOther) {
+  Place({{0}, {0}});
+  Plan({0, 1}, 3, /*num_waves=*/3);
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 3);
 }
 
-TEST_F(DispatcherTest, AnEndpointThatFailedIsNotAskedAgainInTheStep) {
-  Dispatcher dispatcher(Options(1 << 20), &transport_);
-  DispatchTicket ticket(dispatcher.options());
-  transport_.errors = {absl::DeadlineExceededError("stuck")};
-  for (int layer = 0; layer < 3; ++layer) {
-    Exchange(&dispatcher, &ticket);
-    ASSERT_EQ(ticket.failures().size(), 3u);
-    EXPECT_EQ(ticket.failures()[0].status.code(),
-              absl::StatusCode::kUnavailable);
+TEST_F(DispatcherTest, ReplicasShareRows) {
+  Place({{0, 1}});
+  Plan({0}, 256);
+  Exchange();
+  ExpectEchoed();
+  size_t rows[2] = {};
+  for (const auto& sent : mesh_.sent()) rows[sent.endpoint] += sent.num_rows;
+  EXPECT_EQ(rows[0], 128u);
+  EXPECT_EQ(rows[1], 128u);
+}
+
+TEST_F(DispatcherTest, WhatAnEndpointLostGoesToAnotherAtOnce) {
+  Place({{0, 1}, {0, 2}});
+  Plan({0, 1}, 2);
+  mesh_.Fail(0, absl::UnavailableError("gone"));
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 1);
+}
+
+TEST_F(DispatcherTest, EveryErrorIsSurvivedWhereThereIsAReplica) {
+  for (const absl::Status& error :
+       {absl::UnavailableError("gone"), absl::InternalError("device"),
+        absl::ResourceExhaustedError("full"),
+        absl::FailedPreconditionError("not hosted"),
+        absl::DeadlineExceededError("late")}) {
+    Place({{0, 1}});
+    Plan({0}, 2);
+    Start();
+    mesh_.Fail(0, error);
+    for (int i = 0; i < 3; ++i) {
+      Exchange();
+      ExpectEchoed();
+    }
   }
-  EXPECT_EQ(transport_.sent, 1);
-  dispatcher.BeginStep();
-  Exchange(&dispatcher, &ticket);
-  EXPECT_EQ(transport_.sent, 2);
-  ExpectEchoed(ticket);
 }
 
-TEST_F(DispatcherTest, OnlyADeviceFaultKeepsItsCode) {
-  Dispatcher dispatcher(Options(1 << 20), &transport_);
-  DispatchTicket ticket(dispatcher.options());
-  transport_.errors = {absl::FailedPreconditionError("not hosted"),
-                       absl::InternalError("device")};
-  Exchange(&dispatcher, &ticket);
-  EXPECT_EQ(ticket.failures()[0].status.code(), absl::StatusCode::kUnavailable);
-  Exchange(&dispatcher, &ticket);
-  EXPECT_EQ(ticket.failures()[0].status.code(), absl::StatusCode::kInternal);
+TEST_F(DispatcherTest, AFullQueueIsAskedAgain) {
+  Place({{0}});
+  Plan({0}, 3);
+  mesh_.Fail(0, absl::ResourceExhaustedError("full"));
+  mesh_.Fail(0, absl::ResourceExhaustedError("full"));
+  Exchange();
+  EXPECT_EQ(mesh_.num_sent(0), 3);
+  ExpectEchoed();
+}
+
+TEST_F(DispatcherTest, ADeviceFaultIsTriedTwiceAndKeepsItsCode) {
+  options_.uncovered_timeout = absl::Seconds(10);
+  Place({{0}});
+  Plan({0}, 1);
+  mesh_.Fail(0, absl::InternalError("device"));
+  mesh_.Fail(0, absl::InternalError("device"));
+  Exchange();
+  EXPECT_EQ(mesh_.num_sent(0), 2);
+  EXPECT_EQ(FailureCode(), absl::StatusCode::kInternal);
+}
+
+TEST_F(DispatcherTest, OnlyRowsOfAnUncoveredExpertFail) {
+  Place({{0}, {}});
+  Plan({0, 1}, 2);
+  Exchange();
+  EXPECT_EQ(ticket_->failures().size(), 2u);
+  EXPECT_EQ(FailureCode(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(DispatcherTest, AStepWaitsForCoverageOnlyOnce) {
+  options_.uncovered_timeout = absl::Milliseconds(300);
+  Place({{}});
+  Plan({0}, 1);
+  Exchange();
+  const absl::Time start = absl::Now();
+  for (int layer = 0; layer < 5; ++layer) {
+    ExchangeInStep();
+    EXPECT_EQ(FailureCode(), absl::StatusCode::kUnavailable);
+  }
+  EXPECT_LT(absl::Now() - start, absl::Milliseconds(300));
+}
+
+TEST_F(DispatcherTest, RowsWaitForAPlacementThatCoversThem) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0}, {}});
+  Plan({0, 1}, 2);
+  Start();
+  std::thread operator_thread([&] {
+    mesh_.AwaitSent(0, 1);
+    Place({{0}, {1}});
+  });
+  Exchange();
+  operator_thread.join();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(1), 1);
+}
+
+TEST_F(DispatcherTest, AnOverdueBatchIsAskedOfAnother) {
+  options_.hedge_budget = 0;
+  Place({{0, 1}});
+  Plan({0}, 1);
+  Start();
+  Settle();
+  mesh_.Hold(0);
+  // Endpoint 0 hangs from now on: sooner or later it is chosen, its batch is
+  // overdue, and from then on it is left alone.
+  for (int i = 0; i < 20; ++i) {
+    Exchange();
+    ExpectEchoed();
+  }
+  const int stuck = mesh_.num_sent(0);
+  for (int i = 0; i < 20; ++i) Exchange();
+  EXPECT_EQ(mesh_.num_sent(0), stuck);
+  // Its late answers change nothing, and show that it works again.
+  mesh_.Hold(0, false);
+  mesh_.Release(0);
+  for (int i = 0; i < 200 && mesh_.num_sent(0) == stuck; ++i) {
+    Plan({0}, 128);  // more than one endpoint would have back soon
+    Exchange();
+    ExpectEchoed();
+  }
+  EXPECT_GT(mesh_.num_sent(0), stuck);
+}
+
+TEST_F(DispatcherTest, ALateBatchIsHedgedWithinTheBudget) {
+  options_.hedge_budget = 0.05;
+  options_.min_deadline = absl::Minutes(1);  // nothing is ever overdue
+  Place({{0, 1}});
+  Plan({0}, 1);
+  Start();
+  for (int i = 0; i < 20; ++i) Settle();  // 800 batches: the budget is full
+  mesh_.Hold(0);
+  for (int i = 0; i < 4; ++i) {
+    Exchange();  // hangs unless the other replica is asked
+    ExpectEchoed();
+  }
+}
+
+TEST_F(DispatcherTest, CreditHoldsRowsBack) {
+  Place({{0}, {0}, {0}});
+  Plan({0, 1, 2}, 1);
+  mesh_.set_credit(2);
+  Exchange();
+  Exchange();
+  ExpectEchoed();
+  const auto sent = mesh_.sent();
+  ASSERT_EQ(sent.size(), 3u);
+  EXPECT_EQ(sent[0].num_rows, 3u);  // the credit was not known yet
+  EXPECT_EQ(sent[1].num_rows, 2u);
+  EXPECT_EQ(sent[2].num_rows, 1u);
+}
+
+TEST_F(DispatcherTest, OneBatchMayAlwaysBeInFlight) {
+  Place({{0}});
+  Plan({0}, 5);
+  mesh_.set_credit(2);
+  Exchange();
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 2);
+}
+
+TEST_F(DispatcherTest, AnswersAfterItsEndAreNoHarm) {
+  options_.hedge_budget = 0;
+  Place({{0, 1}});
+  Plan({0}, 1);
+  Start();
+  Settle();
+  mesh_.Hold(0);
+  for (int i = 0; i < 10; ++i) Exchange();
+  ASSERT_GT(mesh_.num_sent(0), 0);
+  dispatcher_.reset();
+  ticket_.reset();
+  mesh_.Release(0);
 }
 
 }  // namespace

@@ -33,12 +33,15 @@ class TestBatch : public BatchCompletion {
     batch_.expert_ids = expert_ids_;
     batch_.group_offsets = group_offsets_;
     batch_.row_token = row_token_;
-    batch_.rows_out = reinterpret_cast<std::byte*>(rows_.data());
   }
 
-  void Done(const absl::Status& status) override {
+  void Done(const BatchAnswer& answer) override {
+    if (answer.status.ok()) {
+      answer.rows->Copy(0, row_token_.size(),
+                        reinterpret_cast<std::byte*>(rows_.data()));
+    }
     MutexLock lock(&mutex_);
-    status_ = status;
+    status_ = answer.status;
     ++times_done_;
     changed_.NotifyAll();
   }
@@ -256,9 +259,10 @@ TEST(GrpcExpertTransport, AnExpiredBatchIsNotWrittenByALateAnswer) {
   PayloadPool pool;
   TestBatch slow(pool), next(pool);
   slow.batch().timeout = absl::Milliseconds(30);
+  slow.batch().deadline = absl::Milliseconds(20);
   harness.Send(slow);
   const expert::v1::ExpertBatch received = service.AwaitBatch();
-  EXPECT_EQ(received.timeout_ms(), 30u);
+  EXPECT_EQ(received.timeout_ms(), 20u);
   const absl::Status status = slow.Await();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_THAT(std::string(status.message()), HasSubstr(service.address()));

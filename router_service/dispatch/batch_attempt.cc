@@ -1,0 +1,111 @@
+#include "router_service/dispatch/batch_attempt.h"
+
+#include "services/core/clock.h"
+
+namespace expertmesh::router {
+
+BatchAttempt* BatchAttempt::Obtain(
+    const std::shared_ptr<DispatchState>& state) {
+  std::unique_ptr<BatchAttempt> attempt;
+  {
+    MutexLock lock(&state->mutex);
+    if (!state->idle.empty()) {
+      attempt = std::move(state->idle.back());
+      state->idle.pop_back();
+    }
+  }
+  if (attempt == nullptr) attempt.reset(new BatchAttempt(state));
+  attempt->expert_ids.clear();
+  attempt->group_offsets.assign(1, 0);
+  attempt->row_token.clear();
+  attempt->pieces.clear();
+  attempt->is_hedge = attempt->is_overdue = attempt->is_answered = false;
+  attempt->status = absl::OkStatus();
+  return attempt.release();
+}
+
+void BatchAttempt::Recycle(BatchAttempt* attempt) {
+  attempt->exchange = nullptr;
+  attempt->batch = ExpertBatch();
+  std::unique_ptr<BatchAttempt> owned(attempt);
+  if (!attempt->state_->is_closed) {
+    attempt->state_->idle.push_back(std::move(owned));
+  }
+}
+
+void BatchAttempt::Done(const BatchAnswer& answer) {
+  const absl::Duration now = Clock::Real()->Now();
+  // Kept here: it may hold the last reference to the lock that is held.
+  const std::shared_ptr<DispatchState> state = state_;
+  bool is_claimed;
+  {
+    MutexLock lock(&state->mutex);
+    Account(answer, now);
+    if (exchange == nullptr) {
+      // Its endpoint may have been waited for.
+      state->Notify();
+      std::erase(state->orphans, this);
+      Recycle(this);
+      return;
+    }
+    is_claimed = answer.status.ok() && ClaimPieces();
+    if (!is_claimed) {
+      status = answer.status;
+      is_answered = true;
+      state->Notify();
+      return;
+    }
+  }
+  // The exchange waits for pieces being copied, so its rows stay.
+  for (const Claim& claim : claims_) {
+    answer.rows->Copy(claim.first_answered,
+                      claim.first_answered + claim.last_row - claim.first_row,
+                      exchange->rows + claim.first_row * exchange->row_bytes);
+  }
+  // Notified under the lock: the waiter may be gone as soon as it is open.
+  MutexLock lock(&state->mutex);
+  FinishPieces();
+  is_answered = true;
+  state->Notify();
+}
+
+void BatchAttempt::Account(const BatchAnswer& answer, absl::Duration now) {
+  EndpointLoads& loads = state_->loads;
+  taken = now - sent_at;
+  const auto rows = static_cast<int64_t>(row_token.size());
+  if (is_overdue) loads.OnceOverdue(endpoint);
+  if (answer.status.ok()) {
+    loads.OnAnswer(endpoint,
+                   {.rows = rows,
+                    .rows_ahead = rows_ahead,
+                    .credit_rows = answer.credit_rows,
+                    .taken = taken,
+                    .was_overdue = is_overdue},
+                   now);
+  } else {
+    loads.OnError(endpoint, rows, answer.status, now);
+  }
+}
+
+bool BatchAttempt::ClaimPieces() {
+  claims_.clear();
+  size_t answered = 0;
+  for (const uint32_t index : pieces) {
+    RowPiece& piece = exchange->pieces[index];
+    if (piece.state == RowPiece::State::kSent) {
+      piece.state = RowPiece::State::kCopying;
+      claims_.push_back({index, piece.first_row, piece.last_row, answered});
+    }
+    answered += piece.num_rows();
+  }
+  return !claims_.empty();
+}
+
+void BatchAttempt::FinishPieces() {
+  for (const Claim& claim : claims_) {
+    exchange->pieces[claim.piece].state = RowPiece::State::kDone;
+  }
+  exchange->unfinished -= claims_.size();
+}
+
+}  // namespace expertmesh::router

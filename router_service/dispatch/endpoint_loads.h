@@ -1,0 +1,101 @@
+#pragma once
+
+// What the dispatcher knows of each endpoint from its own traffic, and which
+// replica a group of rows should go to.
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "router_service/dispatch/latency_model.h"
+
+namespace expertmesh::router {
+
+// Bookkeeping by endpoint index. Not thread-safe: guarded by the dispatcher.
+//
+// An endpoint is left alone
+//   - while a batch there is overdue: it is stuck, and it shows that it is not
+//     any more by answering;
+//   - for a while after an error, longer each time; then it is on probation,
+//     with one batch at a time until one succeeds.
+class EndpointLoads {
+ public:
+  static constexpr int kNobody = -1;
+
+  // Another batch of `rows` was sent.
+  void OnSend(int endpoint, int64_t rows);
+  // It was answered, well or badly, or its time ran out.
+  struct Answer {
+    int64_t rows = 0;
+    int64_t rows_ahead = 0;    // in flight there when it was sent, its own too
+    uint32_t credit_rows = 0;  // as of BatchAnswer
+    absl::Duration taken;
+    // It hung for a time, which says nothing of its speed.
+    bool was_overdue = false;
+  };
+  void OnAnswer(int endpoint, const Answer& answer, absl::Duration now);
+  void OnError(int endpoint, int64_t rows, const absl::Status& status,
+               absl::Duration now);
+  // A batch is unanswered for longer than it may be; until OnceOverdue.
+  void OnOverdue(int endpoint) { ++at(endpoint).overdue; }
+  void OnceOverdue(int endpoint) { --at(endpoint).overdue; }
+
+  // From now until `now` next moves on: the time, for the choices that follow,
+  // and that no rows are set aside yet.
+  void BeginChoice(absl::Duration now);
+  // The replica that would have these rows back soonest, counting what is in
+  // flight there and set aside; they are set aside for it. kNobody when none
+  // has room or all are left alone or in `avoid`.
+  int Choose(absl::Span<const int> replicas, absl::Span<const int> avoid,
+             int64_t rows);
+  // Whether one of the replicas would be chosen if it had room.
+  bool AnyUsable(absl::Span<const int> replicas, absl::Span<const int> avoid);
+
+  // How long a batch that is sent now is likely to take, rows in flight and
+  // its own together.
+  absl::Duration Predict(int endpoint, int64_t rows) {
+    return at(endpoint).latency.Predict(rows);
+  }
+  bool IsSettled(int endpoint) { return at(endpoint).latency.is_settled(); }
+  int64_t inflight_rows(int endpoint) { return at(endpoint).inflight_rows; }
+  double rows_per_second(int endpoint) {
+    return at(endpoint).latency.rows_per_second();
+  }
+  // When an endpoint that an error closed may be asked again, the earliest
+  // after `now`; InfiniteDuration: none is closed.
+  absl::Duration NextReopening(absl::Duration now) const;
+
+ private:
+  struct Load {
+    int64_t inflight_rows = 0;
+    int64_t inflight_batches = 0;
+    int64_t overdue = 0;
+    int64_t set_aside_rows = 0;
+    int64_t credit_rows = std::numeric_limits<int64_t>::max();
+    LatencyModel latency;
+    absl::Duration measured_at = absl::ZeroDuration();
+    bool is_on_probation = false;
+    absl::Duration closed_until = absl::ZeroDuration();
+    absl::Duration backoff = absl::ZeroDuration();
+  };
+
+  Load& at(int endpoint) {
+    if (loads_.size() <= static_cast<size_t>(endpoint)) {
+      loads_.resize(endpoint + 1);
+    }
+    return loads_[endpoint];
+  }
+  bool IsUsable(const Load& load) const {
+    return load.overdue == 0 && load.closed_until <= now_;
+  }
+  static bool HasRoom(const Load& load, int64_t rows);
+  absl::Duration BackAfter(const Load& load, int64_t rows) const;
+
+  std::vector<Load> loads_;
+  absl::Duration now_ = absl::ZeroDuration();
+};
+
+}  // namespace expertmesh::router
