@@ -50,36 +50,36 @@ absl::StatusOr<int64_t> ParseId(absl::string_view what, absl::string_view text,
 }
 
 // "7" or "0-3".
-absl::StatusOr<IdRange> ParseIds(absl::string_view what, absl::string_view text,
-                                 int64_t count) {
+absl::StatusOr<IdRange> ParseExperts(absl::string_view text, int64_t count) {
   const size_t dash = text.find('-');
   IdRange ids;
-  ASSIGN_OR_RETURN(ids.first, ParseId(what, text.substr(0, dash), count));
+  ASSIGN_OR_RETURN(ids.first, ParseId("expert", text.substr(0, dash), count));
   ids.last = ids.first;
   if (dash != absl::string_view::npos) {
-    ASSIGN_OR_RETURN(ids.last, ParseId(what, text.substr(dash + 1), count));
+    ASSIGN_OR_RETURN(ids.last, ParseId("expert", text.substr(dash + 1), count));
   }
   if (ids.last >= ids.first) return ids;
   return absl::InvalidArgumentError(
       absl::StrCat("the range ", text, " is reversed"));
 }
 
-// Marks the slots of one "EXPERTS" or "EXPERTS@LAYERS" in `marked`
+// Marks the slots of one "EXPERTS" or "EXPERTS@LAYER" in `marked`
 // [num_layers, num_experts].
 absl::Status MarkSlots(absl::string_view text, const ModelConfig& model,
                        std::vector<bool>* marked) {
   const size_t at = text.find('@');
-  const bool names_layers = at != absl::string_view::npos;
+  const bool names_layer = at != absl::string_view::npos;
   ASSIGN_OR_RETURN(const IdRange experts,
-                   ParseIds("expert", text.substr(0, at), model.num_experts));
+                   ParseExperts(text.substr(0, at), model.num_experts));
   IdRange layers{0, model.num_layers - 1};
-  if (names_layers) {
-    ASSIGN_OR_RETURN(layers,
-                     ParseIds("layer", text.substr(at + 1), model.num_layers));
+  if (names_layer) {
+    ASSIGN_OR_RETURN(layers.first,
+                     ParseId("layer", text.substr(at + 1), model.num_layers));
+    layers.last = layers.first;
   }
   for (int64_t layer = layers.first; layer <= layers.last; ++layer) {
     if (!model.layers[layer].is_moe) {
-      if (!names_layers) continue;
+      if (!names_layer) continue;
       return absl::InvalidArgumentError(
           absl::StrCat("layer ", layer, " of the model has no experts"));
     }
@@ -224,7 +224,7 @@ absl::StatusOr<std::vector<ExpertSlot>> ParseSlots(absl::string_view text,
     if (!status.ok()) {
       return absl::InvalidArgumentError(absl::StrCat(
           Quoted(text), ": ", status.message(),
-          "; expected EXPERTS or EXPERTS@LAYERS such as 0-15,17@3"));
+          "; expected EXPERTS or EXPERTS@LAYER such as 0-15,17@3"));
     }
   }
   std::vector<ExpertSlot> slots;
@@ -279,6 +279,7 @@ absl::StatusOr<MeshConfig> ReadMeshFile(const std::string& path,
         absl::StrCat(path, ": pools: the mesh needs at least one pool"));
   }
   MeshConfig mesh;
+  mesh.expert_dtype = config.expert_dtype();
   std::map<std::string, std::string> claimed;
   for (int i = 0; i < config.pools_size(); ++i) {
     const mesh::v1::Pool& pool = config.pools(i);

@@ -10,7 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "router_service/transport/endpoint_set.h"
+#include "router_service/transport/endpoint_info.h"
 #include "services/checkpoint/model_config.h"
 #include "services/runtime/address.h"
 
@@ -38,6 +38,7 @@ struct PoolConfig {
 };
 
 struct MeshConfig {
+  std::string expert_dtype;  // of all weights; "": as the first service in use
   std::vector<PoolConfig> pools;
 };
 

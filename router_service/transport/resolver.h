@@ -27,6 +27,11 @@ constexpr size_t kNumResolutionOutcomes = 3;
 // "resolved", "empty", "failed": values of the metric's label.
 absl::string_view ResolutionOutcomeName(ResolutionOutcome outcome);
 
+// expertmesh_router_resolutions_total of a pool, by ResolutionOutcome; null:
+// not counted. Owned by the registry, which outlives the resolver.
+using ResolutionCounters =
+    std::array<prometheus::Counter*, kNumResolutionOutcomes>;
+
 // All IPv4 and IPv6 addresses of a name, each as "address:port", in any order;
 // none where it does not exist or has none. Blocks as long as the system's
 // resolver does. Errors: UNAVAILABLE when it could not tell.
@@ -45,9 +50,7 @@ class Resolver {
   struct Name {
     std::string pool;  // whose addresses these are
     HostPort target;
-    // expertmesh_router_resolutions_total, by ResolutionOutcome; null: not
-    // counted. Outlive the resolver.
-    std::array<prometheus::Counter*, kNumResolutionOutcomes> resolutions = {};
+    ResolutionCounters resolutions = {};
   };
   using Lookup =
       std::function<absl::StatusOr<std::vector<std::string>>(const HostPort&)>;

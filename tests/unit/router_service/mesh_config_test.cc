@@ -57,8 +57,9 @@ TEST_F(MeshFile, IsReadWhole) {
      "fixed": {"slots": "0-3"}},
     {"name": "hot-1", "target": "10.0.0.1:1, [::1]:2,host:3", "device": "cpu",
      "managed": {"memoryBudgetBytes": 8589934592}, "weight": 2.5,
-     "min_replicas": 0, "maxReplicas": 8}]})");
+     "min_replicas": 0, "maxReplicas": 8}], "expertDtype": "bf16"})");
   ASSERT_TRUE(mesh.ok()) << mesh.status();
+  EXPECT_EQ(mesh->expert_dtype, "bf16");
   ASSERT_EQ(mesh->pools.size(), 2u);
   const PoolConfig& base = mesh->pools[0];
   EXPECT_EQ(base.name, "base");
@@ -159,8 +160,6 @@ TEST(ParseSlots, TakesExpertsOfAllOrOfSomeLayers) {
   EXPECT_THAT(
       *ParseSlots(" 3@2 , 0-1@1", Model()),
       ElementsAre(ExpertSlot{1, 0}, ExpertSlot{1, 1}, ExpertSlot{2, 3}));
-  EXPECT_THAT(*ParseSlots("0@1-2", Model()),
-              ElementsAre(ExpertSlot{1, 0}, ExpertSlot{2, 0}));
 }
 
 TEST(ParseSlots, NamesWhatIsWrong) {
@@ -179,7 +178,7 @@ TEST(ParseSlots, NamesWhatIsWrong) {
                {"99999999999999999999", "no expert"},
                {"1@3", "no layer 3 (the model has 3)"},
                {"1@0", "layer 0 of the model has no experts"},
-               {"1@0-1", "layer 0 of the model has no experts"},
+               {"1@1-2", "'1-2' is no layer id"},
                {"0-2,2@1", "expert 2 of layer 1 is named twice"}};
   for (const auto& c : cases) {
     const auto slots = ParseSlots(c.text, Model());
