@@ -27,9 +27,10 @@ DispatchPlanner::DispatchPlanner(const Gate* gate,
                                  const CapacityOptions& capacity)
     : gate_(gate), capacity_options_(capacity) {}
 
-void DispatchPlanner::Build(const Routing& routing, DispatchPlan* plan) {
-  capacity_ = ExpertCapacity(capacity_options_, routing.num_tokens,
-                             routing.top_k, routing.num_experts);
+void DispatchPlanner::Build(const Routing& routing,
+                            absl::Span<const uint16_t> replicas,
+                            DispatchPlan* plan) {
+  SetRooms(routing, replicas);
   CountDemand(routing, plan);
   if (plan->overflow_rows > 0) {
     RankOverfull(routing);
@@ -41,6 +42,18 @@ void DispatchPlanner::Build(const Routing& routing, DispatchPlan* plan) {
   Account(routing, plan);
 }
 
+void DispatchPlanner::SetRooms(const Routing& routing,
+                               absl::Span<const uint16_t> replicas) {
+  capacity_ = ExpertCapacity(capacity_options_, routing.num_tokens,
+                             routing.top_k, routing.num_experts);
+  room_.assign(routing.num_experts, capacity_);
+  for (size_t expert = 0; expert < replicas.size(); ++expert) {
+    // No plan has more rows than fit into 32 bits.
+    const int64_t each = std::min<int64_t>(capacity_, int64_t{1} << 32);
+    if (replicas[expert] != 1) room_[expert] = each * replicas[expert];
+  }
+}
+
 // Leaves in serving_ the gate's choice and in load_ each expert's demand.
 void DispatchPlanner::CountDemand(const Routing& routing, DispatchPlan* plan) {
   const size_t num_slots = routing.num_tokens * routing.top_k;
@@ -48,13 +61,18 @@ void DispatchPlanner::CountDemand(const Routing& routing, DispatchPlan* plan) {
   load_.assign(routing.num_experts, 0);
   for (size_t slot = 0; slot < num_slots; ++slot) {
     const int32_t expert = routing.topk_ids[slot];
-    serving_[slot] = {expert, routing.topk_weights[slot], /*wave=*/0};
+    serving_[slot] = {expert, routing.topk_weights[slot], /*wave=*/0,
+                      /*is_extra=*/false};
     ++load_[expert];
   }
   plan->overflow_rows = 0;
+  plan->uncovered_rows = 0;
   plan->max_expert_rows = 0;
-  for (const int64_t rows : load_) {
-    plan->overflow_rows += std::max<int64_t>(rows - capacity_, 0);
+  for (size_t expert = 0; expert < load_.size(); ++expert) {
+    const int64_t rows = load_[expert];
+    if (room_[expert] == 0) plan->uncovered_rows += rows;
+    plan->overflow_rows +=
+        std::max<int64_t>(rows - std::min(capacity_, room_[expert]), 0);
     plan->max_expert_rows = std::max(plan->max_expert_rows, rows);
   }
 }
@@ -68,12 +86,12 @@ void DispatchPlanner::RankOverfull(const Routing& routing) {
   size_t num_ranked = 0;
   for (int32_t expert = 0; expert < routing.num_experts; ++expert) {
     const int64_t demand = load_[expert];
-    full_[expert] = demand >= capacity_;
-    if (demand <= capacity_) continue;
+    full_[expert] = demand >= room_[expert];
+    if (demand <= std::min(capacity_, room_[expert])) continue;
     overfull_.push_back({expert, num_ranked, num_ranked + demand});
     cursor_[expert] = num_ranked;
     num_ranked += demand;
-    load_[expert] = capacity_;
+    load_[expert] = std::min(demand, room_[expert]);
   }
   ranked_.resize(num_ranked);
   for (uint32_t slot = 0; slot < serving_.size(); ++slot) {
@@ -86,8 +104,14 @@ void DispatchPlanner::RankOverfull(const Routing& routing) {
   for (const OverfullExpert& e : overfull_) {
     const auto first = ranked_.begin() + e.first;
     const auto last = ranked_.begin() + e.last;
-    std::nth_element(first, first + capacity_, last, kBetterRow);
-    for (auto row = first + capacity_; row != last; ++row) {
+    const auto kept = first + load_[e.expert];
+    const auto primary = first + std::min(load_[e.expert], capacity_);
+    if (kept != last) std::nth_element(first, kept, last, kBetterRow);
+    if (primary != kept) std::nth_element(first, primary, kept, kBetterRow);
+    for (auto row = primary; row != kept; ++row) {
+      serving_[row->slot].is_extra = true;
+    }
+    for (auto row = kept; row != last; ++row) {
       serving_[row->slot].wave = kUndecided;
     }
   }
@@ -113,7 +137,8 @@ void DispatchPlanner::ApplyPolicies(const Routing& routing) {
 void DispatchPlanner::Drop(const Routing& routing, int64_t token) {
   for (int64_t place = 0; place < routing.top_k; ++place) {
     Serving& serving = serving_[token * routing.top_k + place];
-    if (serving.wave == kUndecided) serving = {kNobody, 0.0f, /*wave=*/0};
+    if (serving.wave == kUndecided)
+      serving = {kNobody, 0.0f, /*wave=*/0, false};
   }
 }
 
@@ -134,11 +159,12 @@ void DispatchPlanner::ChooseAgain(const Routing& routing, int64_t token) {
     for (int64_t place = 0; place < top_k; ++place) {
       if (places[place].wave == 0) --load_[places[place].expert];
       ++load_[chosen_ids_[place]];
-      places[place] = {chosen_ids_[place], chosen_weights_[place], /*wave=*/0};
+      places[place] = {chosen_ids_[place], chosen_weights_[place], /*wave=*/0,
+                       /*is_extra=*/false};
     }
   }
   const auto refresh = [this](int32_t expert) {
-    full_[expert] = load_[expert] >= capacity_;
+    full_[expert] = load_[expert] >= room_[expert];
   };
   for (const Serving& serving : places) refresh(serving.expert);
   for (int64_t place = 0; place < top_k; ++place) {
@@ -150,13 +176,16 @@ void DispatchPlanner::ChooseAgain(const Routing& routing, int64_t token) {
 // or fill what the policies of other tokens left free in it.
 void DispatchPlanner::AssignWaves() {
   for (const OverfullExpert& e : overfull_) {
-    const auto first = ranked_.begin() + e.first + capacity_;
+    // Without anybody to serve it, as if one did: rows wait for that one.
+    const int64_t room = room_[e.expert] > 0 ? room_[e.expert] : capacity_;
     const auto last = ranked_.begin() + e.last;
+    const auto first = ranked_.begin() + e.first +
+                       std::min<int64_t>(room_[e.expert], e.last - e.first);
     std::sort(first, last, kBetterRow);
     for (auto row = first; row != last; ++row) {
       Serving& serving = serving_[row->slot];
       if (serving.wave != kUndecided) continue;
-      serving.wave = static_cast<uint32_t>(load_[e.expert]++ / capacity_);
+      serving.wave = static_cast<uint32_t>(load_[e.expert]++ / room);
     }
   }
 }
@@ -262,7 +291,7 @@ void DispatchPlanner::Account(const Routing& routing,
         count(RowOutcome::kWaited);
       } else if (std::find(first_choice, first_choice + routing.top_k,
                            serving.expert) != first_choice + routing.top_k) {
-        count(RowOutcome::kPrimary);
+        count(serving.is_extra ? RowOutcome::kReplica : RowOutcome::kPrimary);
       } else {
         count(RowOutcome::kRerouted);
       }

@@ -30,7 +30,10 @@ struct DispatchPlan {
   // expert id; -1 pads tokens with fewer. This is the order of the combine.
   std::vector<int32_t> token_rows;
   std::vector<RoutingAccount> accounts;  // [num_tokens]
-  int64_t overflow_rows = 0;    // rows above capacity, before any policy
+  // Rows above their expert's capacity (of one replica), and among them those
+  // of experts that nobody serves now; before any policy.
+  int64_t overflow_rows = 0;
+  int64_t uncovered_rows = 0;
   int64_t max_expert_rows = 0;  // demand of the busiest expert, before capacity
 
   int64_t num_rows() const { return static_cast<int64_t>(row_token.size()); }
@@ -41,13 +44,14 @@ struct DispatchPlan {
 
 // Builds plans. Owns scratch memory; one thread.
 //
-// Rule (one replica per expert). The score of a row is scores[token, expert],
-// not its weight. Each expert keeps its `capacity` rows of highest score,
-// whatever their tokens' policies; of equal scores the earlier row (lower
-// token) stays. The others overflow, and their token's policy decides:
+// Rule. The score of a row is scores[token, expert], not its weight. Each
+// expert keeps as many rows of highest score as its replicas have room for,
+// `capacity` each, whatever their tokens' policies; of equal scores the earlier
+// row (lower token) stays. The others overflow, and their token's policy
+// decides:
 //   kWait      the row stays with its expert and ranks after the rows of the
 //              first wave; the r-th of all rows that stay (0-based, waiting
-//              rows by the same order) goes in wave r / capacity.
+//              rows by the same order) goes in wave r / room.
 //   kNextBest  tokens in ascending order: experts that are full and do not
 //              already serve this token are masked and the gate's own rule,
 //              weights included, is applied again. What the token already
@@ -56,8 +60,11 @@ struct DispatchPlan {
 //              token that finds fewer than top_k experts keeps its first
 //              choice, and its overflowing rows wait.
 //   kDrop      the row is left out; the other rows keep their weights.
+// An expert that nobody serves has no room: rows that may go elsewhere do, the
+// others wait for somebody, in the first wave.
 // Outcomes: kWaited is a row outside the first wave, kRerouted a row served by
-// an expert the token did not choose first.
+// an expert the token did not choose first, kReplica a row of the first wave
+// that only a further replica had room for.
 class DispatchPlanner {
  public:
   // `gate` must outlive the planner and be the one that made the routings.
@@ -68,7 +75,9 @@ class DispatchPlanner {
   }
 
   // Overwrites `plan`. `routing` is as documented at Routing; ids in range.
-  void Build(const Routing& routing, DispatchPlan* plan);
+  //   replicas  [num_experts] that serve each expert now; empty: one each
+  void Build(const Routing& routing, absl::Span<const uint16_t> replicas,
+             DispatchPlan* plan);
 
  private:
   // Who serves one of a token's top_k places; slot = token · top_k + place.
@@ -76,14 +85,15 @@ class DispatchPlanner {
     int32_t expert;  // kNobody: dropped
     float weight;
     uint32_t wave;  // kUndecided: overflows, and no policy has moved it yet
+    bool is_extra;  // only a further replica had room
   };
   // A row that competes for an expert with more rows than capacity.
   struct RankedRow {
     float score;
     uint32_t slot;
   };
-  // Rows [first, last) of ranked_ are all rows of `expert`; the first
-  // `capacity` of them are kept.
+  // Rows [first, last) of ranked_ are all rows of `expert`; the first of them,
+  // as many as it has room for, are kept.
   struct OverfullExpert {
     int32_t expert;
     size_t first, last;
@@ -96,6 +106,7 @@ class DispatchPlanner {
     float weight;
   };
 
+  void SetRooms(const Routing& routing, absl::Span<const uint16_t> replicas);
   void CountDemand(const Routing& routing, DispatchPlan* plan);
   void RankOverfull(const Routing& routing);
   void ApplyPolicies(const Routing& routing);
@@ -109,10 +120,11 @@ class DispatchPlanner {
   const Gate* const gate_;
   CapacityOptions capacity_options_;
 
-  int64_t capacity_ = 0;           // of this plan
+  int64_t capacity_ = 0;           // of one replica, in this plan
+  std::vector<int64_t> room_;      // [num_experts] of all its replicas
   std::vector<Serving> serving_;   // [num_tokens, top_k]
   std::vector<int64_t> load_;      // [num_experts] rows; see CountDemand
-  std::vector<uint8_t> full_;      // [num_experts] load_ ≥ capacity_
+  std::vector<uint8_t> full_;      // [num_experts] load_ ≥ room_
   std::vector<int64_t> cursor_;    // [num_experts] scratch of counting sorts
   std::vector<RankedRow> ranked_;  // rows of overfull experts
   std::vector<OverfullExpert> overfull_;

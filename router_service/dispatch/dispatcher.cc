@@ -72,6 +72,17 @@ void Dispatcher::Begin(int64_t layer, const float* hidden_states,
   if (plan.num_waves() > 0) BeginWave(0, ticket);
 }
 
+void Dispatcher::CountReplicas(int64_t layer, std::vector<uint16_t>* replicas) {
+  placement_ = table_->Get();
+  replicas->resize(placement_->num_experts());
+  MutexLock lock(&state_->mutex);
+  BeginChoice();
+  for (int64_t expert = 0; expert < placement_->num_experts(); ++expert) {
+    (*replicas)[expert] =
+        state_->loads.CountUsable(placement_->replicas(layer, expert));
+  }
+}
+
 void Dispatcher::Finish(DispatchTicket* ticket) {
   const int64_t num_waves = ticket->source_.plan->num_waves();
   for (int64_t wave = 0; wave < num_waves; ++wave) {
@@ -154,19 +165,23 @@ void Dispatcher::SendUnsent(DispatchTicket* ticket) {
   SendChosen(/*is_hedge=*/false, ticket);
 }
 
-void Dispatcher::Choose(absl::Span<const uint32_t> wanted,
-                        DispatchTicket* ticket) {
-  for (std::vector<uint32_t>& chosen : chosen_) chosen.clear();
+void Dispatcher::BeginChoice() {
   const absl::Duration now = Clock::Real()->Now();
-  MutexLock lock(&state_->mutex);
-  EndpointLoads& loads = state_->loads;
   for (BatchAttempt* orphan : state_->orphans) {
     if (!orphan->is_overdue && now >= orphan->overdue_at) {
       orphan->is_overdue = true;
-      loads.OnOverdue(orphan->endpoint);
+      state_->loads.OnOverdue(orphan->endpoint);
     }
   }
-  loads.BeginChoice(now);
+  state_->loads.BeginChoice(now);
+}
+
+void Dispatcher::Choose(absl::Span<const uint32_t> wanted,
+                        DispatchTicket* ticket) {
+  for (std::vector<uint32_t>& chosen : chosen_) chosen.clear();
+  MutexLock lock(&state_->mutex);
+  BeginChoice();
+  EndpointLoads& loads = state_->loads;
   for (const uint32_t index : wanted) {
     RowPiece& piece = ticket->exchange_.pieces[index];
     const int endpoint = loads.Choose(
@@ -299,7 +314,7 @@ bool Dispatcher::IsLost(const RowPiece& piece, const absl::Status& status,
   if (piece.faults >= kMostFaults) return true;
   if (!absl::IsDeadlineExceeded(status)) return false;
   // It had all the time there is, unless somebody else can be asked.
-  state_->loads.BeginChoice(Clock::Real()->Now());
+  BeginChoice();
   if (state_->loads.AnyUsable(
           placement_->replicas(ticket->source_.layer, piece.expert_id), {})) {
     return false;

@@ -88,6 +88,10 @@ class Dispatcher {
   // A step begins: rows may wait for endpoints anew.
   void BeginStep() { uncovered_left_ = options_.uncovered_timeout; }
 
+  // How many endpoints would take rows of each expert of the layer now.
+  //   replicas  [num_experts], overwritten
+  void CountReplicas(int64_t layer, std::vector<uint16_t>* replicas);
+
   // Sends the first wave. `hidden_states` [num_tokens, hidden_size] f32
   // (rounded to the wire's type on the way) and `plan` stay valid until Finish.
   void Begin(int64_t layer, const float* hidden_states,
@@ -106,6 +110,7 @@ class Dispatcher {
 
   // Sends what waits to be sent; what nobody takes goes on waiting.
   void SendUnsent(DispatchTicket* ticket);
+  void BeginChoice() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   // Gives each of the pieces to an endpoint, in chosen_. Unsent ones that
   // nobody has room for go to unsent_.
   void Choose(absl::Span<const uint32_t> wanted, DispatchTicket* ticket);

@@ -120,6 +120,12 @@ bool EndpointLoads::AnyUsable(absl::Span<const int> replicas,
   });
 }
 
+uint16_t EndpointLoads::CountUsable(absl::Span<const int> replicas) {
+  return static_cast<uint16_t>(
+      std::count_if(replicas.begin(), replicas.end(),
+                    [&](int endpoint) { return IsUsable(at(endpoint)); }));
+}
+
 absl::Duration EndpointLoads::NextReopening(absl::Duration now) const {
   absl::Duration next = absl::InfiniteDuration();
   for (const Load& load : loads_) {

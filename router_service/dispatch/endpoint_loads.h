@@ -51,8 +51,10 @@ class EndpointLoads {
   // has room or all are left alone or in `avoid`.
   int Choose(absl::Span<const int> replicas, absl::Span<const int> avoid,
              int64_t rows);
-  // Whether one of the replicas would be chosen if it had room.
+  // Whether one of the replicas would be chosen if it had room; how many.
   bool AnyUsable(absl::Span<const int> replicas, absl::Span<const int> avoid);
+
+  uint16_t CountUsable(absl::Span<const int> replicas);
 
   // How long a batch that is sent now is likely to take, rows in flight and
   // its own together.

@@ -48,7 +48,8 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                  absl::MakeSpan(&routing.topk_ids[token * top_k], top_k),
                  absl::MakeSpan(&routing.topk_weights[token * top_k], top_k));
   });
-  planner_.Build(routing, &ticket->plan);
+  dispatcher_->CountReplicas(layer, &ticket->replicas);
+  planner_.Build(routing, ticket->replicas, &ticket->plan);
   dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch);
 }
 

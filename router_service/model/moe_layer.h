@@ -23,6 +23,7 @@ struct MoeTicket {
   const LayerWeights* weights = nullptr;
   ActivationView x;
   Routing routing;
+  std::vector<uint16_t> replicas;  // [num_experts] that take rows
   DispatchPlan plan;
   DispatchTicket dispatch;
 };

@@ -104,4 +104,26 @@ absl::StatusOr<std::vector<ExpertRange>> SplitExperts(int64_t num_experts,
   return ranges;
 }
 
+absl::StatusOr<std::vector<std::vector<int64_t>>> SpreadExperts(
+    int64_t num_experts, int64_t num_services, int64_t replicas) {
+  ASSIGN_OR_RETURN(const std::vector<ExpertRange> ranges,
+                   SplitExperts(num_experts, num_services));
+  if (replicas < 1 || replicas > num_services) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(replicas, " replicas of every expert need as many "
+                     "services; there are ", num_services));
+  }
+  std::vector<std::vector<int64_t>> experts(num_services);
+  for (int64_t service = 0; service < num_services; ++service) {
+    for (int64_t i = 0; i < replicas; ++i) {
+      const ExpertRange& range = ranges[(service + i) % num_services];
+      for (int64_t id = range.first; id < range.end; ++id) {
+        experts[service].push_back(id);
+      }
+    }
+    std::sort(experts[service].begin(), experts[service].end());
+  }
+  return experts;
+}
+
 }  // namespace expertmesh

@@ -35,4 +35,11 @@ struct ExpertRange {
 absl::StatusOr<std::vector<ExpertRange>> SplitExperts(int64_t num_experts,
                                                       int64_t num_services);
 
+// The same with every expert on `replicas` services: each service holds a range
+// of its own and those of the services after it, so that what a lost one held
+// is spread over others. Returns each service's experts, ascending.
+// Errors: as SplitExperts; INVALID_ARGUMENT unless 1 ≤ replicas ≤ num_services.
+absl::StatusOr<std::vector<std::vector<int64_t>>> SpreadExperts(
+    int64_t num_experts, int64_t num_services, int64_t replicas);
+
 }  // namespace expertmesh

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "services/checkpoint/expert_range.h"
 
 namespace expertmesh {
 namespace {
@@ -126,8 +127,8 @@ absl::Status LocalMesh::FindBinaries() {
   return absl::OkStatus();
 }
 
-ServiceSpec LocalMesh::ExpertSpec(const ExpertRange& range) const {
-  const std::string experts = absl::StrCat(range.first, "-", range.end - 1);
+ServiceSpec LocalMesh::ExpertSpec(absl::Span<const int64_t> ids) const {
+  const std::string experts = FormatExpertList(ids);
   const auto command = [mesh = *this, experts](const std::string& ready_file,
                                                const ReadyInfo* previous) {
     std::vector<std::string> argv = {mesh.expert_binary,

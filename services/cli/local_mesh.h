@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "services/checkpoint/expert_range.h"
+#include "absl/types/span.h"
 #include "services/cli/supervisor.h"
 
 namespace expertmesh {
@@ -35,8 +35,8 @@ struct LocalMesh {
   // Errors: FAILED_PRECONDITION naming the binary that is not there.
   absl::Status FindBinaries();
 
-  // An expert service that holds `experts` of every layer.
-  ServiceSpec ExpertSpec(const ExpertRange& experts) const;
+  // An expert service that holds `experts`, ascending, of every layer.
+  ServiceSpec ExpertSpec(absl::Span<const int64_t> experts) const;
   ServiceSpec RouterSpec(const std::vector<std::string>& experts) const;
 };
 

@@ -34,6 +34,7 @@ constexpr int64_t kDefaultExpertServices = 4;
 struct ServeFlags {
   LocalMesh mesh;
   std::optional<int64_t> expert_services;
+  int64_t replicas = 1;
   std::string ready_file;
 };
 
@@ -47,6 +48,11 @@ void AddFlags(CLI::App& app, ServeFlags& flags) {
                  "are fewer experts")
       ->type_name("N")
       ->check(CLI::PositiveNumber);
+  app.add_option("--replicas", flags.replicas,
+                 "Services that hold each expert; with more than one, a lost "
+                 "service fails no request")
+      ->type_name("R")
+      ->capture_default_str();
   app.add_option("--listen", mesh.listen,
                  "Where the router serves clients; port 0: any free one")
       ->type_name("HOST:PORT")
@@ -104,11 +110,11 @@ nlohmann::ordered_json ReadyJson(const Supervisor& supervisor) {
 }
 
 absl::Status StartAll(Supervisor& supervisor, const LocalMesh& mesh,
-                      absl::Span<const ExpertRange> ranges) {
-  ShowProgress(absl::StrCat("starting ", ranges.size(), " expert services"));
+                      absl::Span<const std::vector<int64_t>> holdings) {
+  ShowProgress(absl::StrCat("starting ", holdings.size(), " expert services"));
   std::vector<ServiceSpec> experts;
-  for (const ExpertRange& range : ranges) {
-    experts.push_back(mesh.ExpertSpec(range));
+  for (const std::vector<int64_t>& held : holdings) {
+    experts.push_back(mesh.ExpertSpec(held));
   }
   RETURN_IF_ERROR(supervisor.Start(std::move(experts)));
 
@@ -139,8 +145,8 @@ absl::Status Run(const ServeFlags& flags) {
         absl::StrCat("--expert-services ", num_services, ": the model has ",
                      num_experts, " experts; ask for at most as many"));
   }
-  ASSIGN_OR_RETURN(const std::vector<ExpertRange> ranges,
-                   SplitExperts(num_experts, num_services));
+  ASSIGN_OR_RETURN(const auto holdings,
+                   SpreadExperts(num_experts, num_services, flags.replicas));
   if (!mesh.expert_threads) {
     const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
     mesh.expert_threads = std::max<int64_t>(1, cores / num_services);
@@ -151,7 +157,7 @@ absl::Status Run(const ServeFlags& flags) {
   options.print_line = PrintLine;
   ASSIGN_OR_RETURN(const auto supervisor,
                    Supervisor::Create(std::move(options)));
-  const absl::Status started = StartAll(*supervisor, mesh, ranges);
+  const absl::Status started = StartAll(*supervisor, mesh, holdings);
   ShowProgress("");
   if (absl::IsCancelled(started)) return absl::OkStatus();
   RETURN_IF_ERROR(started);

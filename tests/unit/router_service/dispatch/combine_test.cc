@@ -53,7 +53,7 @@ DispatchPlan BuildPlan(const Layer& layer, const Routing& routing,
                        const CapacityOptions& capacity) {
   DispatchPlanner planner(&layer.gate, capacity);
   DispatchPlan plan;
-  planner.Build(routing, &plan);
+  planner.Build(routing, {}, &plan);
   return plan;
 }
 
@@ -128,7 +128,7 @@ TEST(CombineOrderTest, AddsByAscendingExpertWhateverTheWave) {
                   std::vector(2, OverflowPolicy::kWait));
   DispatchPlanner planner(&gate, CapacityOf(1));
   DispatchPlan plan;
-  planner.Build(routing, &plan);
+  planner.Build(routing, {}, &plan);
   // Expert 2 answers token 0 a wave before experts 0 and 1.
   ASSERT_EQ(WavesText(plan), "e0:1 e1:1 e2:0 / e0:0 e1:0 e2:1");
   const std::vector<float> rows = {0, 0, -0.5e8f, 1e8f, 1, 0};
@@ -144,7 +144,7 @@ TEST(CombineOrderTest, ReadsEveryTypeAndOnlyItsTokens) {
                                       std::vector(2, OverflowPolicy::kWait));
   DispatchPlanner planner(&gate, {.capacity_factor = 0});
   DispatchPlan plan;
-  planner.Build(routing, &plan);
+  planner.Build(routing, {}, &plan);
   const std::vector<float> f32 = {2.0f, 3.0f};
   const std::vector<BF16> bf16 = {ToBF16(2.0f), ToBF16(3.0f)};
   const std::vector<uint16_t> f16 = {0x4000, 0x4200};
@@ -169,7 +169,7 @@ TEST(CombineOrderTest, ATokenNobodyServesGetsZero) {
                                       std::vector(2, OverflowPolicy::kDrop));
   DispatchPlanner planner(&gate, CapacityOf(1));
   DispatchPlan plan;
-  planner.Build(routing, &plan);
+  planner.Build(routing, {}, &plan);
   const float row = 2.0f;
   std::vector<float> y = {-1.0f, -1.0f};
   Combine(plan, 1, DType::kF32, reinterpret_cast<const std::byte*>(&row), 1, 0,

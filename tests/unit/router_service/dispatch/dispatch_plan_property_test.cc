@@ -39,7 +39,9 @@ Routing RandomRouting(const Gate& gate, int64_t num_tokens,
 // (wave, expert, token) of every row, and each row's weight.
 using PlainPlan = std::map<std::tuple<int64_t, int32_t, int64_t>, float>;
 
-PlainPlan PlainBuild(const Gate& gate, const Routing& r, int64_t capacity) {
+PlainPlan PlainBuild(const Gate& gate, const Routing& r, int64_t capacity,
+                     const std::vector<uint16_t>& replicas) {
+  const auto room = [&](int32_t e) { return capacity * replicas[e]; };
   const auto score = [&r](int64_t t, int32_t e) {
     return r.scores[t * r.num_experts + e];
   };
@@ -61,7 +63,7 @@ PlainPlan PlainBuild(const Gate& gate, const Routing& r, int64_t capacity) {
   for (int32_t e = 0; e < r.num_experts; ++e) {
     rank(wanting[e], e);
     for (size_t i = 0; i < wanting[e].size(); ++i) {
-      if (static_cast<int64_t>(i) < capacity) {
+      if (static_cast<int64_t>(i) < room(e)) {
         held[e].insert(wanting[e][i]);
       } else {
         lost[wanting[e][i]].insert(e);
@@ -73,7 +75,7 @@ PlainPlan PlainBuild(const Gate& gate, const Routing& r, int64_t capacity) {
     if (r.policy[t] == OverflowPolicy::kNextBest) {
       std::vector<uint8_t> masked(r.num_experts);
       for (int32_t e = 0; e < r.num_experts; ++e) {
-        masked[e] = static_cast<int64_t>(held[e].size()) >= capacity &&
+        masked[e] = static_cast<int64_t>(held[e].size()) >= room(e) &&
                     held[e].count(t) == 0;
       }
       std::vector<int32_t> ids(r.top_k);
@@ -97,7 +99,8 @@ PlainPlan PlainBuild(const Gate& gate, const Routing& r, int64_t capacity) {
     for (const int64_t t : held[e]) plan[{0, e, t}] = weight[{t, e}];
     rank(waiting[e], e);
     for (size_t i = 0; i < waiting[e].size(); ++i) {
-      const int64_t wave = (held[e].size() + i) / capacity;
+      const int64_t wave =
+          (held[e].size() + i) / (room(e) > 0 ? room(e) : capacity);
       plan[{wave, e, waiting[e][i]}] = weight[{waiting[e][i], e}];
     }
   }
@@ -177,9 +180,18 @@ TEST(DispatchPlanPropertyTest, PlansFollowThePlainRule) {
     const Routing routing = RandomRouting(gate, shape.num_tokens, random);
     DispatchPlanner planner(&gate, CapacityOf(shape.capacity));
     DispatchPlan plan;
-    planner.Build(routing, &plan);
-    ASSERT_NO_FATAL_FAILURE(CheckInvariants(routing, plan, shape.capacity));
-    ASSERT_EQ(Flatten(plan), PlainBuild(gate, routing, shape.capacity));
+    std::vector<uint16_t> replicas(shape.num_experts, 1);
+    if (trial % 3 > 0) {
+      for (uint16_t& count : replicas) count = random() % 4;
+    }
+    planner.Build(routing, replicas, &plan);
+    ASSERT_NO_FATAL_FAILURE(CheckInvariants(
+        routing, plan,
+        shape.capacity *
+            std::max<int64_t>(
+                1, *std::max_element(replicas.begin(), replicas.end()))));
+    ASSERT_EQ(Flatten(plan),
+              PlainBuild(gate, routing, shape.capacity, replicas));
     ASSERT_EQ(Flatten(plan).size(), plan.row_token.size());
   }
 }
@@ -191,10 +203,10 @@ TEST(DispatchPlanPropertyTest, APlannerCarriesNothingFromPlanToPlan) {
   DispatchPlan plan;
   for (const int64_t num_tokens : {40, 3, 0, 17, 40}) {
     const Routing routing = RandomRouting(gate, num_tokens, random);
-    reused.Build(routing, &plan);
+    reused.Build(routing, {}, &plan);
     DispatchPlanner fresh(&gate, CapacityOf(3));
     DispatchPlan expected;
-    fresh.Build(routing, &expected);
+    fresh.Build(routing, {}, &expected);
     EXPECT_EQ(WavesText(plan), WavesText(expected));
     EXPECT_EQ(OutcomesText(plan), OutcomesText(expected));
     EXPECT_EQ(plan.token_rows, expected.token_rows);
@@ -208,11 +220,11 @@ TEST(DispatchPlanPropertyTest, ASteadyStepAllocatesNothing) {
   const Routing routing = RandomRouting(gate, 512, random);
   DispatchPlanner planner(&gate, CapacityOf(16));
   DispatchPlan plan;
-  planner.Build(routing, &plan);
+  planner.Build(routing, {}, &plan);
   ASSERT_GT(plan.overflow_rows, 0);
   ASSERT_GT(plan.num_waves(), 1);
   const int64_t before = NumAllocations();
-  for (int i = 0; i < 3; ++i) planner.Build(routing, &plan);
+  for (int i = 0; i < 3; ++i) planner.Build(routing, {}, &plan);
   EXPECT_EQ(NumAllocations(), before);
 }
 

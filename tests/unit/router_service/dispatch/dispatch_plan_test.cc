@@ -20,10 +20,11 @@ constexpr OverflowPolicy kWait = OverflowPolicy::kWait;
 constexpr OverflowPolicy kNext = OverflowPolicy::kNextBest;
 constexpr OverflowPolicy kDrop = OverflowPolicy::kDrop;
 
-DispatchPlan Plan(const Gate& gate, const Routing& routing, int64_t capacity) {
+DispatchPlan Plan(const Gate& gate, const Routing& routing, int64_t capacity,
+                  const std::vector<uint16_t>& replicas = {}) {
   DispatchPlanner planner(&gate, CapacityOf(capacity));
   DispatchPlan plan;
-  planner.Build(routing, &plan);
+  planner.Build(routing, replicas, &plan);
   return plan;
 }
 
@@ -265,13 +266,49 @@ TEST(DispatchPlanTest, AllExpertsFull) {
             "e0:1 e1:2");
 }
 
+TEST(DispatchPlanTest, ReplicasTakeOverflowBeforeAnyPolicy) {
+  const Gate gate = MakeGate(2, 1);
+  // All want expert 0. Each replica takes two: by score 0, 4 | 2, 3 | 1.
+  const std::vector<std::vector<float>> scores = {
+      {0.9f, 0.1f}, {0.5f, 0.4f}, {0.7f, 0.3f}, {0.6f, 0.4f}, {0.8f, 0.2f}};
+  const DispatchPlan two =
+      Plan(gate, MakeRouting(gate, scores, std::vector(5, kWait)), 2, {2, 1});
+  EXPECT_EQ(WavesText(two), "e0:0,2,3,4 / e0:1");
+  EXPECT_EQ(OutcomesText(two), "P W R R P");
+  EXPECT_EQ(two.overflow_rows, 3);
+  const DispatchPlan three =
+      Plan(gate, MakeRouting(gate, scores, std::vector(5, kDrop)), 2, {3, 1});
+  EXPECT_EQ(WavesText(three), "e0:0,1,2,3,4");
+  EXPECT_EQ(OutcomesText(three), "P R R R P");
+  const DispatchPlan next =
+      Plan(gate, MakeRouting(gate, scores, std::vector(5, kNext)), 2, {2, 1});
+  EXPECT_EQ(WavesText(next), "e0:0,2,3,4 e1:1");
+  EXPECT_EQ(OutcomesText(next), "P N R R P");
+}
+
+TEST(DispatchPlanTest, RowsOfAnUncoveredExpertWaitOrGoElsewhere) {
+  const Gate gate = MakeGate(3, 1);
+  const DispatchPlan plan = Plan(gate,
+                                 MakeRouting(gate,
+                                             {{0.9f, 0.1f, 0.0f},
+                                              {0.8f, 0.1f, 0.1f},
+                                              {0.7f, 0.2f, 0.1f},
+                                              {0.1f, 0.9f, 0.0f}},
+                                             {kWait, kNext, kDrop, kWait}),
+                                 64, {0, 1, 1});
+  EXPECT_EQ(WavesText(plan), "e0:0 e1:1,3");
+  EXPECT_EQ(OutcomesText(plan), "P N D P");
+  EXPECT_EQ(plan.overflow_rows, 3);
+  EXPECT_EQ(plan.uncovered_rows, 3);
+}
+
 TEST(DispatchPlanTest, FactorZeroSetsNoLimit) {
   const Gate gate = MakeGate(2, 1);
   DispatchPlanner planner(&gate, {.capacity_factor = 0, .min_capacity = 1});
   DispatchPlan plan;
   planner.Build(MakeRouting(gate, std::vector(9, std::vector{0.9f, 0.1f}),
                             std::vector(9, kDrop)),
-                &plan);
+                {}, &plan);
   EXPECT_EQ(WavesText(plan), "e0:0,1,2,3,4,5,6,7,8");
   EXPECT_EQ(plan.overflow_rows, 0);
   EXPECT_EQ(plan.max_expert_rows, 9);

@@ -73,7 +73,7 @@ TEST(Process, StartsWithoutBlockedSignals) {
 TEST(Process, LeavesNothingBehind) {
   pid_t pid;
   {
-    auto process = Process::Start(Shell("sleep 1000"));
+    auto process = Process::Start(Shell("exec sleep 1000"));
     ASSERT_TRUE(process.ok());
     pid = process->pid();
   }

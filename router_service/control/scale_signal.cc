@@ -1,0 +1,89 @@
+#include "router_service/control/scale_signal.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace expertmesh::router {
+namespace {
+
+double Sane(double value) {
+  return std::isfinite(value) && value > 0 ? value : 0;
+}
+
+double Utilisation(const PoolObservation& observation) {
+  const double demand = Sane(observation.demand_rows_per_second);
+  const double served = Sane(observation.served_rows_per_second);
+  const double shortage = served > 0 ? std::max(demand / served, 1.0) : 1;
+  return Sane(observation.busy_share) * shortage;
+}
+
+// Replicas for `utilisation`, before bounds and history.
+int Need(const PoolObservation& observation, double utilisation,
+         const ScaleOptions& options) {
+  if (observation.replicas == 0) {
+    return Sane(observation.demand_rows_per_second) > 0 ? 1 : 0;
+  }
+  const double ratio = utilisation / options.target_utilisation;
+  if (std::abs(ratio - 1) <= options.tolerance) return observation.replicas;
+  // A hair above a whole number is rounding, not need.
+  const double need = std::ceil(observation.replicas * ratio - 1e-9);
+  return static_cast<int>(
+      std::min(need, static_cast<double>(observation.max_replicas)));
+}
+
+}  // namespace
+
+ScaleSignal::ScaleSignal(const ScaleOptions& options, const Clock* clock)
+    : options_(options), clock_(clock) {}
+
+int ScaleSignal::Stabilise(int desired, History* history) {
+  const absl::Duration now = clock_->Now();
+  while (!history->empty() &&
+         history->front().first + options_.scale_down_window <= now) {
+    history->pop_front();
+  }
+  // What was desired earlier and is not more can never be the most again.
+  while (!history->empty() && history->back().second <= desired) {
+    history->pop_back();
+  }
+  history->push_back({now, desired});
+  return history->front().second;
+}
+
+ScaleRecommendation ScaleSignal::Recommend(const PoolObservation& observation) {
+  const int current = observation.replicas;
+  ScaleRecommendation result;
+  result.demand_rows_per_second = Sane(observation.demand_rows_per_second);
+  result.utilisation = Utilisation(observation);
+  result.current_replicas = current;
+
+  const int need = Need(observation, result.utilisation, options_);
+  const int held = Stabilise(need, &histories_[observation.pool]);
+  // History only slows shrinking; it never makes a pool grow.
+  const int steady = need < current ? std::min(held, current) : need;
+  result.desired_replicas =
+      std::clamp(steady, observation.min_replicas,
+                 std::max(observation.min_replicas, observation.max_replicas));
+
+  result.reason = absl::StrFormat(
+      "utilisation %.2f over target %.2f with %d replicas needs %d",
+      result.utilisation, options_.target_utilisation, current, need);
+  if (current > 0 && need == current) {
+    absl::StrAppend(&result.reason, " (within tolerance or rounding)");
+  }
+  if (steady != need) {
+    absl::StrAppend(&result.reason, "; kept at ", steady,
+                    ", the most needed in the last ",
+                    absl::FormatDuration(options_.scale_down_window));
+  }
+  if (result.desired_replicas != steady) {
+    absl::StrAppend(&result.reason, "; bounds are ", observation.min_replicas,
+                    " to ", observation.max_replicas);
+  }
+  return result;
+}
+
+}  // namespace expertmesh::router
