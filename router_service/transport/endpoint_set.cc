@@ -129,13 +129,14 @@ void EndpointSet::Join(const std::string& pool, const std::string& address) {
   const int index = transport_->Add(pool, address);
   Log(LogLevel::kInfo, "expert service joins",
       {{"endpoint", address}, {"pool", pool}});
-  MutexLock lock(&mutex_);
-  Endpoint& endpoint = endpoints_[index];
+  Endpoint endpoint;
   endpoint.info.index = index;
   endpoint.info.pool = pool;
   endpoint.info.address = address;
   endpoint.watch = MakeWatch(index, address);
   Judge(endpoint);
+  MutexLock lock(&mutex_);
+  endpoints_.emplace(index, std::move(endpoint));
 }
 
 std::shared_ptr<StateWatch> EndpointSet::MakeWatch(int index,

@@ -40,21 +40,18 @@ GrpcExpertTransport::~GrpcExpertTransport() {
 
 int GrpcExpertTransport::Add(const std::string& pool,
                              const std::string& address) {
+  const int endpoint = next_endpoint_.fetch_add(1);
   EndpointConnection::Options connection;
   connection.address = address;
+  connection.on_change = [this, endpoint](const absl::Status& status) {
+    if (options_.on_stream_change) options_.on_stream_change(endpoint, status);
+  };
   connection.wake_by = [this](absl::Duration time) { timer_->WakeBy(time); };
-  int endpoint = 0;
+  auto peer = std::make_shared<Peer>(options_.metrics, pool,
+                                     std::move(connection), &queue_);
   {
     MutexLock lock(&mutex_);
-    endpoint = next_endpoint_++;
-    connection.on_change = [this, endpoint](const absl::Status& status) {
-      if (options_.on_stream_change) {
-        options_.on_stream_change(endpoint, status);
-      }
-    };
-    peers_.emplace(endpoint,
-                   std::make_shared<Peer>(options_.metrics, pool,
-                                          std::move(connection), &queue_));
+    peers_.emplace(endpoint, std::move(peer));
   }
   timer_->WakeBy(absl::ZeroDuration());
   return endpoint;

@@ -2,6 +2,7 @@
 
 #include <grpcpp/completion_queue.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -30,7 +31,8 @@ namespace expertmesh::router {
 // is resent: dispatch knows where else a batch can go.
 //
 // Threads: all methods from any; completions on the polling thread, the
-// deadline timer or within Send. Steady traffic allocates nothing here.
+// deadline timer or within Send. Sending and answering allocate nothing in
+// steady traffic.
 class GrpcExpertTransport : public ExpertTransport {
  public:
   // Callbacks must not block; each may be empty.
@@ -80,9 +82,9 @@ class GrpcExpertTransport : public ExpertTransport {
 
   const Options options_;
   grpc::CompletionQueue queue_;
+  std::atomic<int> next_endpoint_{0};
   mutable Mutex mutex_;
   Peers peers_ ABSL_GUARDED_BY(mutex_);
-  int next_endpoint_ ABSL_GUARDED_BY(mutex_) = 0;
   std::unique_ptr<WakeTimer> timer_;
   std::thread poller_;
 };

@@ -33,7 +33,8 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
       .hidden_size = static_cast<uint32_t>(config.hidden_size),
       .num_layers = static_cast<uint32_t>(config.num_layers),
       .num_experts = static_cast<uint32_t>(config.num_experts),
-      .checkpoint_fingerprint = checkpoint->fingerprint()};
+      .checkpoint_fingerprint = checkpoint->fingerprint(),
+      .expert_dtype = ""};
   out->placement = std::make_unique<router::PlacementTable>(
       router::PlaceOnEndpoints(config, {}).placement);
   endpoint_options.on_change =
