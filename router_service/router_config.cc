@@ -31,8 +31,13 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       ->required();
   app.add_option("--experts-at", config->experts_at,
                  "HOST:PORT of each expert service, separated by commas")
-      ->required()
       ->delimiter(',');
+  app.add_option("--mesh-config", config->mesh_config,
+                 "Mesh file: the pools of expert services, instead of "
+                 "--experts-at");
+  app.add_option("--resolve-interval", config->resolve_interval_seconds,
+                 "Seconds between two lookups of a pool's name")
+      ->capture_default_str();
   app.add_option("--listen", config->listen,
                  "HOST:PORT for clients; port 0: any free port")
       ->capture_default_str();
@@ -97,6 +102,13 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
 }
 
 absl::Status CheckRouterConfig(const RouterConfig& config) {
+  if (config.experts_at.empty() == config.mesh_config.empty()) {
+    return absl::InvalidArgumentError(
+        "exactly one of --experts-at and --mesh-config must say where the "
+        "expert services are");
+  }
+  RETURN_IF_ERROR(
+      AtLeast("--resolve-interval", config.resolve_interval_seconds, 0.05));
   RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype));
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
   RETURN_IF_ERROR(AtLeast("--threads", config.threads, 0));

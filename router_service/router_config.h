@@ -14,8 +14,11 @@
 namespace expertmesh::router {
 
 struct RouterConfig {
-  std::string model;                       // checkpoint folder
-  std::vector<std::string> experts_at;     // HOST:PORT of expert services
+  std::string model;  // checkpoint folder
+  // Where the expert services are: one of the two is given.
+  std::vector<std::string> experts_at;     // HOST:PORT of each
+  std::string mesh_config;                 // mesh file
+  double resolve_interval_seconds = 2;     // of the names in a mesh file
   std::string listen = "127.0.0.1:50051";  // clients and operators
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once every expert is covered

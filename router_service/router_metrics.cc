@@ -4,7 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "router_service/transport/endpoint_set.h"
+#include "router_service/transport/endpoint_info.h"
 
 namespace expertmesh::router {
 
@@ -102,24 +102,40 @@ DispatchMetrics MakeDispatchMetrics(Metrics* metrics) {
   return out;
 }
 
-TransportMetrics MakeTransportMetrics(const std::vector<std::string>& addresses,
-                                      Metrics* metrics) {
+TransportMetrics MakeTransportMetrics(Metrics* metrics) {
   TransportMetrics out;
-  for (const std::string& address : addresses) {
-    out.rpc_duration_seconds.push_back(&metrics->Histogram(
-        "expertmesh_router_expert_rpc_duration_seconds",
-        "From sending a batch to an expert service to its answer.",
-        StepSecondsBuckets(), {{"endpoint", address}}));
-    out.inflight_rows.push_back(
-        &metrics->Gauge("expertmesh_router_expert_inflight_rows",
-                        "Rows sent to an expert service and not answered.",
-                        {{"endpoint", address}}));
-  }
+  out.rpc_duration_seconds = &metrics->HistogramFamily(
+      "expertmesh_router_expert_rpc_duration_seconds",
+      "From sending a batch to an expert service to its answer.");
+  out.inflight_rows =
+      &metrics->GaugeFamily("expertmesh_router_expert_inflight_rows",
+                            "Rows sent to an expert service and not answered.");
   for (size_t state = 0; state < kNumEndpointStates; ++state) {
     out.endpoints.push_back(&metrics->Gauge(
         "expertmesh_router_expert_endpoints", "Expert services by state.",
         {{"state",
           std::string(EndpointStateName(static_cast<EndpointState>(state)))}}));
+  }
+  for (size_t reason = 0; reason < kNumRefusalReasons; ++reason) {
+    out.refused.push_back(&metrics->Counter(
+        "expertmesh_router_endpoints_refused_total",
+        "Times an expert service was refused, by what is wrong with it.",
+        {{"reason", std::string(RefusalReasonName(
+                        static_cast<RefusalReason>(reason)))}}));
+  }
+  return out;
+}
+
+ResolutionCounters MakeResolutionCounters(const std::string& pool,
+                                          Metrics* metrics) {
+  ResolutionCounters out = {};
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto outcome = static_cast<ResolutionOutcome>(i);
+    out[i] = &metrics->Counter(
+        "expertmesh_router_resolutions_total",
+        "Lookups of a pool's name, by what came of them.",
+        {{"pool", pool},
+         {"outcome", std::string(ResolutionOutcomeName(outcome))}});
   }
   return out;
 }

@@ -13,8 +13,10 @@
 #include "router_service/api/generation_service_impl.h"
 #include "router_service/api/model_service_impl.h"
 #include "router_service/dispatch/endpoint_placement.h"
+#include "router_service/mesh_config.h"
 #include "router_service/router_metrics.h"
 #include "router_service/transport/endpoint_set.h"
+#include "router_service/transport/resolver.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
@@ -67,7 +69,9 @@ class RouterServer::Impl {
  private:
   absl::Status LoadModel();
   absl::Status CheckKvCacheSize(int64_t num_pages) const;
-  absl::Status Connect();
+  absl::StatusOr<MeshConfig> ReadMesh() const;
+  void Connect();
+  void FindEndpoints();
   void BuildEngine();
   absl::Status Listen();
   void OnEndpoints(const std::vector<EndpointInfo>& endpoints);
@@ -79,6 +83,7 @@ class RouterServer::Impl {
   const RouterConfig config_;
   // Built in this order, destroyed in the opposite one.
   std::unique_ptr<Checkpoint> checkpoint_;
+  MeshConfig mesh_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<MetricsServer> metrics_server_;
@@ -97,6 +102,7 @@ class RouterServer::Impl {
   GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
   std::unique_ptr<EndpointSet> endpoints_;
+  std::unique_ptr<Resolver> resolver_;
   std::unique_ptr<WorkerPool> pool_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Transformer> transformer_;
@@ -111,13 +117,16 @@ class RouterServer::Impl {
 
 absl::Status RouterServer::Impl::Start() {
   RETURN_IF_ERROR(LoadModel());
-  RETURN_IF_ERROR(Connect());
+  Connect();
   BuildEngine();
+  FindEndpoints();
   return Listen();
 }
 
 absl::Status RouterServer::Impl::LoadModel() {
   ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(config_.model));
+  // Before what takes long.
+  ASSIGN_OR_RETURN(mesh_, ReadMesh());
   ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(*checkpoint_));
   router_dtype_ = ActivationDType(config_.router_dtype, model().dtype);
   wire_dtype_ = ActivationDType(config_.wire_dtype, model().dtype);
@@ -162,25 +171,49 @@ absl::Status RouterServer::Impl::CheckKvCacheSize(int64_t num_pages) const {
       num_pages * kPageTokens, bytes / (1 << 30), memory / (1 << 30)));
 }
 
-absl::Status RouterServer::Impl::Connect() {
+absl::StatusOr<MeshConfig> RouterServer::Impl::ReadMesh() const {
+  if (config_.mesh_config.empty()) return MeshOfAddresses(config_.experts_at);
+  return ReadMeshFile(config_.mesh_config, model());
+}
+
+void RouterServer::Impl::Connect() {
   uncovered_experts_ =
       &metrics_->Gauge("expertmesh_router_uncovered_experts",
                        "Slots (layer, expert) that no ready endpoint hosts.");
   placement_ =
       std::make_unique<PlacementTable>(PlaceOnEndpoints(model(), {}).placement);
   EndpointSet::Options options;
-  options.addresses = config_.experts_at;
   options.model = {.model_type = model().model_type,
                    .hidden_size = static_cast<uint32_t>(model().hidden_size),
                    .num_layers = static_cast<uint32_t>(model().num_layers),
                    .num_experts = static_cast<uint32_t>(model().num_experts),
-                   .checkpoint_fingerprint = checkpoint_->fingerprint()};
+                   .checkpoint_fingerprint = checkpoint_->fingerprint(),
+                   .expert_dtype = mesh_.expert_dtype};
   options.on_change = [this](const std::vector<EndpointInfo>& endpoints) {
     OnEndpoints(endpoints);
   };
-  options.metrics = MakeTransportMetrics(config_.experts_at, metrics_.get());
-  ASSIGN_OR_RETURN(endpoints_, EndpointSet::Create(std::move(options)));
-  return absl::OkStatus();
+  options.metrics = MakeTransportMetrics(metrics_.get());
+  endpoints_ = std::make_unique<EndpointSet>(std::move(options));
+}
+
+void RouterServer::Impl::FindEndpoints() {
+  Resolver::Options options;
+  options.interval = absl::Seconds(config_.resolve_interval_seconds);
+  options.on_change = [this](const std::string& pool,
+                             const std::vector<std::string>& addresses) {
+    endpoints_->SetAddresses(pool, addresses);
+  };
+  for (const PoolConfig& pool : mesh_.pools) {
+    if (pool.target.dns.has_value()) {
+      options.names.push_back(
+          {.pool = pool.name,
+           .target = *pool.target.dns,
+           .resolutions = MakeResolutionCounters(pool.name, metrics_.get())});
+    } else {
+      endpoints_->SetAddresses(pool.name, pool.target.addresses);
+    }
+  }
+  resolver_ = std::make_unique<Resolver>(std::move(options));
 }
 
 void RouterServer::Impl::OnEndpoints(

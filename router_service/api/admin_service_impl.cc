@@ -16,6 +16,10 @@ void FillEndpoint(const EndpointInfo& info, admin::v1::Endpoint* out) {
   out->set_inflight_rows(static_cast<uint32_t>(info.inflight_rows));
   out->set_queue_rows(info.queue_rows);
   out->set_version(info.version);
+  out->set_pool(info.pool);
+  out->set_credit_rows(info.credit_rows);
+  out->set_memory_budget_bytes(info.memory_budget_bytes);
+  out->set_placement_epoch(info.placement_epoch);
   admin::v1::HostedExperts* layer = nullptr;
   for (const ExpertSlot& slot : info.hosted) {
     if (layer == nullptr || layer->layer() != slot.layer) {

@@ -6,12 +6,12 @@ EndpointPlacement PlaceOnEndpoints(const ModelConfig& config,
                                    const std::vector<EndpointInfo>& endpoints) {
   auto placement =
       std::make_shared<Placement>(config.num_layers, config.num_experts);
-  for (size_t i = 0; i < endpoints.size(); ++i) {
-    if (endpoints[i].state != EndpointState::kReady) continue;
-    for (const ExpertSlot& slot : endpoints[i].hosted) {
+  for (const EndpointInfo& endpoint : endpoints) {
+    if (endpoint.state != EndpointState::kReady) continue;
+    for (const ExpertSlot& slot : endpoint.hosted) {
       if (slot.layer < config.num_layers &&
           slot.expert_id < config.num_experts) {
-        placement->Add(slot.layer, slot.expert_id, static_cast<int>(i));
+        placement->Add(slot.layer, slot.expert_id, endpoint.index);
       }
     }
   }

@@ -18,7 +18,7 @@ struct EndpointPlacement {
 };
 
 // Every ready endpoint serves what it hosts; endpoints are indices of the
-// snapshot, as of the transport. What lies outside the model is ignored.
+// transport. What lies outside the model is ignored.
 EndpointPlacement PlaceOnEndpoints(const ModelConfig& config,
                                    const std::vector<EndpointInfo>& endpoints);
 

@@ -1,22 +1,27 @@
 #pragma once
 
+#include <optional>
 #include <string>
-#include <vector>
 
-#include "absl/status/status.h"
 #include "expertmesh/expert/v1/expert.pb.h"
-#include "router_service/transport/endpoint_set.h"
+#include "router_service/transport/endpoint_info.h"
 
 namespace expertmesh::router {
 
-// Checks that `state` comes from an endpoint that holds experts of `model`.
-// Errors: FAILED_PRECONDITION saying what differs.
-absl::Status CheckIdentity(const ModelIdentity& model,
-                           const expert::v1::EndpointState& state);
+struct Refusal {
+  RefusalReason reason;
+  std::string message;  // what differs, and how
+};
 
-// Copies what an endpoint announced into *info, `hosted` sorted and without
-// repetitions; address, state, reason and inflight_rows stay.
-// Requires: CheckIdentity(model, state) is OK.
+// Whether `state` comes from an endpoint that can serve experts of `model`, and
+// why not. Another numerics_id is no reason: its results differ in the last
+// bits at most, which dispatch weighs.
+std::optional<Refusal> CheckAnnouncement(
+    const ModelIdentity& model, const expert::v1::EndpointState& state);
+
+// Copies what an endpoint announced into *info, `hosted` sorted; what is known
+// without its word stays.
+// Requires: CheckAnnouncement(model, state) found nothing.
 void ReadAnnouncement(const expert::v1::EndpointState& state,
                       EndpointInfo* info);
 

@@ -12,6 +12,7 @@ namespace expertmesh::router {
 namespace {
 
 constexpr char kForward[] = "/expertmesh.expert.v1.ExpertService/Forward";
+constexpr char kLeft[] = "it has left the mesh";
 
 uint32_t TimeoutMs(absl::Duration timeout) {
   if (timeout == absl::InfiniteDuration()) return 0;
@@ -174,6 +175,7 @@ bool EndpointConnection::TakeAnswered(InFlightBatch* batch) {
       // Not found: the answer to a batch whose time was over.
       if (!in_flight_.Take(sequence_number, batch)) return false;
       CountRows();
+      EndIfIdle();
       return true;
     }
   }
@@ -218,7 +220,10 @@ absl::Duration EndpointConnection::Sweep(absl::Duration now) {
   {
     MutexLock lock(&mutex_);
     next = in_flight_.TakeExpired(now, &expired_);
-    CountRows();
+    if (!expired_.empty()) {
+      CountRows();
+      EndIfIdle();
+    }
     if (state_ == State::kClosed && !shutdown_) {
       if (open_next_ <= now) {
         Open();
@@ -284,15 +289,16 @@ void EndpointConnection::OnFinished() {
 
 // The queue holds no more events of the stream.
 void EndpointConnection::Close() {
+  const absl::Duration now = Clock::Real()->Now();
   absl::Status reason;
   absl::Duration open_next;
   {
     MutexLock lock(&mutex_);
-    const absl::Duration now = Clock::Real()->Now();
     if (!own_error_.ok()) {
       reason = own_error_;
     } else if (shutdown_) {
-      reason = absl::UnavailableError("this router is shutting down");
+      reason = absl::UnavailableError(
+          is_leaving_ ? kLeft : "this router is shutting down");
     } else if (status_.ok()) {
       reason = absl::UnavailableError("the stream was ended by the service");
     } else {
@@ -306,6 +312,7 @@ void EndpointConnection::Close() {
     next_write_ = 0;
     stream_.reset();
     context_.reset();
+    EndIfIdle();
     // A stream that worked for a while is opened again quickly.
     if (opened_at_ > absl::ZeroDuration() &&
         now - opened_at_ > kMaxReconnectDelay) {
@@ -323,8 +330,30 @@ void EndpointConnection::Close() {
     MutexLock lock(&mutex_);
     state_ = State::kClosed;
     closed_.NotifyAll();
+    // Within the lock, so that nothing of ours runs once this is gone.
+    options_.wake_by(shutdown_ ? now : open_next);
   }
-  options_.wake_by(open_next);
+}
+
+void EndpointConnection::Leave() {
+  {
+    MutexLock lock(&mutex_);
+    is_leaving_ = true;
+    EndIfIdle();
+  }
+  options_.wake_by(Clock::Real()->Now());
+}
+
+void EndpointConnection::EndIfIdle() {
+  if (!is_leaving_ || shutdown_ || !in_flight_.empty()) return;
+  shutdown_ = true;
+  last_error_ = absl::UnavailableError(kLeft);
+  if (context_.has_value()) context_->TryCancel();
+}
+
+bool EndpointConnection::IsGone() const {
+  MutexLock lock(&mutex_);
+  return shutdown_ && state_ == State::kClosed;
 }
 
 void EndpointConnection::Shutdown() {

@@ -63,6 +63,13 @@ class EndpointConnection {
   // Returns when it wants to be called again.
   absl::Duration Sweep(absl::Duration now);
 
+  // Ends the stream for good as soon as no batch is in flight; until then it
+  // carries batches as before. Also where it is closed already.
+  void Leave();
+  // Whether the stream was ended for good and nothing is left of it: no event
+  // of this is in `queue`, and nothing is counted any more.
+  bool IsGone() const;
+
   // Ends the stream and refuses new batches for good; batches in flight fail.
   // Returns when no event of this is in `queue` any more, which must be polled
   // until then.
@@ -92,6 +99,7 @@ class EndpointConnection {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountRows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndIfIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void OnStarted(bool ok);
   void OnRead(bool ok);
@@ -113,9 +121,10 @@ class EndpointConnection {
   Tag written_{this, Event::kWritten};
   Tag finished_{this, Event::kFinished};
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   CondVar closed_;
   State state_ ABSL_GUARDED_BY(mutex_) = State::kClosed;
+  bool is_leaving_ ABSL_GUARDED_BY(mutex_) = false;
   bool shutdown_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_finished_ ABSL_GUARDED_BY(mutex_) = false;

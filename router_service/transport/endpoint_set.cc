@@ -2,108 +2,42 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "router_service/transport/endpoint_announcement.h"
 #include "services/core/log.h"
-#include "services/core/status_macros.h"
-#include "services/runtime/address.h"
 
 namespace expertmesh::router {
 namespace {
 
-absl::Status CheckAddresses(const std::vector<std::string>& addresses) {
-  if (addresses.empty()) {
-    return absl::InvalidArgumentError("no expert service is given");
-  }
-  std::set<std::string> seen;
-  for (const std::string& address : addresses) {
-    ASSIGN_OR_RETURN(const HostPort parsed, ParseHostPort(address));
-    if (parsed.port == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("expert service ", address, " needs a port"));
-    }
-    if (!seen.insert(parsed.ToString()).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("expert service ", address, " is given twice"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 void ForgetAnnouncement(EndpointInfo* info) {
   EndpointInfo empty;
+  empty.index = info->index;
+  empty.pool = std::move(info->pool);
   empty.address = std::move(info->address);
   *info = std::move(empty);
 }
 
-void LogTransition(const EndpointInfo& info) {
-  const bool is_good = info.state == EndpointState::kReady ||
-                       info.state == EndpointState::kDraining;
-  Log(is_good ? LogLevel::kInfo : LogLevel::kWarning,
-      "expert service changed its state",
-      {{"endpoint", info.address},
-       {"state", EndpointStateName(info.state)},
-       {"reason", info.reason},
-       {"slots", info.hosted.size()}});
+bool IsInUse(const EndpointInfo& info) {
+  return info.state == EndpointState::kReady ||
+         info.state == EndpointState::kDraining;
 }
 
 }  // namespace
 
-absl::string_view EndpointStateName(EndpointState state) {
-  constexpr std::array<absl::string_view, kNumEndpointStates> kNames = {
-      "connecting", "ready", "draining", "refused"};
-  return kNames[static_cast<size_t>(state)];
-}
-
-absl::StatusOr<std::unique_ptr<EndpointSet>> EndpointSet::Create(
-    Options options) {
-  RETURN_IF_ERROR(CheckAddresses(options.addresses));
-  std::unique_ptr<EndpointSet> set(new EndpointSet(std::move(options)));
-  set->Start();
-  return set;
-}
-
 EndpointSet::EndpointSet(Options options) : options_(std::move(options)) {
   GrpcExpertTransport::Options transport;
-  transport.addresses = options_.addresses;
   transport.metrics = options_.metrics;
-  transport.on_stream_change = [this](int endpoint,
-                                      const absl::Status& status) {
-    OnStreamChange(static_cast<size_t>(endpoint), status);
+  transport.on_stream_change = [this](int index, const absl::Status& status) {
+    OnStreamChange(index, status);
+  };
+  transport.on_gone = [this](int index) {
+    LetGo(index, [](Endpoint& endpoint) { endpoint.has_connection = false; });
   };
   transport_ = std::make_unique<GrpcExpertTransport>(std::move(transport));
-  for (size_t i = 0; i < options_.addresses.size(); ++i) {
-    endpoints_.emplace_back().info.address = options_.addresses[i];
-    Judge(endpoints_.back());
-    StateWatch::Options watch;
-    watch.address = options_.addresses[i];
-    watch.interval = options_.watch_interval;
-    watch.on_state = [this, i](const expert::v1::EndpointState& state) {
-      OnState(i, state);
-    };
-    watch.on_lost = [this, i](const absl::Status& status) {
-      OnWatchLost(i, status);
-    };
-    watch.wake_by = [this](absl::Duration time) { timer_->WakeBy(time); };
-    watches_.push_back(std::make_unique<StateWatch>(std::move(watch)));
-  }
-  timer_ = std::make_unique<WakeTimer>([this](absl::Duration now) {
-    absl::Duration next = absl::InfiniteDuration();
-    for (const auto& watch : watches_) next = std::min(next, watch->Sweep(now));
-    return next;
-  });
-}
-
-void EndpointSet::Start() {
-  {
-    MutexLock lock(&publish_mutex_);
-    Publish();
-  }
-  transport_->Start();
-  timer_->WakeBy(absl::ZeroDuration());
+  timer_ = std::make_unique<WakeTimer>(
+      [this](absl::Duration now) { return Sweep(now); });
+  MutexLock lock(&publish_mutex_);
+  Publish();
 }
 
 EndpointSet::~EndpointSet() {
@@ -111,7 +45,14 @@ EndpointSet::~EndpointSet() {
     MutexLock lock(&publish_mutex_);
     is_stopping_ = true;
   }
-  for (const auto& watch : watches_) watch->Shutdown();
+  std::vector<std::shared_ptr<StateWatch>> watches;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [index, endpoint] : endpoints_) {
+      if (endpoint.watch != nullptr) watches.push_back(endpoint.watch);
+    }
+  }
+  for (const auto& watch : watches) watch->Shutdown();
   timer_.reset();
   transport_.reset();
 }
@@ -119,41 +60,182 @@ EndpointSet::~EndpointSet() {
 std::vector<EndpointInfo> EndpointSet::Snapshot() const {
   std::vector<EndpointInfo> snapshot;
   MutexLock lock(&mutex_);
-  for (size_t i = 0; i < endpoints_.size(); ++i) {
-    snapshot.push_back(endpoints_[i].info);
-    snapshot.back().inflight_rows =
-        transport_->inflight_rows(static_cast<int>(i));
+  for (const auto& [index, endpoint] : endpoints_) {
+    snapshot.push_back(endpoint.info);
+    snapshot.back().inflight_rows = transport_->inflight_rows(index);
   }
   return snapshot;
 }
 
-void EndpointSet::OnStreamChange(size_t index, const absl::Status& status) {
-  bool was_open = false;
+// --- Membership. -----------------------------------------------------------
+
+void EndpointSet::SetAddresses(const std::string& pool,
+                               const std::vector<std::string>& addresses) {
+  MutexLock lock(&publish_mutex_);
+  pools_[pool] = addresses;
+  Reconcile();
+}
+
+std::map<std::string, std::string> EndpointSet::Wanted() const {
+  std::map<std::string, std::string> wanted;
+  for (const auto& [pool, addresses] : pools_) {
+    for (const std::string& address : addresses) {
+      const auto [it, is_new] = wanted.emplace(address, pool);
+      if (is_new || it->second == pool) continue;
+      Log(LogLevel::kWarning, "an address is in two pools; the first keeps it",
+          {{"endpoint", address}, {"pool", it->second}, {"other_pool", pool}});
+    }
+  }
+  return wanted;
+}
+
+void EndpointSet::Reconcile() {
+  if (is_stopping_) return;
+  std::map<std::string, std::string> wanted = Wanted();
+  std::vector<int> leaving;
+  {
+    MutexLock lock(&mutex_);
+    for (auto& [index, endpoint] : endpoints_) {
+      const auto found = wanted.find(endpoint.info.address);
+      const bool stays = found != wanted.end() && !endpoint.is_leaving &&
+                         found->second == endpoint.info.pool;
+      // An address whose endpoint leaves joins when that is gone.
+      if (found != wanted.end()) wanted.erase(found);
+      if (stays || endpoint.is_leaving) continue;
+      const EndpointState before = endpoint.info.state;
+      endpoint.is_leaving = true;
+      Judge(endpoint);
+      Report(before, endpoint);
+      leaving.push_back(index);
+    }
+  }
+  if (wanted.empty() && leaving.empty()) return;
+  // In the order they were given.
+  for (const auto& [pool, addresses] : pools_) {
+    for (const std::string& address : addresses) {
+      const auto found = wanted.find(address);
+      if (found == wanted.end() || found->second != pool) continue;
+      wanted.erase(found);
+      Join(pool, address);
+    }
+  }
+  // First published, so that no new work finds a stream that closes.
+  Publish();
+  for (const int index : leaving) transport_->Remove(index);
+  timer_->WakeBy(absl::ZeroDuration());
+}
+
+void EndpointSet::Join(const std::string& pool, const std::string& address) {
+  const int index = transport_->Add(pool, address);
+  Log(LogLevel::kInfo, "expert service joins",
+      {{"endpoint", address}, {"pool", pool}});
+  Endpoint endpoint;
+  endpoint.info.index = index;
+  endpoint.info.pool = pool;
+  endpoint.info.address = address;
+  endpoint.watch = MakeWatch(index, address);
+  Judge(endpoint);
+  MutexLock lock(&mutex_);
+  endpoints_.emplace(index, std::move(endpoint));
+}
+
+std::shared_ptr<StateWatch> EndpointSet::MakeWatch(int index,
+                                                   const std::string& address) {
+  StateWatch::Options watch;
+  watch.address = address;
+  watch.interval = options_.watch_interval;
+  watch.on_state = [this, index](const expert::v1::EndpointState& state) {
+    OnState(index, state);
+  };
+  watch.on_lost = [this, index](const absl::Status& status) {
+    OnWatchLost(index, status);
+  };
+  watch.wake_by = [this](absl::Duration time) { timer_->WakeBy(time); };
+  return std::make_shared<StateWatch>(std::move(watch));
+}
+
+absl::Duration EndpointSet::Sweep(absl::Duration now) {
+  std::vector<std::shared_ptr<StateWatch>> watches;
+  std::vector<std::pair<int, std::shared_ptr<StateWatch>>> leaving;
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [index, endpoint] : endpoints_) {
+      if (endpoint.watch == nullptr) continue;
+      if (endpoint.is_leaving) {
+        leaving.emplace_back(index, endpoint.watch);
+      } else {
+        watches.push_back(endpoint.watch);
+      }
+    }
+  }
+  for (const auto& [index, watch] : leaving) {
+    watch->Shutdown();
+    // Only now, so that whoever destroys this set waits for it as well.
+    LetGo(index, [](Endpoint& endpoint) { endpoint.watch = nullptr; });
+  }
+  absl::Duration next = absl::InfiniteDuration();
+  for (const auto& watch : watches) next = std::min(next, watch->Sweep(now));
+  return next;
+}
+
+void EndpointSet::LetGo(int index, absl::FunctionRef<void(Endpoint&)> change) {
+  MutexLock publishing(&publish_mutex_);
+  if (is_stopping_) return;
+  {
+    MutexLock lock(&mutex_);
+    Endpoint& endpoint = endpoints_.at(index);
+    change(endpoint);
+    if (endpoint.has_connection || endpoint.watch != nullptr) return;
+    Log(LogLevel::kInfo, "expert service has left",
+        {{"endpoint", endpoint.info.address}, {"pool", endpoint.info.pool}});
+    endpoints_.erase(index);
+  }
+  Publish();
+  // Its address may be wanted again.
+  Reconcile();
+}
+
+// --- What endpoints do. ----------------------------------------------------
+
+void EndpointSet::OnStreamChange(int index, const absl::Status& status) {
+  std::shared_ptr<StateWatch> outdated;
   Update(index, [&](Endpoint& endpoint) {
-    was_open = std::exchange(endpoint.is_stream_open, status.ok());
+    const bool was_open = std::exchange(endpoint.is_stream_open, status.ok());
     endpoint.stream_error = std::string(status.message());
     if (!was_open || status.ok()) return;
     endpoint.is_watched = false;
     endpoint.watch_error = endpoint.stream_error;
     ForgetAnnouncement(&endpoint.info);
+    outdated = endpoint.watch;
   });
   // Whoever answers at this address next may be another service.
-  if (was_open && !status.ok()) watches_[index]->Restart(status);
+  if (outdated != nullptr) outdated->Restart(status);
 }
 
-void EndpointSet::OnState(size_t index,
-                          const expert::v1::EndpointState& state) {
-  Update(index, [&](Endpoint& endpoint) {
-    const absl::Status identity = CheckIdentity(options_.model, state);
+void EndpointSet::OnState(int index, const expert::v1::EndpointState& state) {
+  Update(index, [&](Endpoint& endpoint) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     endpoint.is_watched = true;
     endpoint.is_draining = state.draining();
-    endpoint.refusal = std::string(identity.message());
+    endpoint.refusal = CheckAnnouncement(IdentityFor(index), state);
     ForgetAnnouncement(&endpoint.info);
-    if (identity.ok()) ReadAnnouncement(state, &endpoint.info);
+    if (!endpoint.refusal.has_value()) ReadAnnouncement(state, &endpoint.info);
   });
 }
 
-void EndpointSet::OnWatchLost(size_t index, const absl::Status& status) {
+ModelIdentity EndpointSet::IdentityFor(int index) const {
+  ModelIdentity identity = options_.model;
+  if (!identity.expert_dtype.empty()) return identity;
+  for (const auto& [other, endpoint] : endpoints_) {
+    const bool is_accepted = endpoint.is_watched && !endpoint.is_leaving &&
+                             !endpoint.refusal.has_value();
+    if (other == index || !is_accepted) continue;
+    identity.expert_dtype = endpoint.info.expert_dtype;
+    break;
+  }
+  return identity;
+}
+
+void EndpointSet::OnWatchLost(int index, const absl::Status& status) {
   Update(index, [&](Endpoint& endpoint) {
     endpoint.is_watched = false;
     endpoint.watch_error = std::string(status.message());
@@ -165,11 +247,14 @@ void EndpointSet::Judge(Endpoint& endpoint) {
   EndpointInfo& info = endpoint.info;
   info.state = EndpointState::kConnecting;
   info.reason.clear();
-  if (!endpoint.is_watched) {
+  if (endpoint.is_leaving) {
+    info.state = EndpointState::kLeaving;
+    info.reason = "its address is not the pool's any more";
+  } else if (!endpoint.is_watched) {
     info.reason = endpoint.watch_error;
-  } else if (!endpoint.refusal.empty()) {
+  } else if (endpoint.refusal.has_value()) {
     info.state = EndpointState::kRefused;
-    info.reason = endpoint.refusal;
+    info.reason = endpoint.refusal->message;
   } else if (!endpoint.is_stream_open) {
     info.reason = endpoint.stream_error;
   } else {
@@ -178,21 +263,41 @@ void EndpointSet::Judge(Endpoint& endpoint) {
   }
 }
 
-void EndpointSet::Update(size_t index,
-                         absl::FunctionRef<void(Endpoint&)> change) {
+void EndpointSet::Update(int index, absl::FunctionRef<void(Endpoint&)> change) {
   MutexLock publishing(&publish_mutex_);
   if (is_stopping_) return;
-  EndpointInfo before, after;
   {
     MutexLock lock(&mutex_);
-    before = endpoints_[index].info;
-    change(endpoints_[index]);
-    Judge(endpoints_[index]);
-    after = endpoints_[index].info;
+    const auto found = endpoints_.find(index);
+    if (found == endpoints_.end()) return;
+    Endpoint& endpoint = found->second;
+    const EndpointInfo before = endpoint.info;
+    change(endpoint);
+    Judge(endpoint);
+    if (before == endpoint.info) return;
+    Report(before.state, endpoint);
   }
-  if (before == after) return;
-  if (before.state != after.state) LogTransition(after);
   Publish();
+}
+
+void EndpointSet::Report(EndpointState before, const Endpoint& endpoint) const {
+  const EndpointInfo& info = endpoint.info;
+  if (before == info.state) return;
+  const bool is_refused = info.state == EndpointState::kRefused;
+  const bool is_expected =
+      IsInUse(info) || info.state == EndpointState::kLeaving;
+  Log(is_expected ? LogLevel::kInfo : LogLevel::kWarning,
+      is_refused ? "expert service is refused"
+                 : "expert service changed its state",
+      {{"endpoint", info.address},
+       {"pool", info.pool},
+       {"state", EndpointStateName(info.state)},
+       {"reason", info.reason},
+       {"slots", info.hosted.size()}});
+  if (!is_refused) return;
+  prometheus::Counter* const counter = MetricAt(
+      options_.metrics.refused, static_cast<size_t>(endpoint.refusal->reason));
+  if (counter != nullptr) counter->Increment();
 }
 
 void EndpointSet::Publish() {

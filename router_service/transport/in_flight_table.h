@@ -52,6 +52,7 @@ class InFlightTable {
   // Whether Add ever gave this number out.
   bool WasIssued(uint64_t sequence_number) const;
 
+  bool empty() const { return free_.size() == entries_.size(); }
   // Rows of all batches in flight.
   uint64_t rows() const { return rows_; }
 

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 
+#include <string>
 #include <vector>
 
 namespace expertmesh::router {
@@ -10,19 +13,43 @@ namespace expertmesh::router {
 // Where transport counts; null or missing members are not counted. Owned by
 // the registry, which outlives the transport.
 struct TransportMetrics {
-  // By endpoint, in the order of the addresses; label "endpoint".
+  // Series by endpoint, which come and go with it; labels "endpoint", "pool".
   // expertmesh_router_expert_rpc_duration_seconds: Send to Done.
-  std::vector<prometheus::Histogram*> rpc_duration_seconds;
+  prometheus::Family<prometheus::Histogram>* rpc_duration_seconds = nullptr;
   // expertmesh_router_expert_inflight_rows: sent and not answered.
-  std::vector<prometheus::Gauge*> inflight_rows;
+  prometheus::Family<prometheus::Gauge>* inflight_rows = nullptr;
   // expertmesh_router_expert_endpoints, by state in the order of EndpointState;
   // label "state".
   std::vector<prometheus::Gauge*> endpoints;
+  // expertmesh_router_endpoints_refused_total: times one became refused, in the
+  // order of RefusalReason; label "reason".
+  std::vector<prometheus::Counter*> refused;
 };
 
 template <typename Metric>
 Metric* MetricAt(const std::vector<Metric*>& metrics, size_t index) {
   return index < metrics.size() ? metrics[index] : nullptr;
 }
+
+// The series of one endpoint: made and dropped with this. At any time, an
+// address has one of these at most.
+class EndpointSeries {
+ public:
+  EndpointSeries(const TransportMetrics& metrics, const std::string& pool,
+                 const std::string& address);
+  ~EndpointSeries();
+
+  EndpointSeries(const EndpointSeries&) = delete;
+  EndpointSeries& operator=(const EndpointSeries&) = delete;
+
+  prometheus::Histogram* rpc_duration_seconds() const { return duration_; }
+  prometheus::Gauge* inflight_rows() const { return rows_; }
+
+ private:
+  prometheus::Family<prometheus::Histogram>* const duration_family_;
+  prometheus::Family<prometheus::Gauge>* const rows_family_;
+  prometheus::Histogram* duration_ = nullptr;
+  prometheus::Gauge* rows_ = nullptr;
+};
 
 }  // namespace expertmesh::router

@@ -73,6 +73,17 @@ prometheus::Histogram& Metrics::Histogram(const std::string& name,
       .Add(labels, buckets);
 }
 
+prometheus::Family<prometheus::Gauge>& Metrics::GaugeFamily(
+    const std::string& name, const std::string& help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_);
+}
+
+prometheus::Family<prometheus::Histogram>& Metrics::HistogramFamily(
+    const std::string& name, const std::string& help) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(
+      *registry_);
+}
+
 std::vector<prometheus::Counter*> Metrics::Counters(
     const std::string& name, const std::string& help, const std::string& label,
     absl::Span<const std::string> values) {

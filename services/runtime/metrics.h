@@ -4,10 +4,12 @@
 //
 // Names: expertmesh_<service>_<what>[_<unit>][_total]; seconds and bytes.
 // Labels come from small closed sets, and every series is made at start, so
-// that a rate never begins with a gap.
+// that a rate never begins with a gap; but for those of peers, which come and
+// go with them.
 
 #include <prometheus/counter.h>
 #include <prometheus/exposer.h>
+#include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
@@ -49,6 +51,13 @@ class Metrics {
                                    const std::string& help,
                                    const std::vector<double>& buckets,
                                    const Labels& labels = {});
+
+  // For series that come and go: whoever adds one removes it. A family's name
+  // is its own, as above.
+  prometheus::Family<prometheus::Gauge>& GaugeFamily(const std::string& name,
+                                                     const std::string& help);
+  prometheus::Family<prometheus::Histogram>& HistogramFamily(
+      const std::string& name, const std::string& help);
 
   // One series per value of one label, in the order of `values`.
   std::vector<prometheus::Counter*> Counters(

@@ -292,7 +292,7 @@ class MetricsTest(RouterTest):
         "routed_rows_total", "overflow_rows_total",
         "layer_balancedness_ratio", "hot_expert_load_ratio",
         "expert_rpc_duration_seconds", "expert_inflight_rows",
-        "expert_endpoints", "uncovered_experts")
+        "expert_endpoints", "endpoints_refused_total", "uncovered_experts")
 
     def scrape(self):
         with urllib.request.urlopen(self.mesh.metrics_url,

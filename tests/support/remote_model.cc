@@ -28,28 +28,31 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
       ExpertProcesses::Start(directory, config.num_experts, num_services));
   const auto readiness = std::make_shared<Readiness>();
   router::EndpointSet::Options endpoint_options;
-  endpoint_options.addresses = out->processes->addresses();
   endpoint_options.model = {
       .model_type = config.model_type,
       .hidden_size = static_cast<uint32_t>(config.hidden_size),
       .num_layers = static_cast<uint32_t>(config.num_layers),
       .num_experts = static_cast<uint32_t>(config.num_experts),
-      .checkpoint_fingerprint = checkpoint->fingerprint()};
+      .checkpoint_fingerprint = checkpoint->fingerprint(),
+      .expert_dtype = ""};
   out->placement = std::make_unique<router::PlacementTable>(
       router::PlaceOnEndpoints(config, {}).placement);
   endpoint_options.on_change =
-      [readiness, &config, placement = out->placement.get()](
+      [readiness, config, placement = out->placement.get()](
           const std::vector<router::EndpointInfo>& endpoints) {
         placement->Set(router::PlaceOnEndpoints(config, endpoints).placement);
         MutexLock lock(&readiness->mutex);
-        readiness->all_ready = std::all_of(
-            endpoints.begin(), endpoints.end(), [](const auto& endpoint) {
-              return endpoint.state == router::EndpointState::kReady;
-            });
+        const auto is_ready = [](const router::EndpointInfo& endpoint) {
+          return endpoint.state == router::EndpointState::kReady;
+        };
+        readiness->all_ready =
+            !endpoints.empty() &&
+            std::all_of(endpoints.begin(), endpoints.end(), is_ready);
         readiness->changed.NotifyAll();
       };
-  ASSIGN_OR_RETURN(out->endpoints,
-                   router::EndpointSet::Create(std::move(endpoint_options)));
+  out->endpoints =
+      std::make_unique<router::EndpointSet>(std::move(endpoint_options));
+  out->endpoints->SetAddresses("experts", out->processes->addresses());
   {
     MutexLock lock(&readiness->mutex);
     if (!readiness->changed.WaitFor(lock, absl::Seconds(30),

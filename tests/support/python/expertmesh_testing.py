@@ -54,7 +54,7 @@ def is_running(pid):
 class Service:
     """A binary that writes a ready file. A context manager: stops at the end."""
 
-    def __init__(self, command, env=None):
+    def __init__(self, command, env=None, wait=True):
         self._folder = tempfile.TemporaryDirectory(prefix="expertmesh-test-")
         self.ready_file = pathlib.Path(self._folder.name) / "ready.json"
         self._log_path = pathlib.Path(self._folder.name) / "log"
@@ -66,8 +66,12 @@ class Service:
                 # A service killed outright leaves its files to us.
                 env={**os.environ, "TMPDIR": self._folder.name,
                      **(env or {})})
+        if wait:
+            self.await_ready()
+
+    def await_ready(self):
         try:
-            wait_until(self._ready_or_ended, what=f"{command[0]} to be ready")
+            wait_until(self._ready_or_ended, what="a service to be ready")
         except BaseException:
             self.stop(signal.SIGKILL)
             raise

@@ -4,15 +4,19 @@
 #include <gtest/gtest.h>
 #include <prometheus/registry.h>
 
+#include <cstring>
+#include <optional>
+
+#include "services/wire/payload_pool.h"
 #include "tests/unit/router_service/transport/fake_expert_service.h"
 
 namespace expertmesh::router {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
+using ::testing::SizeIs;
 
-const ModelIdentity kModel = {"olmoe", 64, 4, 8, "abc"};
+const ModelIdentity kModel = {"olmoe", 64, 4, 8, "abc", ""};
 
 expert::v1::EndpointState GoodState() {
   expert::v1::EndpointState state;
@@ -27,6 +31,10 @@ expert::v1::EndpointState GoodState() {
   state.set_version("0.1.0");
   state.set_memory_bytes(1 << 20);
   state.set_queue_capacity_rows(512);
+  state.set_credit_rows(256);
+  state.set_wire_version(1);
+  state.set_placement_epoch(9);
+  state.set_memory_budget_bytes(1 << 21);
   auto* hosted = state.add_hosted();
   hosted->set_layer(3);
   hosted->add_expert_ids(7);
@@ -40,12 +48,12 @@ expert::v1::EndpointState GoodState() {
 // An endpoint set and the newest snapshot it published.
 class Harness {
  public:
-  explicit Harness(std::vector<std::string> addresses,
+  explicit Harness(const std::vector<std::string>& addresses,
                    TransportMetrics metrics = {},
-                   absl::Duration interval = absl::Seconds(60)) {
+                   absl::Duration interval = absl::Seconds(60),
+                   const ModelIdentity& model = kModel) {
     EndpointSet::Options options;
-    options.addresses = std::move(addresses);
-    options.model = kModel;
+    options.model = model;
     options.metrics = std::move(metrics);
     options.watch_interval = interval;
     options.on_change = [this](const std::vector<EndpointInfo>& snapshot) {
@@ -53,9 +61,8 @@ class Harness {
       published_ = snapshot;
       changed_.NotifyAll();
     };
-    auto created = EndpointSet::Create(std::move(options));
-    EXPECT_TRUE(created.ok()) << created.status();
-    set_ = std::move(*created);
+    set_ = std::make_unique<EndpointSet>(std::move(options));
+    set_->SetAddresses("pool", addresses);
   }
 
   EndpointInfo Await(size_t index, EndpointState state,
@@ -93,6 +100,8 @@ TEST(EndpointSet, PublishesWhatAnEndpointAnnounces) {
   service.SetState(GoodState());
   Harness harness({service.address()});
   const EndpointInfo info = harness.Await(0, EndpointState::kReady);
+  EXPECT_EQ(info.index, 0);
+  EXPECT_EQ(info.pool, "pool");
   EXPECT_EQ(info.address, service.address());
   EXPECT_EQ(info.reason, "");
   EXPECT_THAT(info.hosted, ElementsAre(ExpertSlot{1, 0}, ExpertSlot{1, 5},
@@ -103,6 +112,10 @@ TEST(EndpointSet, PublishesWhatAnEndpointAnnounces) {
   EXPECT_EQ(info.version, "0.1.0");
   EXPECT_EQ(info.memory_bytes, 1u << 20);
   EXPECT_EQ(info.queue_capacity_rows, 512u);
+  EXPECT_EQ(info.credit_rows, 256u);
+  EXPECT_EQ(info.wire_version, 1u);
+  EXPECT_EQ(info.placement_epoch, 9u);
+  EXPECT_EQ(info.memory_budget_bytes, 1u << 21);
   EXPECT_THAT(harness.set().Snapshot(), ElementsAre(info));
 }
 
@@ -123,31 +136,58 @@ TEST(EndpointSet, FollowsChangesAndDraining) {
   harness.Await(0, EndpointState::kDraining);
 }
 
-TEST(EndpointSet, RefusesAnotherModel) {
+TransportMetrics RefusalCounters(prometheus::Registry* registry) {
+  auto& family = prometheus::BuildCounter().Name("n_total").Register(*registry);
+  TransportMetrics metrics;
+  for (size_t i = 0; i < kNumRefusalReasons; ++i) {
+    const auto reason = static_cast<RefusalReason>(i);
+    metrics.refused.push_back(
+        &family.Add({{"reason", std::string(RefusalReasonName(reason))}}));
+  }
+  return metrics;
+}
+
+TEST(EndpointSet, RefusesWhatDoesNotFit) {
   using State = expert::v1::EndpointState;
+  using Reason = RefusalReason;
   const struct {
     void (*change)(State&);
-    const char* reason;
-  } cases[] = {{[](State& s) { s.set_model_type("mixtral"); },
-                "model_type mixtral, this router's is olmoe"},
-               {[](State& s) { s.set_hidden_size(65); }, "hidden_size 65"},
-               {[](State& s) { s.set_num_layers(5); }, "num_layers 5"},
-               {[](State& s) { s.set_num_experts(9); }, "num_experts 9"},
-               {[](State& s) { s.set_checkpoint_fingerprint("x"); },
-                "checkpoint_fingerprint x"},
-               {[](State& s) { s.mutable_hosted(0)->add_expert_ids(8); },
-                "expert 8 of layer 3"},
-               {[](State& s) { s.mutable_hosted(0)->set_layer(4); },
-                "expert 7 of layer 4"}};
+    Reason reason;
+    const char* message;
+  } cases[] = {
+      {[](State& s) { s.set_wire_version(0); }, Reason::kWireVersion,
+       "wire_version 0, this router's is 1"},
+      {[](State& s) { s.set_wire_version(2); }, Reason::kWireVersion,
+       "wire_version 2"},
+      {[](State& s) { s.set_model_type("mixtral"); }, Reason::kModel,
+       "model_type mixtral, this router's is olmoe"},
+      {[](State& s) { s.set_hidden_size(65); }, Reason::kModel,
+       "hidden_size 65"},
+      {[](State& s) { s.set_num_layers(5); }, Reason::kModel, "num_layers 5"},
+      {[](State& s) { s.set_num_experts(9); }, Reason::kModel, "num_experts 9"},
+      {[](State& s) { s.set_checkpoint_fingerprint("x"); }, Reason::kCheckpoint,
+       "checkpoint_fingerprint x"},
+      {[](State& s) { s.mutable_hosted(0)->add_expert_ids(8); },
+       Reason::kHostedExperts, "expert 8 of layer 3, which the model"},
+      {[](State& s) { s.mutable_hosted(0)->set_layer(4); },
+       Reason::kHostedExperts, "expert 7 of layer 4, which the model"},
+      {[](State& s) { *s.add_hosted() = s.hosted(0); }, Reason::kHostedExperts,
+       "expert 7 of layer 3 twice"}};
+  prometheus::Registry registry;
+  TransportMetrics metrics = RefusalCounters(&registry);
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness({service.address()}, metrics);
   for (const auto& c : cases) {
+    prometheus::Counter& counter =
+        *metrics.refused[static_cast<size_t>(c.reason)];
+    const double before = counter.Value();
     State state = GoodState();
     c.change(state);
     service.SetState(state);
     const EndpointInfo info =
-        harness.Await(0, EndpointState::kRefused, c.reason);
+        harness.Await(0, EndpointState::kRefused, c.message);
     EXPECT_TRUE(info.hosted.empty());
+    EXPECT_EQ(counter.Value(), before + 1);
     service.SetState(GoodState());  // it can come round
     harness.Await(0, EndpointState::kReady);
   }
@@ -202,8 +242,10 @@ TEST(EndpointSet, CountsEndpointsByState) {
   prometheus::Registry registry;
   auto& family = prometheus::BuildGauge().Name("endpoints").Register(registry);
   TransportMetrics metrics;
-  for (const char* state : {"connecting", "ready", "draining", "refused"}) {
-    metrics.endpoints.push_back(&family.Add({{"state", state}}));
+  for (size_t i = 0; i < kNumEndpointStates; ++i) {
+    const auto state = static_cast<EndpointState>(i);
+    metrics.endpoints.push_back(
+        &family.Add({{"state", std::string(EndpointStateName(state))}}));
   }
   FakeExpertService good, bad;
   good.SetState(GoodState());
@@ -221,21 +263,159 @@ TEST(EndpointSet, CountsEndpointsByState) {
   EXPECT_EQ(metrics.endpoints[3]->Value(), 1);
 }
 
-TEST(EndpointSet, RefusesBadAddresses) {
-  const struct {
-    std::vector<std::string> addresses;
-    const char* message;
-  } cases[] = {{{}, "no expert service"},
-               {{"127.0.0.1:5", "127.0.0.1:6", "127.0.0.1:5"}, "twice"},
-               {{"127.0.0.1"}, "127.0.0.1"},
-               {{"127.0.0.1:0"}, "needs a port"}};
-  for (const auto& c : cases) {
-    EndpointSet::Options options;
-    options.addresses = c.addresses;
-    const auto created = EndpointSet::Create(std::move(options));
-    EXPECT_EQ(created.status().code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(std::string(created.status().message()), HasSubstr(c.message));
+TEST(EndpointSet, AnotherNumericsIdIsNoReasonToRefuse) {
+  FakeExpertService one, other;
+  expert::v1::EndpointState state = GoodState();
+  one.SetState(state);
+  state.set_numerics_id("avx2-bf16");
+  other.SetState(state);
+  Harness harness({one.address(), other.address()});
+  harness.Await(0, EndpointState::kReady);
+  harness.Await(1, EndpointState::kReady);
+}
+
+TEST(EndpointSet, ServicesOfOneMeshHoldWeightsInOneType) {
+  FakeExpertService first, other;
+  first.SetState(GoodState());
+  expert::v1::EndpointState state = GoodState();
+  state.set_expert_dtype("f32");
+  other.SetState(state);
+  Harness harness({first.address()});
+  harness.Await(0, EndpointState::kReady);
+  harness.set().SetAddresses("pool", {first.address(), other.address()});
+  harness.Await(1, EndpointState::kRefused,
+                "holds weights as f32, the services in use as bf16");
+  // With nobody else in use, it is the one that says what is used.
+  harness.set().SetAddresses("pool", {other.address()});
+  harness.AwaitThat([](const auto& all) { return all.size() == 1; });
+  other.SetState(state);
+  EXPECT_EQ(harness.Await(0, EndpointState::kReady).index, 1);
+}
+
+TEST(EndpointSet, TheMeshMaySayWhichTypeWeightsAreHeldIn) {
+  FakeExpertService service;
+  service.SetState(GoodState());
+  ModelIdentity model = kModel;
+  model.expert_dtype = "f32";
+  Harness harness({service.address()}, {}, absl::Seconds(60), model);
+  harness.Await(0, EndpointState::kRefused, "bf16");
+}
+
+TEST(EndpointSet, AddressesComeAndGo) {
+  FakeExpertService stays, goes, comes;
+  for (FakeExpertService* service : {&stays, &goes, &comes}) {
+    service->SetState(GoodState());
   }
+  Harness harness({stays.address(), goes.address()});
+  harness.Await(0, EndpointState::kReady);
+  harness.Await(1, EndpointState::kReady);
+  harness.set().SetAddresses("pool", {comes.address(), stays.address()});
+  EXPECT_TRUE(harness.AwaitThat([&](const std::vector<EndpointInfo>& all) {
+    return all.size() == 2 && all[1].state == EndpointState::kReady;
+  }));
+  const std::vector<EndpointInfo> all = harness.set().Snapshot();
+  EXPECT_EQ(all[0].address, stays.address());
+  EXPECT_EQ(all[0].index, 0);
+  EXPECT_EQ(all[1].address, comes.address());
+  EXPECT_EQ(all[1].index, 2);
+  // Another pool has addresses of its own.
+  harness.set().SetAddresses("pool-2", {goes.address()});
+  EXPECT_TRUE(harness.AwaitThat([&](const std::vector<EndpointInfo>& all) {
+    return all.size() == 3 && all[2].state == EndpointState::kReady &&
+           all[2].pool == "pool-2" && all[2].index == 3;
+  }));
+}
+
+// A batch of one row, and its end.
+class OneRow : public BatchCompletion {
+ public:
+  OneRow() {
+    batch_.hidden_size = 1;
+    batch_.num_tokens = 1;
+    batch_.hidden_states = pool_.Acquire(sizeof(float));
+    std::memset(batch_.hidden_states.data(), 0, sizeof(float));
+    batch_.expert_ids = ids_;
+    batch_.group_offsets = offsets_;
+    batch_.row_token = tokens_;
+  }
+  void Done(const BatchAnswer& answer) override {
+    MutexLock lock(&mutex_);
+    status_ = answer.status;
+    changed_.NotifyAll();
+  }
+  absl::Status Await() {
+    MutexLock lock(&mutex_);
+    EXPECT_TRUE(
+        changed_.WaitFor(lock, kPatience, [&] { return status_.has_value(); }));
+    return *status_;
+  }
+  const ExpertBatch& batch() const { return batch_; }
+
+ private:
+  const std::vector<uint32_t> ids_ = {5}, offsets_ = {0, 1}, tokens_ = {0};
+  PayloadPool pool_;
+  ExpertBatch batch_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::optional<absl::Status> status_;
+};
+
+TEST(EndpointSet, OneThatLeavesFinishesAndMayComeBack) {
+  FakeExpertService service;
+  service.SetState(GoodState());
+  OneRow row, next;
+  Harness harness({service.address()});
+  harness.Await(0, EndpointState::kReady);
+  harness.set().transport()->Send(0, row.batch(), &row);
+  const expert::v1::ExpertBatch batch = service.AwaitBatch();
+
+  harness.set().SetAddresses("pool", {});
+  const EndpointInfo leaving =
+      harness.Await(0, EndpointState::kLeaving, "not the pool's");
+  EXPECT_EQ(leaving.inflight_rows, 1u);
+  // It waits until the endpoint it was is gone.
+  harness.set().SetAddresses("pool", {service.address()});
+  ASSERT_THAT(harness.set().Snapshot(), SizeIs(1));
+  EXPECT_EQ(harness.set().Snapshot()[0].index, 0);
+  // What a leaving service announces changes nothing.
+  expert::v1::EndpointState state = GoodState();
+  state.set_draining(true);
+  service.SetState(state);
+  EXPECT_EQ(harness.set().Snapshot()[0].state, EndpointState::kLeaving);
+  service.SetState(GoodState());
+
+  service.Reply(FakeExpertService::RightAnswer(batch));
+  EXPECT_EQ(row.Await(), absl::OkStatus());
+  EXPECT_TRUE(harness.AwaitThat([](const std::vector<EndpointInfo>& all) {
+    return all.size() == 1 && all[0].index == 1 &&
+           all[0].state == EndpointState::kReady;
+  }));
+  harness.set().transport()->Send(1, next.batch(), &next);
+  service.Reply(FakeExpertService::RightAnswer(service.AwaitBatch()));
+  EXPECT_EQ(next.Await(), absl::OkStatus());
+}
+
+TEST(EndpointSet, AnAddressOfTwoPoolsIsTheFirstOnes) {
+  FakeExpertService service;
+  service.SetState(GoodState());
+  Harness harness({service.address()});
+  harness.set().SetAddresses("a", {service.address()});
+  EXPECT_TRUE(harness.AwaitThat([](const std::vector<EndpointInfo>& all) {
+    return all.size() == 1 && all[0].pool == "a" &&
+           all[0].state == EndpointState::kReady;
+  }));
+}
+
+TEST(EndpointSet, EndsCleanlyWhileEndpointsLeave) {
+  FakeExpertService service;
+  service.SetState(GoodState());
+  OneRow row;
+  Harness harness({service.address(), "127.0.0.1:1"});
+  harness.Await(0, EndpointState::kReady);
+  harness.set().transport()->Send(0, row.batch(), &row);
+  harness.set().SetAddresses("pool", {});
+  harness.Stop();
+  EXPECT_EQ(row.Await().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST(EndpointSet, EndsCleanlyWhileConnecting) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "services/wire/payload_pool.h"
 #include "tests/unit/router_service/transport/fake_expert_service.h"
@@ -14,6 +15,8 @@ namespace expertmesh::router {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 constexpr uint32_t kHidden = 3;
 
@@ -91,19 +94,29 @@ class TestBatch : public BatchCompletion {
 // A transport to some fakes, and what it said about their streams.
 class Harness {
  public:
-  explicit Harness(std::vector<std::string> addresses,
-                   TransportMetrics metrics = {})
-      : is_open_(addresses.size(), false) {
+  explicit Harness(const std::vector<std::string>& addresses,
+                   TransportMetrics metrics = {}) {
     GrpcExpertTransport::Options options;
-    options.addresses = std::move(addresses);
     options.metrics = std::move(metrics);
     options.on_stream_change = [this](int endpoint, const absl::Status& s) {
       MutexLock lock(&mutex_);
       is_open_[endpoint] = s.ok();
       changed_.NotifyAll();
     };
+    options.on_gone = [this](int endpoint) {
+      MutexLock lock(&mutex_);
+      gone_.insert(endpoint);
+      changed_.NotifyAll();
+    };
     transport_ = std::make_unique<GrpcExpertTransport>(std::move(options));
-    transport_->Start();
+    for (const std::string& address : addresses) Add(address);
+  }
+
+  int Add(const std::string& address) {
+    MutexLock lock(&mutex_);
+    const int endpoint = transport_->Add("pool", address);
+    is_open_.resize(endpoint + 1);
+    return endpoint;
   }
 
   void AwaitStream(int endpoint, bool is_open) {
@@ -111,6 +124,15 @@ class Harness {
     EXPECT_TRUE(changed_.WaitFor(lock, kPatience,
                                  [&] { return is_open_[endpoint] == is_open; }))
         << "stream " << endpoint << (is_open ? " stays closed" : " stays open");
+  }
+  void AwaitGone(int endpoint) {
+    MutexLock lock(&mutex_);
+    EXPECT_TRUE(changed_.WaitFor(lock, kPatience,
+                                 [&] { return gone_.count(endpoint) > 0; }));
+  }
+  bool IsGone(int endpoint) {
+    MutexLock lock(&mutex_);
+    return gone_.count(endpoint) > 0;
   }
   void Send(TestBatch& batch, int endpoint = 0) {
     transport_->Send(endpoint, batch.batch(), &batch);
@@ -122,6 +144,7 @@ class Harness {
   Mutex mutex_;
   CondVar changed_;
   std::vector<bool> is_open_;
+  std::set<int> gone_;
   std::unique_ptr<GrpcExpertTransport> transport_;
 };
 
@@ -415,15 +438,18 @@ TEST(GrpcExpertTransport, PayloadsReturnToTheirPool) {
 
 TEST(GrpcExpertTransport, CountsRowsAndDurations) {
   prometheus::Registry registry;
-  auto& rows = prometheus::BuildGauge().Name("rows").Register(registry).Add({});
-  auto& seconds =
-      prometheus::BuildHistogram().Name("seconds").Register(registry).Add(
-          {}, prometheus::Histogram::BucketBoundaries{1});
-  FakeExpertService service;
   TransportMetrics metrics;
-  metrics.inflight_rows = {&rows};
-  metrics.rpc_duration_seconds = {&seconds};
+  metrics.inflight_rows =
+      &prometheus::BuildGauge().Name("rows").Register(registry);
+  metrics.rpc_duration_seconds =
+      &prometheus::BuildHistogram().Name("seconds").Register(registry);
+  FakeExpertService service;
   Harness harness({service.address()}, metrics);
+  const prometheus::Labels labels = {{"endpoint", service.address()},
+                                     {"pool", "pool"}};
+  const prometheus::Gauge& rows = metrics.inflight_rows->Add(labels);
+  const prometheus::Histogram& seconds = metrics.rpc_duration_seconds->Add(
+      labels, prometheus::Histogram::BucketBoundaries{1});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch batch(pool);
@@ -433,6 +459,73 @@ TEST(GrpcExpertTransport, CountsRowsAndDurations) {
   EXPECT_EQ(batch.Await(), absl::OkStatus());
   EXPECT_EQ(rows.Value(), 0);
   EXPECT_EQ(seconds.Collect().histogram.sample_count, 1u);
+
+  harness.transport().Remove(0);
+  harness.AwaitGone(0);
+  EXPECT_THAT(registry.Collect(), IsEmpty());
+  harness.Add(service.address());
+  EXPECT_THAT(registry.Collect(), SizeIs(2));
+}
+
+TEST(GrpcExpertTransport, ARemovedEndpointFinishesWhatIsInFlight) {
+  FakeExpertService service;
+  Harness harness({service.address()});
+  harness.AwaitStream(0, true);
+  PayloadPool pool;
+  TestBatch first(pool, 1), second(pool, 10), late(pool, 100);
+  harness.Send(first);
+  harness.Send(second);
+  const expert::v1::ExpertBatch a = service.AwaitBatch();
+  const expert::v1::ExpertBatch b = service.AwaitBatch();
+  harness.transport().Remove(0);
+  service.Reply(FakeExpertService::RightAnswer(a));
+  EXPECT_EQ(first.Await(), absl::OkStatus());
+  EXPECT_FALSE(harness.IsGone(0));
+  EXPECT_EQ(harness.transport().inflight_rows(0), 3u);
+  service.Reply(FakeExpertService::RightAnswer(b));
+  EXPECT_EQ(second.Await(), absl::OkStatus());
+  EXPECT_TRUE(second.HasRightRows());
+  harness.AwaitGone(0);
+
+  harness.Send(late);
+  EXPECT_EQ(late.Await().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(harness.transport().inflight_rows(0), 0u);
+  // The address is another endpoint when it comes back.
+  EXPECT_EQ(harness.Add(service.address()), 1);
+  harness.AwaitStream(1, true);
+  TestBatch again(pool);
+  harness.Send(again, 1);
+  service.Reply(FakeExpertService::RightAnswer(service.AwaitBatch()));
+  EXPECT_EQ(again.Await(), absl::OkStatus());
+}
+
+TEST(GrpcExpertTransport, ARemovedEndpointThatFallsSilentIsLetGo) {
+  FakeExpertService silent, dying;
+  Harness harness({silent.address(), dying.address()});
+  harness.AwaitStream(0, true);
+  harness.AwaitStream(1, true);
+  PayloadPool pool;
+  TestBatch slow(pool), lost(pool);
+  slow.batch().timeout = absl::Milliseconds(30);
+  harness.Send(slow, 0);
+  harness.Send(lost, 1);
+  silent.AwaitBatch();
+  dying.AwaitBatch();
+  harness.transport().Remove(0);
+  harness.transport().Remove(1);
+  EXPECT_EQ(slow.Await().code(), absl::StatusCode::kDeadlineExceeded);
+  harness.AwaitGone(0);
+  EXPECT_FALSE(lost.is_done());
+  dying.EndForward(grpc::Status::OK);
+  EXPECT_EQ(lost.Await().code(), absl::StatusCode::kUnavailable);
+  harness.AwaitGone(1);
+}
+
+TEST(GrpcExpertTransport, AnEndpointThatNeverConnectedIsRemoved) {
+  Harness harness({"127.0.0.1:1"});
+  harness.transport().Remove(0);
+  harness.AwaitGone(0);
+  harness.transport().Remove(0);  // nothing is left to remove
 }
 
 }  // namespace

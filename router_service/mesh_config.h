@@ -1,0 +1,66 @@
+#pragma once
+
+// The pools of a mesh: read from a mesh file, or one pool of given addresses.
+// The file's schema is protos/expertmesh/mesh/v1/mesh.proto.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "router_service/transport/endpoint_info.h"
+#include "services/checkpoint/model_config.h"
+#include "services/runtime/address.h"
+
+namespace expertmesh::router {
+
+// Where a pool's services are: one of the two is given.
+struct PoolTarget {
+  std::optional<HostPort> dns;         // each address of the name is a service
+  std::vector<std::string> addresses;  // "host:port", each a service
+};
+
+struct PoolConfig {
+  std::string name;
+  PoolTarget target;
+  std::string device;  // "": any
+  bool is_managed = false;
+  // Not managed: what each service holds, ascending; empty: not known before
+  // they say so.
+  std::vector<ExpertSlot> slots;
+  // Managed: of each service; 0: as it announces.
+  uint64_t memory_budget_bytes = 0;
+  double weight = 1;
+  uint32_t min_replicas = 1;
+  uint32_t max_replicas = 0;  // 0: no bound
+};
+
+struct MeshConfig {
+  std::string expert_dtype;  // of all weights; "": as the first service in use
+  std::vector<PoolConfig> pools;
+};
+
+// The pool of --experts-at.
+constexpr char kStaticPoolName[] = "experts";
+
+// Reads and checks a mesh file for a model.
+// Errors: INVALID_ARGUMENT, one line naming the file, the pool and the field.
+absl::StatusOr<MeshConfig> ReadMeshFile(const std::string& path,
+                                        const ModelConfig& model);
+
+// One pool named kStaticPoolName of these "host:port"s.
+// Errors: INVALID_ARGUMENT for no address, a malformed one, or one twice.
+absl::StatusOr<MeshConfig> MeshOfAddresses(
+    const std::vector<std::string>& addresses);
+
+// Parses what Pool.target describes. Errors: INVALID_ARGUMENT.
+absl::StatusOr<PoolTarget> ParsePoolTarget(absl::string_view text);
+
+// Parses what FixedContents.slots describes into ascending slots.
+// Errors: INVALID_ARGUMENT naming the part that is wrong.
+absl::StatusOr<std::vector<ExpertSlot>> ParseSlots(absl::string_view text,
+                                                   const ModelConfig& model);
+
+}  // namespace expertmesh::router
