@@ -87,6 +87,10 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "For rows above capacity: wait (exact), next_best, drop; "
                  "requests may choose their own")
       ->capture_default_str();
+  app.add_option("--max-lost-gate-mass", config->max_lost_gate_mass,
+                 "Share of gate mass that next_best and drop may cost over the "
+                 "last 30 s; beyond it rows wait; 1: no bound")
+      ->capture_default_str();
   app.add_option("--uncovered-timeout", config->uncovered_timeout_seconds,
                  "Seconds to wait for an expert that no service serves before "
                  "the requests that need it fail")
@@ -125,6 +129,8 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
   RETURN_IF_ERROR(AtLeast("--capacity-factor", config.capacity_factor, 0));
   RETURN_IF_ERROR(
       AtLeast("--min-capacity", static_cast<double>(config.min_capacity), 1));
+  RETURN_IF_ERROR(
+      AtLeast("--max-lost-gate-mass", config.max_lost_gate_mass, 0));
   RETURN_IF_ERROR(
       AtLeast("--uncovered-timeout", config.uncovered_timeout_seconds, 0));
   RETURN_IF_ERROR(AtLeast("--hedge-budget", config.hedge_budget, 0));

@@ -37,6 +37,7 @@ struct RouterConfig {
   double capacity_factor = 2.0;  // 0: no limit
   int64_t min_capacity = 64;     // rows
   std::string overflow_policy = "wait";
+  double max_lost_gate_mass = 1;  // of all gate mass; 1: no bound
 
   double uncovered_timeout_seconds = 10;
   double hedge_budget = 0.05;  // of batches; 0: none

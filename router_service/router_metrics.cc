@@ -8,6 +8,33 @@
 
 namespace expertmesh::router {
 
+namespace {
+
+std::vector<EngineMetrics::ByReason> MakeLayerOverflow(
+    const ModelConfig& config, Metrics* metrics) {
+  std::vector<EngineMetrics::ByReason> out(config.num_layers);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.layers[layer].is_moe) continue;
+    for (int reason = 0; reason < kNumOverflowReasons; ++reason) {
+      for (int outcome = 0; outcome < kNumRowOutcomes; ++outcome) {
+        if (outcome == static_cast<int>(RowOutcome::kPrimary)) continue;
+        out[layer][reason][outcome] = &metrics->Counter(
+            "expertmesh_router_layer_overflow_rows_total",
+            "Assignments that their first choice could not simply serve, by "
+            "why and what became of them.",
+            {{"layer", absl::StrCat(layer)},
+             {"reason", std::string(OverflowReasonName(
+                            static_cast<OverflowReason>(reason)))},
+             {"outcome",
+              std::string(RowOutcomeName(static_cast<RowOutcome>(outcome)))}});
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
 EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
   EngineMetrics out;
   out.requests_running =
@@ -51,6 +78,10 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
   out.overflow_rows = &metrics->Counter(
       "expertmesh_router_overflow_rows_total",
       "Assignments that found their expert full.", {{"reason", "capacity"}});
+  out.uncovered_rows = &metrics->Counter(
+      "expertmesh_router_overflow_rows_total",
+      "Assignments that found their expert full.", {{"reason", "uncovered"}});
+  out.layer_overflow_rows = MakeLayerOverflow(config, metrics);
   out.layer_balancedness_ratio.resize(config.num_layers, nullptr);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.layers[layer].is_moe) continue;

@@ -254,7 +254,8 @@ void RouterServer::Impl::BuildEngine() {
   transformer.max_tokens = config_.max_step_tokens;
   transformer.max_context_tokens = max_context_tokens_;
   transformer.capacity = {.capacity_factor = config_.capacity_factor,
-                          .min_capacity = config_.min_capacity};
+                          .min_capacity = config_.min_capacity,
+                          .max_lost_gate_mass = config_.max_lost_gate_mass};
   transformer_ = std::make_unique<Transformer>(model(), weights_, transformer,
                                                dispatcher_.get(), pool_.get());
   EngineOptions engine;

@@ -9,6 +9,9 @@ namespace expertmesh::router {
 struct CapacityOptions {
   double capacity_factor = 2.0;  // 0: no limit
   int64_t min_capacity = 64;     // rows
+  // Gate mass that policies other than `wait` may cost, over all mass, in a
+  // sliding window; 1: no bound.
+  double max_lost_gate_mass = 1.0;
 };
 
 // Rows an expert accepts in one wave of one layer:

@@ -119,7 +119,7 @@ void DispatchPlanner::RankOverfull(const Routing& routing) {
 
 void DispatchPlanner::ApplyPolicies(const Routing& routing) {
   for (int64_t token = 0; token < routing.num_tokens; ++token) {
-    const OverflowPolicy policy = routing.policy[token];
+    const OverflowPolicy policy = routing.PolicyOf(token);
     if (policy == OverflowPolicy::kWait) continue;
     const auto first = serving_.begin() + token * routing.top_k;
     if (std::none_of(first, first + routing.top_k,
@@ -266,9 +266,23 @@ void DispatchPlanner::EmitLateWaves(const Routing& routing,
   }
 }
 
+// Why a token's rows overflow, should any.
+OverflowReason DispatchPlanner::ReasonOf(const Routing& routing,
+                                         int64_t token) const {
+  for (int64_t place = 0; place < routing.top_k; ++place) {
+    if (room_[routing.topk_ids[token * routing.top_k + place]] == 0) {
+      return OverflowReason::kUncovered;
+    }
+  }
+  return routing.policy[token] != routing.PolicyOf(token)
+             ? OverflowReason::kBudget
+             : OverflowReason::kCapacity;
+}
+
 void DispatchPlanner::Account(const Routing& routing,
                               DispatchPlan* plan) const {
   plan->accounts.assign(routing.num_tokens, RoutingAccount{});
+  plan->overflow = {};
   for (int64_t token = 0; token < routing.num_tokens; ++token) {
     RoutingAccount& account = plan->accounts[token];
     const float* const scores =
@@ -276,8 +290,11 @@ void DispatchPlanner::Account(const Routing& routing,
     const int32_t* const first_choice =
         routing.topk_ids.data() + token * routing.top_k;
     const Serving* const places = serving_.data() + token * routing.top_k;
-    const auto count = [&account](RowOutcome outcome) {
+    const auto reason = static_cast<int>(ReasonOf(routing, token));
+    const auto count = [&](RowOutcome outcome) {
       ++account.rows[static_cast<int>(outcome)];
+      if (outcome == RowOutcome::kPrimary) return;
+      ++plan->overflow[reason][static_cast<int>(outcome)];
     };
     for (int64_t place = 0; place < routing.top_k; ++place) {
       account.original_mass += scores[first_choice[place]];

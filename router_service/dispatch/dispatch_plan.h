@@ -34,6 +34,8 @@ struct DispatchPlan {
   // of experts that nobody serves now; before any policy.
   int64_t overflow_rows = 0;
   int64_t uncovered_rows = 0;
+  // Rows that are not simply primary, by why and what became of them.
+  OverflowCounts overflow = {};
   int64_t max_expert_rows = 0;  // demand of the busiest expert, before capacity
 
   int64_t num_rows() const { return static_cast<int64_t>(row_token.size()); }
@@ -115,6 +117,7 @@ class DispatchPlanner {
   void AssignWaves();
   void EmitFirstWave(const Routing& routing, DispatchPlan* plan);
   void EmitLateWaves(const Routing& routing, DispatchPlan* plan);
+  OverflowReason ReasonOf(const Routing& routing, int64_t token) const;
   void Account(const Routing& routing, DispatchPlan* plan) const;
 
   const Gate* const gate_;

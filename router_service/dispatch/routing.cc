@@ -42,4 +42,10 @@ absl::string_view RowOutcomeName(RowOutcome outcome) {
   return "?";
 }
 
+absl::string_view OverflowReasonName(OverflowReason reason) {
+  constexpr std::array<absl::string_view, kNumOverflowReasons> kNames = {
+      "capacity", "uncovered", "budget"};
+  return kNames[static_cast<size_t>(reason)];
+}
+
 }  // namespace expertmesh::router

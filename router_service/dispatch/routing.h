@@ -31,6 +31,19 @@ enum class RowOutcome : uint8_t {
 inline constexpr int kNumRowOutcomes = 5;
 absl::string_view RowOutcomeName(RowOutcome outcome);
 
+// Why an assignment could not simply be served by its first choice.
+enum class OverflowReason : uint8_t {
+  kCapacity,   // the expert is full
+  kUncovered,  // nobody serves the expert now
+  kBudget,     // full, and its policy may change no more routing for a while
+};
+inline constexpr int kNumOverflowReasons = 3;
+absl::string_view OverflowReasonName(OverflowReason reason);
+
+// Rows by reason and outcome.
+using OverflowCounts =
+    std::array<std::array<uint32_t, kNumRowOutcomes>, kNumOverflowReasons>;
+
 // The gate's answer for all tokens of a step at one layer.
 struct Routing {
   int64_t num_tokens = 0;
@@ -40,6 +53,12 @@ struct Routing {
   std::vector<int32_t> topk_ids;       // [num_tokens, top_k], ascending id
   std::vector<float> topk_weights;     // [num_tokens, top_k]
   std::vector<OverflowPolicy> policy;  // [num_tokens]
+  // All tokens wait, whatever their policy: no more may be lost.
+  bool is_budget_spent = false;
+
+  OverflowPolicy PolicyOf(int64_t token) const {
+    return is_budget_spent ? OverflowPolicy::kWait : policy[token];
+  }
 };
 
 // Counts of what became of assignments; of a token, a request or a service.

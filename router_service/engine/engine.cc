@@ -152,6 +152,8 @@ bool Engine::TakeInbox() {
     }
     arrived.swap(inbox_);
     cancelled.swap(cancellations_);
+    if (new_capacity_) transformer_.set_capacity(*new_capacity_);
+    new_capacity_.reset();
     load_.waiting =
         scheduler_.num_waiting() + static_cast<int64_t>(arrived.size());
     stop = stop_;
@@ -371,10 +373,7 @@ void Engine::RecordStep(absl::Duration start) {
     if (routing.rows[i] > 0)
       metrics_.routed_rows[i]->Increment(routing.rows[i]);
   }
-  if (step_routing_.overflow_rows() > 0) {
-    metrics_.overflow_rows->Increment(
-        static_cast<double>(step_routing_.overflow_rows()));
-  }
+  RecordOverflow();
   metrics_.preemptions->Increment(
       static_cast<double>(scheduler_.num_preemptions() - seen_preemptions_));
   seen_preemptions_ = scheduler_.num_preemptions();
@@ -386,6 +385,31 @@ void Engine::RecordStep(absl::Duration start) {
   }
   MutexLock lock(&mutex_);
   for (int i = 0; i < kNumRowOutcomes; ++i) load_.rows[i] += routing.rows[i];
+}
+
+void Engine::RecordOverflow() {
+  if (step_routing_.overflow_rows() + step_routing_.uncovered_rows() == 0) {
+    return;
+  }
+  metrics_.overflow_rows->Increment(
+      static_cast<double>(step_routing_.overflow_rows()));
+  metrics_.uncovered_rows->Increment(
+      static_cast<double>(step_routing_.uncovered_rows()));
+  const std::vector<OverflowCounts>& overflow = step_routing_.overflow();
+  for (size_t layer = 0; layer < overflow.size(); ++layer) {
+    for (int reason = 0; reason < kNumOverflowReasons; ++reason) {
+      for (int outcome = 0; outcome < kNumRowOutcomes; ++outcome) {
+        const uint32_t rows = overflow[layer][reason][outcome];
+        if (rows == 0) continue;
+        metrics_.layer_overflow_rows[layer][reason][outcome]->Increment(rows);
+      }
+    }
+  }
+}
+
+void Engine::SetCapacity(const CapacityOptions& capacity) {
+  MutexLock lock(&mutex_);
+  new_capacity_ = capacity;
 }
 
 void Engine::PublishLoad() {

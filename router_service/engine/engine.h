@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -52,6 +53,9 @@ class Engine {
   // ignored.
   void Cancel(uint64_t id, absl::Status status);
 
+  // From the next step on.
+  void SetCapacity(const CapacityOptions& capacity);
+
   // Refuses new requests and waits until the others have finished or `timeout`
   // has passed; those left end with UNAVAILABLE. Then the engine thread ends.
   void Drain(absl::Duration timeout);
@@ -98,6 +102,7 @@ class Engine {
   void Finish(Sequence* sequence, FinishReason reason,
               const absl::Status& status);
   void RecordStep(absl::Duration start);
+  void RecordOverflow();
   // Makes running, waiting and KV use visible outside the engine's thread.
   void PublishLoad();
   void PublishBalance(absl::Duration now);
@@ -137,6 +142,7 @@ class Engine {
   CondVar wake_;
   CondVar idle_;
   std::vector<std::unique_ptr<Sequence>> inbox_ ABSL_GUARDED_BY(mutex_);
+  std::optional<CapacityOptions> new_capacity_ ABSL_GUARDED_BY(mutex_);
   std::vector<Cancellation> cancellations_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t unfinished_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -28,7 +28,12 @@ struct EngineMetrics {
   prometheus::Counter* generated_tokens;
   prometheus::Counter* preemptions;
   std::array<prometheus::Counter*, kNumRowOutcomes> routed_rows;
-  prometheus::Counter* overflow_rows;  // reason: capacity
+  prometheus::Counter* overflow_rows;   // reason: capacity
+  prometheus::Counter* uncovered_rows;  // reason: uncovered
+  // By layer, reason, outcome; null for layers without experts and for primary.
+  using ByReason = std::array<std::array<prometheus::Counter*, kNumRowOutcomes>,
+                              kNumOverflowReasons>;
+  std::vector<ByReason> layer_overflow_rows;
   // One per MoE layer, by layer index; null for other layers.
   std::vector<prometheus::Gauge*> layer_balancedness_ratio;
   std::array<prometheus::Gauge*, kHotExpertRanks> hot_expert_load_ratio;

@@ -35,7 +35,11 @@ void FillBatch(std::vector<ScheduledChunk>* chunks, TokenBatch* batch) {
       batch->slot_mapping.push_back(
           sequence.pages[position / kPageTokens] * kPageTokens +
           static_cast<int32_t>(position % kPageTokens));
-      batch->policy.push_back(sequence.request.policy);
+      // What is computed again after a preemption was accounted for the first
+      // time; no policy may change it beyond that.
+      batch->policy.push_back(position < sequence.num_accounted
+                                  ? OverflowPolicy::kWait
+                                  : sequence.request.policy);
     }
     batch->seq_starts.push_back(static_cast<int32_t>(batch->num_tokens()));
     batch->block_tables.insert(batch->block_tables.end(),

@@ -5,12 +5,15 @@
 namespace expertmesh::router {
 
 StepRouting::StepRouting(int64_t num_layers, int64_t num_experts)
-    : num_experts_(num_experts), rows_(num_layers * num_experts) {}
+    : num_experts_(num_experts),
+      overflow_(num_layers),
+      rows_(num_layers * num_experts) {}
 
 void StepRouting::Begin(const std::vector<ScheduledChunk>& chunks,
                         int64_t num_tokens) {
   total_ = RoutingAccount();
-  overflow_rows_ = 0;
+  overflow_rows_ = uncovered_rows_ = 0;
+  std::fill(overflow_.begin(), overflow_.end(), OverflowCounts{});
   std::fill(rows_.begin(), rows_.end(), 0);
   counts_wanted_ = false;
   sequence_of_.assign(num_tokens, nullptr);
@@ -36,7 +39,9 @@ void StepRouting::OnLayer(int64_t layer, const Routing& routing,
     }
     total_.Add(plan.accounts[token]);
   }
-  overflow_rows_ += plan.overflow_rows;
+  overflow_rows_ += plan.overflow_rows - plan.uncovered_rows;
+  uncovered_rows_ += plan.uncovered_rows;
+  overflow_[layer] = plan.overflow;
   for (const RowGroup& group : plan.groups) {
     const int64_t slot = layer * num_experts_ + group.expert_id;
     rows_[slot] += group.last_row - group.first_row;

@@ -24,7 +24,12 @@ class StepRouting final : public RoutingObserver {
 
   // Of the whole step.
   const RoutingAccount& total() const { return total_; }
+  // Assignments that found their expert full, and those that found it
+  // uncovered.
   int64_t overflow_rows() const { return overflow_rows_; }
+  int64_t uncovered_rows() const { return uncovered_rows_; }
+  // [num_layers]
+  const std::vector<OverflowCounts>& overflow() const { return overflow_; }
   // [num_layers, num_experts]
   const std::vector<uint32_t>& rows() const { return rows_; }
 
@@ -35,6 +40,8 @@ class StepRouting final : public RoutingObserver {
   bool counts_wanted_ = false;  // by any sequence of the step
   RoutingAccount total_;
   int64_t overflow_rows_ = 0;
+  int64_t uncovered_rows_ = 0;
+  std::vector<OverflowCounts> overflow_;
   std::vector<uint32_t> rows_;
 };
 

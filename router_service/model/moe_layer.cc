@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "router_service/dispatch/combine.h"
+#include "services/core/clock.h"
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
@@ -13,6 +14,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
     : config_(config),
       gate_(config),
       planner_(&gate_, capacity),
+      budget_(capacity.max_lost_gate_mass),
       dispatcher_(dispatcher),
       shared_ffn_(dtype, max_tokens, config.shared_intermediate_size),
       shared_(config.shared_intermediate_size > 0
@@ -49,7 +51,14 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                  absl::MakeSpan(&routing.topk_weights[token * top_k], top_k));
   });
   dispatcher_->CountReplicas(layer, &ticket->replicas);
+  const absl::Duration now = Clock::Real()->Now();
+  routing.is_budget_spent = budget_.IsSpent(now);
   planner_.Build(routing, ticket->replicas, &ticket->plan);
+  RoutingAccount total;
+  for (const RoutingAccount& account : ticket->plan.accounts) {
+    total.Add(account);
+  }
+  budget_.Add(total, now);
   dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch);
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "router_service/dispatch/dispatcher.h"
+#include "router_service/dispatch/lost_mass_budget.h"
 #include "router_service/model/activations.h"
 #include "router_service/model/dense_weights.h"
 #include "router_service/model/ffn.h"
@@ -57,6 +58,7 @@ class MoeLayer {
 
   void set_capacity(const CapacityOptions& capacity) {
     planner_.set_capacity(capacity);
+    budget_.set_max_lost(capacity.max_lost_gate_mass);
   }
 
  private:
@@ -65,6 +67,7 @@ class MoeLayer {
   const ModelConfig& config_;
   const Gate gate_;
   DispatchPlanner planner_;
+  LostMassBudget budget_;
   Dispatcher* const dispatcher_;
   Ffn shared_ffn_;
   Buffer shared_;       // [max_tokens, hidden] f32

@@ -214,6 +214,27 @@ TEST_F(EngineTest, APreemptedRequestIsAccountedForOnce) {
   }
 }
 
+TEST_F(EngineTest, WhatAPolicyDropsIsToldAlsoAfterAPreemption) {
+  LocalEngineOptions options;
+  options.model.kv_cache_tokens = 128;
+  options.model.max_context_tokens = 128;
+  options.model.capacity = {.capacity_factor = 0.5, .min_capacity = 1};
+  Load(options);
+  SequenceRequest request = Request(40, 60);
+  request.policy = router::OverflowPolicy::kDrop;
+  const auto older = engine_->Submit(request);
+  const auto younger = engine_->Submit(request);
+  uint64_t told = 0;
+  for (const auto& sink : {older, younger}) {
+    const auto record = sink->Await();
+    ASSERT_TRUE(record.status.ok()) << record.status;
+    told += record.routing[router::RowOutcome::kDropped];
+  }
+  constexpr auto kDropped = static_cast<int>(router::RowOutcome::kDropped);
+  EXPECT_GT(told, 0u);
+  EXPECT_EQ(told, engine_->engine->load().rows[kDropped]);
+}
+
 // Counts allocations between two tokens of a request, far enough apart that
 // chance would show.
 class AllocationSink final : public router::TokenSink {
