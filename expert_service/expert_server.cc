@@ -20,6 +20,9 @@
 namespace expertmesh::expert {
 namespace {
 
+// Of protos/expertmesh/expert/v1; routers refuse another one.
+constexpr uint32_t kWireVersion = 1;
+
 // A router that is told of the drain sends its next batches elsewhere well
 // within this.
 constexpr absl::Duration kQuiet = absl::Milliseconds(250);
@@ -115,6 +118,7 @@ v1::EndpointState ExpertServer::DescribeEndpoint(
   endpoint.set_memory_bytes(weights_->size_bytes());
   endpoint.set_device("cpu");
   endpoint.set_version(std::string(Version()));
+  endpoint.set_wire_version(kWireVersion);
   return endpoint;
 }
 

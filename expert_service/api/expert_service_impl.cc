@@ -87,6 +87,7 @@ void ExpertServiceImpl::FillState(v1::EndpointState* state) const {
   state->set_queue_rows(static_cast<uint32_t>(queue_->PendingRows()));
   state->set_queue_capacity_rows(
       static_cast<uint32_t>(queue_->capacity_rows()));
+  state->set_credit_rows(static_cast<uint32_t>(queue_->NewcomerCredits()));
   for (const v1::HostedExperts& hosted : options_.endpoint.hosted()) {
     for (const uint32_t expert : hosted.expert_ids()) {
       const uint64_t rows = load_->rows(hosted.layer(), expert);

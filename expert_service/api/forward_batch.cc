@@ -60,6 +60,7 @@ void ForwardBatch::Finish(const absl::Status& status, PayloadRef rows,
   fields.message = status.message();
   fields.queue_us = Microseconds(timing.queued);
   fields.compute_us = Microseconds(timing.computed);
+  fields.credit_rows = stream_->Settle(this);
   if (status.ok()) {
     fields.dtype = dtype;
     fields.hidden_size = decoded_.hidden_size();

@@ -51,6 +51,9 @@ class ForwardStream final
   // Answers what has been read, then ends the stream: the service shuts down.
   void End();
 
+  // A batch is about to be answered: the rows this stream may have unanswered
+  // from now on.
+  uint32_t Settle(ForwardBatch* batch);
   // A batch's answer is encoded, unless `encoded` says otherwise.
   void OnAnswer(ForwardBatch* batch, v1::Code code,
                 const absl::Status& encoded);

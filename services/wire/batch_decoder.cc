@@ -192,7 +192,8 @@ void DecodedBatch::CopyRows(size_t first, size_t last, std::byte* out) const {
 absl::Status DecodedResult::Decode(const grpc::ByteBuffer& buffer) {
   RETURN_IF_ERROR(bytes_.Reset(buffer));
   sequence_number_ = 0;
-  code_ = data_type_ = hidden_size_ = num_rows_ = queue_us_ = compute_us_ = 0;
+  code_ = data_type_ = hidden_size_ = num_rows_ = 0;
+  queue_us_ = compute_us_ = credit_rows_ = 0;
   message_.clear();
   payload_offset_ = payload_size_ = 0;
   FieldReader reader(bytes_);
@@ -218,7 +219,8 @@ bool DecodedResult::ReadField(FieldReader& reader) {
                  {M::kHiddenSizeFieldNumber, &hidden_size_},
                  {M::kNumRowsFieldNumber, &num_rows_},
                  {M::kQueueUsFieldNumber, &queue_us_},
-                 {M::kComputeUsFieldNumber, &compute_us_}};
+                 {M::kComputeUsFieldNumber, &compute_us_},
+                 {M::kCreditRowsFieldNumber, &credit_rows_}};
   for (const auto& number : numbers) {
     if (reader.Is(number.field, WireType::kVarint)) {
       return reader.ReadVarint32(number.value);

@@ -32,8 +32,10 @@ class DoublingFfn final : public GroupedFfn {
   absl::Status Run(const GroupedRows& rows) override {
     MutexLock lock(&mutex_);
     ++runs_;
+    rows_of_run_.push_back(rows.group_offsets.back());
     changed_.NotifyAll();
-    changed_.Wait(lock, [this] { return !held_; });
+    changed_.Wait(lock, [this] { return !held_ || allowed_ > 0; });
+    allowed_ -= held_ ? 1 : 0;
     const size_t count = rows.group_offsets.back() * kHidden;
     for (size_t i = 0; i < count; ++i) {
       static_cast<float*>(rows.y)[i] = 2 * static_cast<const float*>(rows.x)[i];
@@ -45,6 +47,17 @@ class DoublingFfn final : public GroupedFfn {
     held_ = held;
     changed_.NotifyAll();
   }
+  // Lets so many runs through although the rest is held.
+  void AllowRuns(int runs) {
+    MutexLock lock(&mutex_);
+    allowed_ = runs;
+    changed_.NotifyAll();
+  }
+  // Rows of each run so far.
+  std::vector<uint32_t> rows_of_run() {
+    MutexLock lock(&mutex_);
+    return rows_of_run_;
+  }
   void AwaitRun(int runs) {
     MutexLock lock(&mutex_);
     changed_.Wait(lock, [&] { return runs_ >= runs; });
@@ -54,7 +67,9 @@ class DoublingFfn final : public GroupedFfn {
   Mutex mutex_;
   CondVar changed_;
   bool held_ = false;
+  int allowed_ = 0;
   int runs_ = 0;
+  std::vector<uint32_t> rows_of_run_;
 };
 
 ExpertWeights EmptyWeights() {
@@ -294,6 +309,54 @@ TEST_F(ExpertServiceTest, AFullQueueRefusesWithItsCode) {
   EXPECT_TRUE(call->Finish().ok());
 }
 
+TEST_F(ExpertServiceTest, RowsOfALayerFromTwoRoutersRunTogether) {
+  grpc::ClientContext context_a, context_b;
+  const auto a = stub_->Forward(&context_a);
+  const auto b = stub_->Forward(&context_b);
+  ffn_.Hold(true);
+  ASSERT_TRUE(a->Write(Batch(0, 0, {0})));
+  ffn_.AwaitRun(1);
+  ASSERT_TRUE(a->Write(Batch(1, 2, {0, 1})));
+  ASSERT_TRUE(b->Write(Batch(1, 2, {1, 2})));
+  while (queue_.WaitingRows() < 4) std::this_thread::yield();
+  ffn_.Hold(false);
+  v1::ExpertResult result;
+  ASSERT_TRUE(b->Read(&result));
+  EXPECT_THAT(Rows(result), testing::ElementsAre(2, 2, 2, 2, 4, 4, 4, 4));
+  ASSERT_TRUE(a->Read(&result));
+  ASSERT_TRUE(a->Read(&result));
+  EXPECT_EQ(result.code(), v1::CODE_OK);
+  EXPECT_THAT(ffn_.rows_of_run(), testing::ElementsAre(1, 4));
+}
+
+TEST_F(ExpertServiceTest, ARouterThatFloodsGetsItsShareWhileAnotherAsks) {
+  constexpr int kFlood = 40;
+  grpc::ClientContext context_a, context_b;
+  const auto a = stub_->Forward(&context_a);
+  const auto b = stub_->Forward(&context_b);
+  ffn_.Hold(true);
+  // Layers of their own, so that nothing merges across routers.
+  for (int i = 0; i < kFlood; ++i) ASSERT_TRUE(a->Write(Batch(i, 0, {0})));
+  ffn_.AwaitRun(1);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(b->Write(Batch(i, 1, {0})));
+  while (queue_.PendingRows() < 8) std::this_thread::yield();
+  ffn_.AllowRuns(2);  // the one under way, and b's
+  v1::ExpertResult result;
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(b->Read(&result));
+    EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+    // Both wish for twice the four rows they had unanswered, of twelve.
+    EXPECT_EQ(result.credit_rows(), 6u);
+  }
+  EXPECT_LE(load_.rows(0, 0), 4u);
+  ffn_.Hold(false);
+  for (int i = 0; i < kFlood; ++i) {
+    ASSERT_TRUE(a->Read(&result));
+    EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+    EXPECT_LE(result.credit_rows(), 12u);
+  }
+}
+
 TEST_F(ExpertServiceTest, ARouterThatGoesAwayTakesItsQueuedWorkWithIt) {
   ffn_.Hold(true);
   {
@@ -373,6 +436,7 @@ TEST_F(ExpertServiceTest, WatchStateTellsAtOnceOnChangeAndAtItsInterval) {
   EXPECT_EQ(state.num_experts(), kExperts);
   EXPECT_EQ(state.hosted_size(), static_cast<int>(kLayers));
   EXPECT_EQ(state.queue_capacity_rows(), 12u);
+  EXPECT_EQ(state.credit_rows(), 12u);
   EXPECT_FALSE(state.draining());
   service_->AnnounceDrain();
   ASSERT_TRUE(watch->Read(&state));
