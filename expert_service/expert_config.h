@@ -13,8 +13,10 @@
 namespace expertmesh::expert {
 
 struct ExpertConfig {
-  std::string model;                   // checkpoint folder
-  std::string experts;                 // "0-3,7", in every layer; "": all
+  std::string model;    // checkpoint folder
+  std::string experts;  // "0-3,7,17@3"; "": all; "none"
+  // What expert weights may take; 0: no limit.
+  uint64_t memory_budget_bytes = 0;
   std::string listen = "127.0.0.1:0";  // routers
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once serving
@@ -25,6 +27,9 @@ struct ExpertConfig {
 
   int64_t max_batch_rows = 2048;  // of one kernel call; sizes the workspace
   int64_t queue_rows = 16384;     // waiting; more are refused
+
+  int64_t max_streams = 256;  // of routers; more are refused
+  uint64_t max_bytes_in_flight = uint64_t{1} << 30;  // batches and replies
 
   double drain_timeout_seconds = 10;
   LogOptions log;

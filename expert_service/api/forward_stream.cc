@@ -65,6 +65,7 @@ void ForwardStream::OnReadDone(bool ok) {
 
 void ForwardStream::Accept(ForwardBatch* batch) {
   absl::Status status = batch->Prepare(options_.shape);
+  if (status.ok()) status = batch->TakeBytes(options_.bytes);
   if (status.ok()) status = options_.queue->Add(queue_stream_, batch);
   if (!status.ok()) batch->Finish(status, PayloadRef(), {});
 }
@@ -159,6 +160,7 @@ ForwardBatch* ForwardStream::TakeFree() {
 std::shared_ptr<ForwardStream> ForwardStream::Recycle(ForwardBatch* batch) {
   batch->decoded_.ReleasePayload();
   batch->reply_.Clear();
+  batch->GiveBytes(options_.bytes);
   free_.push_back(batch);
   return std::exchange(batch->stream_, nullptr);
 }
