@@ -1,6 +1,7 @@
 #include "expert_service/expert_config.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "services/core/status_macros.h"
 #include "services/runtime/address.h"
 
@@ -23,7 +24,16 @@ absl::Status CheckAddress(absl::string_view flag, const std::string& value) {
 }  // namespace
 
 void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
-  app.add_option("--model", config->model, "Checkpoint folder")->required();
+  app.add_option("--model", config->model, "Checkpoint folder");
+  app.add_option("--weights-from", config->weights_from,
+                 "HOST:PORT of routers or expert services, by commas, to pull "
+                 "weights from where there is no checkpoint folder");
+  app.add_option("--weights-cache", config->weights_cache,
+                 "Folder for pulled weights, which a restart finds again");
+  app.add_option("--weights-rate-limit", config->weights_rate_limit_bytes_per_s,
+                 "Bytes per second to pull at most, as in 50MiB; 0: no limit")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   app.add_option("--experts", config->experts,
                  "Experts held at first: 0-3,7 in every layer, 17@3 for expert "
                  "17 of layer 3 only, none for a host that is given experts "
@@ -69,7 +79,22 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
   AddLogOptions(app, &config->log);
 }
 
+std::vector<std::string> WeightPeerAddresses(const ExpertConfig& config) {
+  return absl::StrSplit(config.weights_from, ',', absl::SkipEmpty());
+}
+
 absl::Status CheckExpertConfig(const ExpertConfig& config) {
+  if (config.model.empty() && config.weights_from.empty()) {
+    return absl::InvalidArgumentError(
+        "--model is required, or --weights-from for a host without one");
+  }
+  for (const std::string& peer : WeightPeerAddresses(config)) {
+    RETURN_IF_ERROR(CheckAddress("--weights-from", peer));
+  }
+  if (!config.weights_from.empty() && config.weights_cache.empty()) {
+    return absl::InvalidArgumentError(
+        "--weights-cache: is required with --weights-from");
+  }
   RETURN_IF_ERROR(CheckAddress("--listen", config.listen));
   RETURN_IF_ERROR(CheckAddress("--metrics-listen", config.metrics_listen));
   if (config.experts == "none" && config.memory_budget_bytes == 0) {

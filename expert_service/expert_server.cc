@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <new>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -58,7 +60,7 @@ absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Start(
 }
 
 absl::Status ExpertServer::Load() {
-  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(config_.model));
+  RETURN_IF_ERROR(OpenCheckpoint());
   const ModelConfig& model = checkpoint_->config();
   const std::optional<DType> dtype = ExpertWeightType(config_);
   ASSIGN_OR_RETURN(const DType packed, PackedType(*checkpoint_, dtype));
@@ -68,7 +70,7 @@ absl::Status ExpertServer::Load() {
   ExpertContents::Options options;
   options.model = &model;
   options.load = [this, dtype](ExpertSlot slot) {
-    return LoadExpert(*checkpoint_, slot, dtype);
+    return LoadSlot(slot, dtype);
   };
   options.slot_bytes = PackedSlotBytes(model, packed);
   options.memory_budget_bytes = config_.memory_budget_bytes;
@@ -78,6 +80,43 @@ absl::Status ExpertServer::Load() {
   load_ = std::make_unique<SlotLoad>(model.num_layers, model.num_experts);
   endpoint_ = DescribeEndpoint(packed);
   return absl::OkStatus();
+}
+
+absl::Status ExpertServer::OpenCheckpoint() {
+  std::error_code ignored;
+  const bool pull = !config_.weights_from.empty() &&
+                    !std::filesystem::is_directory(config_.model, ignored);
+  if (pull) {
+    WeightSource::Options options;
+    options.peers.addresses = WeightPeerAddresses(config_);
+    options.peers.rate_limit_bytes_per_s =
+        config_.weights_rate_limit_bytes_per_s;
+    options.cache = config_.weights_cache;
+    ASSIGN_OR_RETURN(source_, WeightSource::Open(options));
+  }
+  const std::string& folder = pull ? source_->directory() : config_.model;
+  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(folder));
+  WeightServiceImpl::Options lend;
+  if (pull) {
+    lend.has = [this](absl::string_view tensor, uint64_t end) {
+      return source_->Has(tensor, end);
+    };
+  }
+  ASSIGN_OR_RETURN(weight_service_,
+                   WeightServiceImpl::Create(*checkpoint_, lend));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
+    ExpertSlot slot, std::optional<DType> dtype) {
+  if (source_ != nullptr) {
+    const ExpertTensorNames names =
+        checkpoint_->family().ExpertNames(slot.layer, slot.expert);
+    RETURN_IF_ERROR(source_->Fetch(names.gate_proj));
+    RETURN_IF_ERROR(source_->Fetch(names.up_proj));
+    RETURN_IF_ERROR(source_->Fetch(names.down_proj));
+  }
+  return LoadExpert(*checkpoint_, slot, dtype);
 }
 
 absl::Status ExpertServer::LoadFirst() {
@@ -96,6 +135,7 @@ absl::Status ExpertServer::LoadFirst() {
        {"experts", expert_list_},
        {"slots", slots->size()},
        {"bytes", weights_->Get()->size_bytes()},
+       {"pulled_bytes", source_ == nullptr ? 0 : source_->pulled_bytes()},
        {"seconds", absl::ToDoubleSeconds(Clock::Real()->Now() - started)}});
   return absl::OkStatus();
 }
@@ -164,7 +204,8 @@ absl::Status ExpertServer::Serve() {
   options.listen = config_.listen;
   options.max_receive_bytes = static_cast<int>(kMaxMessageBytes);
   options.health_names = {v1::ExpertService::service_full_name()};
-  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, {service_.get()}));
+  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, {service_.get(),
+                                                      weight_service_.get()}));
   {
     MutexLock lock(&health_mutex_);
     listening_ = grpc_.get();

@@ -21,6 +21,8 @@
 #include "services/core/worker_pool.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/server_runtime.h"
+#include "services/weights_transfer/weight_service_impl.h"
+#include "services/weights_transfer/weight_source.h"
 #include "services/wire/payload_pool.h"
 
 namespace expertmesh::expert {
@@ -47,6 +49,11 @@ class ExpertServer {
   explicit ExpertServer(const ExpertConfig& config);
 
   absl::Status Load();
+  // The checkpoint, and where it comes from.
+  absl::Status OpenCheckpoint();
+  // Pulls a slot's tensors where there is no checkpoint, then packs it.
+  absl::StatusOr<PackedExpert> LoadSlot(ExpertSlot slot,
+                                        std::optional<DType> dtype);
   // What --experts names.
   absl::Status LoadFirst();
   absl::Status StartExecutor();
@@ -64,6 +71,7 @@ class ExpertServer {
 
   // Each needs those above it, so they end in the opposite order.
   WorkerPool pool_;
+  std::unique_ptr<WeightSource> source_;  // null with a checkpoint folder
   std::unique_ptr<const Checkpoint> checkpoint_;
   std::unique_ptr<LiveWeights> weights_;
   std::unique_ptr<ExpertContents> contents_;
@@ -73,6 +81,7 @@ class ExpertServer {
   ExpertQueue queue_;
   std::unique_ptr<ExpertExecutor> executor_;
   std::unique_ptr<ExpertServiceImpl> service_;
+  std::unique_ptr<WeightServiceImpl> weight_service_;
   std::unique_ptr<GrpcServer> grpc_;
   Mutex health_mutex_;
   bool serving_ ABSL_GUARDED_BY(health_mutex_) = true;
