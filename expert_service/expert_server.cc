@@ -240,6 +240,7 @@ void ExpertServer::Drain() {
   service_->AnnounceDrain();
   AwaitQuiet(timeout);
   service_->EndStreams();
+  if (source_ != nullptr) source_->Cancel();  // an order may be pulling
   // Ours have ended; what is left are watchers of health, who would stay.
   grpc_->Shutdown(std::min(absl::Seconds(1), deadline - Clock::Real()->Now()));
   Log(LogLevel::kInfo, "drained");

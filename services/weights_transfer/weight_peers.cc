@@ -1,11 +1,11 @@
 #include "services/weights_transfer/weight_peers.h"
 
-#include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/core/clock.h"
@@ -107,6 +107,10 @@ absl::Status WeightPeers::Read(const std::string& fingerprint,
   request.set_tensor(tensor);
   size_t failures = 0;  // since the last progress
   const size_t max_failures = options_.attempts * peers_.size();
+  const auto cancelled = [this] {
+    MutexLock lock(&mutex_);
+    return cancelled_;
+  };
   while (begin < end && failures < max_failures) {
     const Peer& peer = peers_[turn_];
     request.set_offset(begin);
@@ -120,6 +124,8 @@ absl::Status WeightPeers::Read(const std::string& fingerprint,
       continue;
     }
     if (!peer_fault) return status;
+    if (cancelled())
+      return absl::CancelledError("pulling weights was given up");
     fault = PeerError(peer.address, status);
     Log(LogLevel::kWarning, "a peer failed to give weights",
         {{"peer", peer.address},
@@ -147,6 +153,8 @@ absl::Status WeightPeers::ReadFrom(const Peer& peer,
   }
   grpc::ClientContext context;
   SetTimeout(context, timeout);
+  SetCurrent(&context);
+  const auto clear = absl::MakeCleanup([this] { SetCurrent(nullptr); });
   const auto call = peer.stub->ReadTensor(&context, request);
   TensorChunk chunk;
   absl::Status status;
@@ -170,6 +178,19 @@ absl::Status WeightPeers::ReadFrom(const Peer& peer,
   return absl::OkStatus();
 }
 
+void WeightPeers::Cancel() {
+  MutexLock lock(&mutex_);
+  cancelled_ = true;
+  cancel_.NotifyAll();
+  if (current_ != nullptr) current_->TryCancel();
+}
+
+void WeightPeers::SetCurrent(grpc::ClientContext* context) {
+  MutexLock lock(&mutex_);
+  current_ = context;
+  if (cancelled_ && context != nullptr) context->TryCancel();
+}
+
 void WeightPeers::Pace(uint64_t bytes) {
   if (options_.rate_limit_bytes_per_s == 0) return;
   const absl::Duration now = Clock::Real()->Now();
@@ -177,7 +198,10 @@ void WeightPeers::Pace(uint64_t bytes) {
       std::max(free_at_, now) +
       absl::Seconds(static_cast<double>(bytes) /
                     static_cast<double>(options_.rate_limit_bytes_per_s));
-  absl::SleepFor(free_at_ - now);
+  MutexLock lock(&mutex_);
+  cancel_.WaitFor(
+      lock, free_at_ - now,
+      [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_; });
 }
 
 }  // namespace expertmesh

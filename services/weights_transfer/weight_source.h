@@ -41,6 +41,9 @@ class WeightSource {
   // for a tensor that the checkpoint lacks.
   absl::Status Fetch(const std::string& tensor);
 
+  // Ends Fetch, and later ones that would pull, with CANCELLED.
+  void Cancel() { peers_.Cancel(); }
+
   // Whether the tensor's bytes [0, end) are known to be in the folder.
   bool Has(absl::string_view tensor, uint64_t end) const;
 
@@ -55,8 +58,8 @@ class WeightSource {
 
   mutable Mutex have_mutex_;
   absl::flat_hash_map<std::string, uint64_t> have_ ABSL_GUARDED_BY(have_mutex_);
-  Mutex mutex_;  // held while a tensor is pulled
-  WeightPeers peers_ ABSL_GUARDED_BY(mutex_);
+  Mutex mutex_;        // held while a tensor is pulled
+  WeightPeers peers_;  // reads under mutex_
   const std::unique_ptr<WeightCache> cache_;
   std::atomic<uint64_t> pulled_bytes_{0};
 };

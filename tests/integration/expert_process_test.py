@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 import grpc
@@ -55,6 +56,42 @@ class EndTest(unittest.TestCase):
                 self.assertEqual(raised.exception.code(),
                                  grpc.StatusCode.UNAVAILABLE)
             self.assertEqual(service.process.wait(et.STOP_SECONDS), 0, service.log())
+
+    def test_sigterm_under_load_loses_no_batch(self):
+        window = 8  # batches on the way at any time
+        with et.expert(MODEL) as service, \
+             expert_client.connect(service) as channel, \
+             expert_client.ForwardStream(channel) as stream:
+            watch = expert_client.watch_state(channel, 100)
+            self.assertFalse(next(watch).draining)
+            draining = threading.Event()
+
+            def follow():
+                for state in watch:
+                    if state.draining:
+                        draining.set()
+                        return
+
+            follower = threading.Thread(target=follow)
+            follower.start()
+            batch = expert_client.make_batch(
+                0, 1, np.ones((4, 64), np.float32), {2: [0, 1], 5: [2, 3]})
+            sent = answered = 0
+            while not draining.is_set() or answered < sent:
+                while sent < answered + window and not draining.is_set():
+                    batch.sequence_number = sent
+                    copy = pb.ExpertBatch()
+                    copy.CopyFrom(batch)
+                    stream.send(copy)
+                    sent += 1
+                self.assertEqual(stream.receive().code, pb.CODE_OK)
+                answered += 1
+                if answered == 100:
+                    service.process.send_signal(signal.SIGTERM)
+            follower.join()
+            self.assertGreaterEqual(answered, 100)
+            self.assertEqual(service.process.wait(et.STOP_SECONDS), 0,
+                             service.log())
 
     def test_sigint_without_clients(self):
         with et.expert(MODEL) as service:

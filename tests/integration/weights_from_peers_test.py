@@ -167,6 +167,22 @@ class WeightsFromPeersTest(unittest.TestCase):
         self.assertEqual(self.pulled_bytes(service), total - before)
         self.assertLess(total, 2 * SLOT_BYTES + 100_000)
 
+    def test_sigterm_ends_a_pull(self):
+        service = self.start([self.lender.address], "--experts", "none",
+                             "--memory-budget", "64MiB",
+                             "--weights-rate-limit", "1MiB")
+        channel = expert_client.connect(service)
+        with channel, concurrent.futures.ThreadPoolExecutor(1) as thread:
+            before = sum(self.journal().values())
+            order = thread.submit(expert_client.load_experts, channel, {0: [1]})
+            et.wait_until(
+                lambda: sum(self.journal().values()) > before + (1 << 19),
+                what="a first chunk")
+            self.assertEqual(service.stop(), 0, service.log())
+            with self.assertRaises(grpc.RpcError):
+                order.result()
+        self.assertLess(sum(self.journal().values()), SLOT_BYTES)
+
     def test_a_managed_host_pulls_as_it_is_ordered_and_lends_on(self):
         first = self.start([self.lender.address], "--experts", "none",
                            "--memory-budget", "64MiB")

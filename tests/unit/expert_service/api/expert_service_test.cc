@@ -361,6 +361,22 @@ TEST_F(ExpertServiceTest, WatchStateTellsAtOnceOnChangeAndAtItsInterval) {
   EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
+TEST_F(ExpertServiceTest, AWatcherThatComesAsAnotherGoesKeepsItsInterval) {
+  for (int i = 0; i < 30; ++i) {
+    grpc::ClientContext seldom_context, often_context;
+    v1::WatchStateRequest request;
+    request.set_interval_ms(3'600'000);
+    const auto seldom = stub_->WatchState(&seldom_context, request);
+    v1::EndpointState state;
+    ASSERT_TRUE(seldom->Read(&state));
+    seldom_context.TryCancel();
+    request.set_interval_ms(10);
+    const auto often = stub_->WatchState(&often_context, request);
+    for (int j = 0; j < 2; ++j) ASSERT_TRUE(often->Read(&state));
+    often_context.TryCancel();
+  }
+}
+
 TEST_F(ExpertServiceTest, WatchStateReportsTheLoadOfSlots) {
   grpc::ClientContext forward_context;
   const auto call = stub_->Forward(&forward_context);
