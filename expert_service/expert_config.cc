@@ -1,6 +1,7 @@
 #include "expert_service/expert_config.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "services/core/status_macros.h"
 #include "services/runtime/address.h"
 
@@ -9,6 +10,9 @@ namespace {
 
 // Workspace rows beyond this are a mistyped number, not a wish.
 constexpr int64_t kMaxBatchRowsLimit = 1 << 20;
+// Credits are shared among streams at every answer, in time that grows with
+// them.
+constexpr int64_t kMaxStreamsLimit = 4096;
 
 absl::Status CheckAddress(absl::string_view flag, const std::string& value) {
   const auto address = ParseHostPort(value);
@@ -20,9 +24,24 @@ absl::Status CheckAddress(absl::string_view flag, const std::string& value) {
 }  // namespace
 
 void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
-  app.add_option("--model", config->model, "Checkpoint folder")->required();
+  app.add_option("--model", config->model, "Checkpoint folder");
+  app.add_option("--weights-from", config->weights_from,
+                 "HOST:PORT of routers or expert services, by commas, to pull "
+                 "weights from where there is no checkpoint folder");
+  app.add_option("--weights-cache", config->weights_cache,
+                 "Folder for pulled weights, which a restart finds again");
+  app.add_option("--weights-rate-limit", config->weights_rate_limit_bytes_per_s,
+                 "Bytes per second to pull at most, as in 50MiB; 0: no limit")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   app.add_option("--experts", config->experts,
-                 "Experts held in every layer, as in 0-3,7; default: all");
+                 "Experts held at first: 0-3,7 in every layer, 17@3 for expert "
+                 "17 of layer 3 only, none for a host that is given experts "
+                 "while it runs; default: all");
+  app.add_option("--memory-budget", config->memory_budget_bytes,
+                 "What expert weights may take, as in 512MiB; 0: no limit")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   app.add_option("--listen", config->listen,
                  "HOST:PORT for routers; port 0: any free port")
       ->capture_default_str();
@@ -46,15 +65,43 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
   app.add_option("--queue-rows", config->queue_rows,
                  "Rows that may wait; more are refused")
       ->capture_default_str();
+  app.add_option("--max-streams", config->max_streams,
+                 "Streams of routers at a time; more are refused")
+      ->capture_default_str();
+  app.add_option("--max-bytes-in-flight", config->max_bytes_in_flight,
+                 "Batches and their answers held at a time, as in 1GiB; more "
+                 "are refused")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   app.add_option("--drain-timeout", config->drain_timeout_seconds,
                  "Seconds to answer what is under way before exiting")
       ->capture_default_str();
   AddLogOptions(app, &config->log);
 }
 
+std::vector<std::string> WeightPeerAddresses(const ExpertConfig& config) {
+  return absl::StrSplit(config.weights_from, ',', absl::SkipEmpty());
+}
+
 absl::Status CheckExpertConfig(const ExpertConfig& config) {
+  if (config.model.empty() && config.weights_from.empty()) {
+    return absl::InvalidArgumentError(
+        "--model is required, or --weights-from for a host without one");
+  }
+  for (const std::string& peer : WeightPeerAddresses(config)) {
+    RETURN_IF_ERROR(CheckAddress("--weights-from", peer));
+  }
+  if (!config.weights_from.empty() && config.weights_cache.empty()) {
+    return absl::InvalidArgumentError(
+        "--weights-cache: is required with --weights-from");
+  }
   RETURN_IF_ERROR(CheckAddress("--listen", config.listen));
   RETURN_IF_ERROR(CheckAddress("--metrics-listen", config.metrics_listen));
+  if (config.experts == "none" && config.memory_budget_bytes == 0) {
+    return absl::InvalidArgumentError(
+        "--experts: a host with none needs a --memory-budget, by which it is "
+        "given some");
+  }
   if (config.expert_dtype != "auto" && config.expert_dtype != "f32" &&
       config.expert_dtype != "bf16") {
     return absl::InvalidArgumentError(
@@ -73,6 +120,15 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
   if (config.queue_rows < 1 || config.queue_rows > UINT32_MAX) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--queue-rows: ", config.queue_rows, " is not from 1 to ", UINT32_MAX));
+  }
+  if (config.max_streams < 1 || config.max_streams > kMaxStreamsLimit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-streams: ", config.max_streams,
+                     " is not from 1 to ", kMaxStreamsLimit));
+  }
+  if (config.max_bytes_in_flight == 0) {
+    return absl::InvalidArgumentError(
+        "--max-bytes-in-flight: 0 bytes hold no batch");
   }
   // Written so that NaN fails too.
   if (!(config.drain_timeout_seconds >= 0 &&

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "services/core/dtype.h"
@@ -13,8 +14,15 @@
 namespace expertmesh::expert {
 
 struct ExpertConfig {
-  std::string model;                   // checkpoint folder
-  std::string experts;                 // "0-3,7", in every layer; "": all
+  std::string model;    // checkpoint folder
+  std::string experts;  // "0-3,7,17@3"; "": all; "none"
+  // Peers to pull tensors from, HOST:PORT, by commas; used where `model` is no
+  // folder.
+  std::string weights_from;
+  std::string weights_cache;                    // folder for what was pulled
+  uint64_t weights_rate_limit_bytes_per_s = 0;  // 0: none
+  // What expert weights may take; 0: no limit.
+  uint64_t memory_budget_bytes = 0;
   std::string listen = "127.0.0.1:0";  // routers
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once serving
@@ -26,6 +34,9 @@ struct ExpertConfig {
   int64_t max_batch_rows = 2048;  // of one kernel call; sizes the workspace
   int64_t queue_rows = 16384;     // waiting; more are refused
 
+  int64_t max_streams = 256;  // of routers; more are refused
+  uint64_t max_bytes_in_flight = uint64_t{1} << 30;  // batches and replies
+
   double drain_timeout_seconds = 10;
   LogOptions log;
 };
@@ -35,6 +46,9 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config);
 
 // Errors: INVALID_ARGUMENT naming the flag and what it accepts.
 absl::Status CheckExpertConfig(const ExpertConfig& config);
+
+// The addresses of --weights-from.
+std::vector<std::string> WeightPeerAddresses(const ExpertConfig& config);
 
 // The type weights are held in; nothing for "auto": as the checkpoint has them.
 // Requires a checked config.

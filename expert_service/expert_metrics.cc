@@ -29,10 +29,17 @@ ExpertMetrics::ExpertMetrics(expertmesh::Metrics& metrics) {
         "expertmesh_expert_batches_total", "Batches answered, by code.",
         {{"code", absl::AsciiStrToLower(absl::StripPrefix(name, "CODE_"))}});
   }
-  loaded_slots = &metrics.Gauge("expertmesh_expert_loaded_slots",
-                                "Experts loaded, counted in every layer.");
-  memory_bytes = &metrics.Gauge("expertmesh_expert_memory_bytes",
-                                "Memory of packed expert weights, in bytes.");
+  service.streams = &metrics.Gauge("expertmesh_expert_streams",
+                                   "Streams of routers open now.");
+  service.bytes_in_flight =
+      &metrics.Gauge("expertmesh_expert_in_flight_bytes",
+                     "Memory of batches and answers not sent yet, in bytes.");
+  contents.loaded_slots =
+      &metrics.Gauge("expertmesh_expert_loaded_slots",
+                     "Experts loaded, counted in every layer.");
+  contents.memory_bytes =
+      &metrics.Gauge("expertmesh_expert_memory_bytes",
+                     "Memory of packed expert weights, in bytes.");
 }
 
 }  // namespace expertmesh::expert

@@ -2,8 +2,6 @@
 
 // The expert service's metrics: names, and who sets what.
 
-#include <prometheus/gauge.h>
-
 #include "expert_service/api/expert_service_impl.h"
 #include "expert_service/batching/expert_queue.h"
 #include "expert_service/execution/expert_executor.h"
@@ -18,8 +16,7 @@ struct ExpertMetrics {
   ExpertQueue::Metrics queue;
   ExpertExecutor::Metrics executor;
   ExpertServiceImpl::Metrics service;
-  prometheus::Gauge* loaded_slots;
-  prometheus::Gauge* memory_bytes;
+  ExpertContents::Metrics contents;
 };
 
 }  // namespace expertmesh::expert

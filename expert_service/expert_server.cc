@@ -2,14 +2,18 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <new>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "expert_service/weights/expert_loader.h"
-#include "services/checkpoint/expert_range.h"
+#include "expert_service/weights/slot_list.h"
 #include "services/core/clock.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
@@ -23,21 +27,12 @@ namespace {
 // Of protos/expertmesh/expert/v1; routers refuse another one.
 constexpr uint32_t kWireVersion = 1;
 
-// A router that is told of the drain sends its next batches elsewhere well
-// within this.
+// Without watchers, this much silence says that nothing more comes. A router
+// that watches is told of the drain at once; should that message be late, it
+// has two of its intervals, within reason, between two batches.
 constexpr absl::Duration kQuiet = absl::Milliseconds(250);
+constexpr absl::Duration kMaxQuiet = absl::Seconds(2);
 constexpr absl::Duration kQuietPoll = absl::Milliseconds(10);
-
-absl::StatusOr<std::vector<int64_t>> ChooseExperts(const std::string& list,
-                                                   int64_t num_experts) {
-  if (list.empty()) {
-    return ParseExpertList(absl::StrCat("0-", num_experts - 1), num_experts);
-  }
-  const auto experts = ParseExpertList(list, num_experts);
-  if (experts.ok()) return experts;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--experts: ", experts.status().message()));
-}
 
 void LogProgress(int64_t loaded, int64_t total) {
   static LogRateLimit limit;
@@ -65,83 +60,168 @@ absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Start(
 }
 
 absl::Status ExpertServer::Load() {
-  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(config_.model));
-  const ModelConfig& model = checkpoint->config();
-  ExpertLoadOptions options;
-  ASSIGN_OR_RETURN(options.experts,
-                   ChooseExperts(config_.experts, model.num_experts));
-  expert_list_ = FormatExpertList(options.experts);
-  options.dtype = ExpertWeightType(config_);
-  options.pool = &pool_;
-  options.progress = LogProgress;
-  const absl::Duration started = Clock::Real()->Now();
-  ASSIGN_OR_RETURN(weights_, LoadExperts(*checkpoint, options));
+  RETURN_IF_ERROR(OpenCheckpoint());
+  const ModelConfig& model = checkpoint_->config();
+  const std::optional<DType> dtype = ExpertWeightType(config_);
+  ASSIGN_OR_RETURN(const DType packed, PackedType(*checkpoint_, dtype));
+  weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
+      model.num_layers, model.num_experts, std::vector<ExpertSlot>(),
+      std::vector<PackedExpert>()));
+  ExpertContents::Options options;
+  options.model = &model;
+  options.load = [this, dtype](ExpertSlot slot) {
+    return LoadSlot(slot, dtype);
+  };
+  options.slot_bytes = PackedSlotBytes(model, packed);
+  options.memory_budget_bytes = config_.memory_budget_bytes;
+  contents_ = std::make_unique<ExpertContents>(options, metrics_.contents,
+                                               weights_.get());
+  RETURN_IF_ERROR(LoadFirst());
   load_ = std::make_unique<SlotLoad>(model.num_layers, model.num_experts);
-  ffn_ = MakeGroupedFfnCpu({model.hidden_size, model.expert_intermediate_size,
-                            config_.max_batch_rows, model.activation},
-                           &pool_);
-  endpoint_ = DescribeEndpoint(*checkpoint);
-  metrics_.loaded_slots->Set(static_cast<double>(weights_->slots().size()));
-  metrics_.memory_bytes->Set(static_cast<double>(weights_->size_bytes()));
+  endpoint_ = DescribeEndpoint(packed);
+  return absl::OkStatus();
+}
+
+absl::Status ExpertServer::OpenCheckpoint() {
+  std::error_code ignored;
+  const bool pull = !config_.weights_from.empty() &&
+                    !std::filesystem::is_directory(config_.model, ignored);
+  if (pull) {
+    WeightSource::Options options;
+    options.peers.addresses = WeightPeerAddresses(config_);
+    options.peers.rate_limit_bytes_per_s =
+        config_.weights_rate_limit_bytes_per_s;
+    options.cache = config_.weights_cache;
+    ASSIGN_OR_RETURN(source_, WeightSource::Open(options));
+  }
+  const std::string& folder = pull ? source_->directory() : config_.model;
+  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(folder));
+  WeightServiceImpl::Options lend;
+  if (pull) {
+    lend.has = [this](absl::string_view tensor, uint64_t end) {
+      return source_->Has(tensor, end);
+    };
+  }
+  ASSIGN_OR_RETURN(weight_service_,
+                   WeightServiceImpl::Create(*checkpoint_, lend));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
+    ExpertSlot slot, std::optional<DType> dtype) {
+  if (source_ != nullptr) {
+    const ExpertTensorNames names =
+        checkpoint_->family().ExpertNames(slot.layer, slot.expert);
+    RETURN_IF_ERROR(source_->Fetch(names.gate_proj));
+    RETURN_IF_ERROR(source_->Fetch(names.up_proj));
+    RETURN_IF_ERROR(source_->Fetch(names.down_proj));
+  }
+  return LoadExpert(*checkpoint_, slot, dtype);
+}
+
+absl::Status ExpertServer::LoadFirst() {
+  const ModelConfig& model = checkpoint_->config();
+  const auto slots = ParseSlotList(config_.experts, model);
+  if (!slots.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--experts: ", slots.status().message()));
+  }
+  const absl::Duration started = Clock::Real()->Now();
+  RETURN_IF_ERROR(contents_->Load(*slots, /*epoch=*/0,
+                                  {.pool = &pool_, .progress = LogProgress}));
+  expert_list_ = FormatSlotList(*slots, model);
   Log(LogLevel::kInfo, "experts loaded",
-      {{"model", checkpoint->name()},
+      {{"model", checkpoint_->name()},
        {"experts", expert_list_},
-       {"slots", weights_->slots().size()},
-       {"bytes", weights_->size_bytes()},
-       {"numerics_id", endpoint_.numerics_id()},
+       {"slots", slots->size()},
+       {"bytes", weights_->Get()->size_bytes()},
+       {"pulled_bytes", source_ == nullptr ? 0 : source_->pulled_bytes()},
        {"seconds", absl::ToDoubleSeconds(Clock::Real()->Now() - started)}});
   return absl::OkStatus();
 }
 
-v1::EndpointState ExpertServer::DescribeEndpoint(
-    const Checkpoint& checkpoint) const {
-  const ModelConfig& model = checkpoint.config();
+v1::EndpointState ExpertServer::DescribeEndpoint(DType packed) const {
+  const ModelConfig& model = checkpoint_->config();
   v1::EndpointState endpoint;
   endpoint.set_model_type(model.model_type);
   endpoint.set_hidden_size(static_cast<uint32_t>(model.hidden_size));
   endpoint.set_num_layers(static_cast<uint32_t>(model.num_layers));
   endpoint.set_num_experts(static_cast<uint32_t>(model.num_experts));
-  endpoint.set_checkpoint_fingerprint(checkpoint.fingerprint());
-  DType dtype = model.dtype;
-  v1::HostedExperts* hosted = nullptr;
-  for (const ExpertSlot& slot : weights_->slots()) {
-    if (hosted == nullptr || hosted->layer() != slot.layer) {
-      hosted = endpoint.add_hosted();
-      hosted->set_layer(static_cast<uint32_t>(slot.layer));
-    }
-    hosted->add_expert_ids(static_cast<uint32_t>(slot.expert));
-    dtype = weights_->Find(slot.layer, slot.expert)->gate_proj.dtype();
-  }
-  endpoint.set_expert_dtype(std::string(DTypeName(dtype)));
+  endpoint.set_checkpoint_fingerprint(checkpoint_->fingerprint());
+  endpoint.set_expert_dtype(std::string(DTypeName(packed)));
   endpoint.set_numerics_id(
-      absl::StrCat("cpu-", IsaName(), "-", DTypeName(dtype), "-v1"));
-  endpoint.set_memory_bytes(weights_->size_bytes());
+      absl::StrCat("cpu-", IsaName(), "-", DTypeName(packed), "-v1"));
   endpoint.set_device("cpu");
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);
   return endpoint;
 }
 
+absl::Status ExpertServer::StartExecutor() {
+  const ModelConfig& model = checkpoint_->config();
+  // Of the executor and the kernel, in the wider type.
+  const auto workspace_bytes = static_cast<uint64_t>(
+      config_.max_batch_rows *
+      (2 * model.hidden_size + model.expert_intermediate_size) * 4);
+  const auto memory_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+                            static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const auto too_large = [&] {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-batch-rows: ", config_.max_batch_rows,
+        " rows of this model need a workspace of ", workspace_bytes,
+        " bytes, and the machine has ", memory_bytes));
+  };
+  if (workspace_bytes > memory_bytes) return too_large();
+  try {
+    ffn_ = MakeGroupedFfnCpu({model.hidden_size, model.expert_intermediate_size,
+                              config_.max_batch_rows, model.activation},
+                             &pool_);
+    executor_ = std::make_unique<ExpertExecutor>(
+        ExpertExecutor::Options{model.hidden_size, config_.max_batch_rows},
+        metrics_.executor,
+        ExpertExecutor::Parts{&queue_, weights_.get(), ffn_.get(), &replies_,
+                              load_.get()});
+  } catch (const std::bad_alloc&) {  // a limit below the machine's memory
+    return too_large();
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ExpertServer::Serve() {
-  executor_ = std::make_unique<ExpertExecutor>(
-      ExpertExecutor::Options{endpoint_.hidden_size(), config_.max_batch_rows},
-      metrics_.executor,
-      ExpertExecutor::Parts{&queue_, weights_.get(), ffn_.get(), &replies_,
-                            load_.get()});
+  RETURN_IF_ERROR(StartExecutor());
+  ExpertServiceImpl::Options service;
+  service.endpoint = endpoint_;
+  service.max_streams = config_.max_streams;
+  service.max_bytes_in_flight = config_.max_bytes_in_flight;
+  service.on_drain = [this](bool draining) { SetHealth(!draining); };
   service_ = std::make_unique<ExpertServiceImpl>(
-      ExpertServiceImpl::Options{endpoint_}, metrics_.service, &queue_,
-      load_.get());
+      service, metrics_.service,
+      ExpertServiceImpl::Parts{&queue_, load_.get(), weights_.get(),
+                               contents_.get()});
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, registry_));
   GrpcServerOptions options;
   options.listen = config_.listen;
   options.max_receive_bytes = static_cast<int>(kMaxMessageBytes);
   options.health_names = {v1::ExpertService::service_full_name()};
-  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, {service_.get()}));
-  grpc_->SetServing(true);
+  ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, {service_.get(),
+                                                      weight_service_.get()}));
+  {
+    MutexLock lock(&health_mutex_);
+    listening_ = grpc_.get();
+    listening_->SetServing(serving_);
+  }
   Log(LogLevel::kInfo, "serving",
-      {{"grpc", grpc_->address()}, {"metrics", metrics_server_->url()}});
+      {{"grpc", grpc_->address()},
+       {"metrics", metrics_server_->url()},
+       {"numerics_id", endpoint_.numerics_id()}});
   return absl::OkStatus();
+}
+
+void ExpertServer::SetHealth(bool serving) {
+  MutexLock lock(&health_mutex_);
+  serving_ = serving;
+  if (listening_ != nullptr) listening_->SetServing(serving);
 }
 
 std::string ExpertServer::ReadyJson() const {
@@ -157,10 +237,10 @@ void ExpertServer::Drain() {
   Log(LogLevel::kInfo, "draining");
   const absl::Duration timeout = absl::Seconds(config_.drain_timeout_seconds);
   const absl::Duration deadline = Clock::Real()->Now() + timeout;
-  grpc_->SetServing(false);
   service_->AnnounceDrain();
   AwaitQuiet(timeout);
   service_->EndStreams();
+  if (source_ != nullptr) source_->Cancel();  // an order may be pulling
   // Ours have ended; what is left are watchers of health, who would stay.
   grpc_->Shutdown(std::min(absl::Seconds(1), deadline - Clock::Real()->Now()));
   Log(LogLevel::kInfo, "drained");
@@ -171,7 +251,10 @@ void ExpertServer::AwaitQuiet(absl::Duration timeout) const {
   const absl::Duration deadline = clock.Now() + timeout;
   absl::Duration quiet_since = clock.Now();
   int64_t seen_works = queue_.TotalWorks();
-  while (clock.Now() < deadline && clock.Now() - quiet_since < kQuiet) {
+  const auto quiet = [this] {
+    return std::clamp(2 * service_->LongestWatchInterval(), kQuiet, kMaxQuiet);
+  };
+  while (clock.Now() < deadline && clock.Now() - quiet_since < quiet()) {
     absl::SleepFor(kQuietPoll);
     const int64_t works = queue_.TotalWorks();
     if (works != seen_works || queue_.PendingRows() > 0) {

@@ -14,11 +14,15 @@
 #include "expert_service/expert_config.h"
 #include "expert_service/expert_metrics.h"
 #include "expert_service/kernels/grouped_ffn.h"
+#include "expert_service/weights/expert_contents.h"
 #include "expert_service/weights/expert_weights.h"
 #include "services/checkpoint/checkpoint.h"
+#include "services/core/mutex.h"
 #include "services/core/worker_pool.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/server_runtime.h"
+#include "services/weights_transfer/weight_service_impl.h"
+#include "services/weights_transfer/weight_source.h"
 #include "services/wire/payload_pool.h"
 
 namespace expertmesh::expert {
@@ -45,8 +49,18 @@ class ExpertServer {
   explicit ExpertServer(const ExpertConfig& config);
 
   absl::Status Load();
+  // The checkpoint, and where it comes from.
+  absl::Status OpenCheckpoint();
+  // Pulls a slot's tensors where there is no checkpoint, then packs it.
+  absl::StatusOr<PackedExpert> LoadSlot(ExpertSlot slot,
+                                        std::optional<DType> dtype);
+  // What --experts names.
+  absl::Status LoadFirst();
+  absl::Status StartExecutor();
   absl::Status Serve();
-  v1::EndpointState DescribeEndpoint(const Checkpoint& checkpoint) const;
+  v1::EndpointState DescribeEndpoint(DType packed) const;
+  // Thread-safe; heeded as soon as there is a server.
+  void SetHealth(bool serving);
   void AwaitQuiet(absl::Duration timeout) const;
 
   const ExpertConfig config_;
@@ -57,14 +71,21 @@ class ExpertServer {
 
   // Each needs those above it, so they end in the opposite order.
   WorkerPool pool_;
-  std::unique_ptr<const ExpertWeights> weights_;
+  std::unique_ptr<WeightSource> source_;  // null with a checkpoint folder
+  std::unique_ptr<const Checkpoint> checkpoint_;
+  std::unique_ptr<LiveWeights> weights_;
+  std::unique_ptr<ExpertContents> contents_;
   std::unique_ptr<GroupedFfn> ffn_;
   std::unique_ptr<SlotLoad> load_;
   PayloadPool replies_;
   ExpertQueue queue_;
   std::unique_ptr<ExpertExecutor> executor_;
   std::unique_ptr<ExpertServiceImpl> service_;
+  std::unique_ptr<WeightServiceImpl> weight_service_;
   std::unique_ptr<GrpcServer> grpc_;
+  Mutex health_mutex_;
+  bool serving_ ABSL_GUARDED_BY(health_mutex_) = true;
+  GrpcServer* listening_ ABSL_GUARDED_BY(health_mutex_) = nullptr;
   std::unique_ptr<MetricsServer> metrics_server_;
 };
 

@@ -21,7 +21,26 @@ uint32_t Microseconds(absl::Duration duration) {
 }  // namespace
 
 absl::Status ForwardBatch::Decode(const grpc::ByteBuffer& message) {
+  message_bytes_ = message.Length();
   return decoded_.Decode(message);
+}
+
+absl::Status ForwardBatch::TakeBytes(ByteBudget* budget) {
+  const uint64_t bytes =
+      message_bytes_ + decoded_.num_rows() * decoded_.row_bytes();
+  if (!budget->Take(bytes)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the service holds ", budget->taken(), " of ", budget->max_bytes(),
+        " bytes in flight and has no room for ", bytes,
+        "; send fewer batches at a time"));
+  }
+  taken_bytes_ = bytes;
+  return absl::OkStatus();
+}
+
+void ForwardBatch::GiveBytes(ByteBudget* budget) {
+  const uint64_t bytes = std::exchange(taken_bytes_, 0);
+  if (bytes > 0) budget->Give(bytes);
 }
 
 absl::Status ForwardBatch::Prepare(const ModelShape& shape) {
@@ -60,6 +79,7 @@ void ForwardBatch::Finish(const absl::Status& status, PayloadRef rows,
   fields.message = status.message();
   fields.queue_us = Microseconds(timing.queued);
   fields.compute_us = Microseconds(timing.computed);
+  fields.credit_rows = stream_->Settle(this);
   if (status.ok()) {
     fields.dtype = dtype;
     fields.hidden_size = decoded_.hidden_size();

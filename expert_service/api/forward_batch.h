@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "expert_service/api/byte_budget.h"
 #include "expert_service/batching/expert_work.h"
 #include "expertmesh/expert/v1/expert.pb.h"
 #include "services/wire/batch_codec.h"
@@ -31,6 +32,10 @@ class ForwardBatch final : public ExpertWork {
   // Checks the decoded batch and fills in the fields of ExpertWork.
   // Errors: INVALID_ARGUMENT naming the field.
   absl::Status Prepare(const ModelShape& shape);
+  // Takes what this batch and its answer hold in memory out of the budget,
+  // until GiveBytes. Errors: RESOURCE_EXHAUSTED.
+  absl::Status TakeBytes(ByteBudget* budget);
+  void GiveBytes(ByteBudget* budget);
 
   void CopyRows(int64_t first, int64_t last, std::byte* out) const override;
   // Encodes the answer and hands it to the stream.
@@ -44,6 +49,8 @@ class ForwardBatch final : public ExpertWork {
   friend class ForwardStream;
 
   DecodedBatch decoded_;
+  uint64_t message_bytes_ = 0;
+  uint64_t taken_bytes_ = 0;
   grpc::ByteBuffer reply_;
   std::shared_ptr<ForwardStream> stream_;  // null while it waits for reuse
   ForwardBatch* next_reply_ = nullptr;

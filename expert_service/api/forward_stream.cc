@@ -1,5 +1,7 @@
 #include "expert_service/api/forward_stream.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <utility>
 
 #include "services/wire/status_codec.h"
@@ -63,8 +65,14 @@ void ForwardStream::OnReadDone(bool ok) {
 
 void ForwardStream::Accept(ForwardBatch* batch) {
   absl::Status status = batch->Prepare(options_.shape);
+  if (status.ok()) status = batch->TakeBytes(options_.bytes);
   if (status.ok()) status = options_.queue->Add(queue_stream_, batch);
   if (!status.ok()) batch->Finish(status, PayloadRef(), {});
+}
+
+uint32_t ForwardStream::Settle(ForwardBatch* batch) {
+  const int64_t rows = options_.queue->Settle(queue_stream_, batch);
+  return static_cast<uint32_t>(std::min<int64_t>(rows, UINT32_MAX));
 }
 
 void ForwardStream::OnAnswer(ForwardBatch* batch, v1::Code code,
@@ -152,6 +160,7 @@ ForwardBatch* ForwardStream::TakeFree() {
 std::shared_ptr<ForwardStream> ForwardStream::Recycle(ForwardBatch* batch) {
   batch->decoded_.ReleasePayload();
   batch->reply_.Clear();
+  batch->GiveBytes(options_.bytes);
   free_.push_back(batch);
   return std::exchange(batch->stream_, nullptr);
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "expert_service/api/byte_budget.h"
 #include "expert_service/api/forward_batch.h"
 #include "expert_service/batching/expert_queue.h"
 #include "services/core/mutex.h"
@@ -22,6 +23,7 @@ namespace expertmesh::expert {
 // What all streams of a service share.
 struct ForwardOptions {
   ExpertQueue* queue = nullptr;  // outlives the streams
+  ByteBudget* bytes = nullptr;   // so does it
   ModelShape shape;
   // Batches of one stream read and not yet answered; further ones stay in
   // gRPC's flow control, which is how a router feels that it is too fast.
@@ -51,6 +53,9 @@ class ForwardStream final
   // Answers what has been read, then ends the stream: the service shuts down.
   void End();
 
+  // A batch is about to be answered: the rows this stream may have unanswered
+  // from now on.
+  uint32_t Settle(ForwardBatch* batch);
   // A batch's answer is encoded, unless `encoded` says otherwise.
   void OnAnswer(ForwardBatch* batch, v1::Code code,
                 const absl::Status& encoded);

@@ -29,6 +29,7 @@ class StateBroadcaster::Watcher final
 
   // Of the owner's loop.
   absl::Duration due() const { return due_; }
+  absl::Duration interval() const { return interval_; }
   void SetDue(absl::Duration now) { due_ = now + interval_; }
 
   void Send() {
@@ -124,6 +125,7 @@ grpc::ServerWriteReactor<v1::EndpointState>* StateBroadcaster::Watch(
     MutexLock lock(&mutex_);
     ended = ended_;
     watchers_.push_back(watcher);
+    ++arrivals_;
     changed_.NotifyAll();  // the loop may sleep longer than the new interval
   }
   if (ended) {
@@ -138,6 +140,15 @@ void StateBroadcaster::NotifyChanged() {
   MutexLock lock(&mutex_);
   notify_ = true;
   changed_.NotifyAll();
+}
+
+absl::Duration StateBroadcaster::LongestInterval() const {
+  MutexLock lock(&mutex_);
+  absl::Duration longest;
+  for (const auto& watcher : watchers_) {
+    longest = std::max(longest, watcher->interval());
+  }
+  return longest;
 }
 
 void StateBroadcaster::EndAll() {
@@ -171,12 +182,12 @@ void StateBroadcaster::Loop() {
       for (const auto& watcher : watchers_) {
         first = std::min(first, watcher->due());
       }
-      const size_t known = watchers_.size();
+      const uint64_t known = arrivals_;
       changed_.WaitFor(lock,
                        std::clamp(first - Clock::Real()->Now(),
                                   absl::ZeroDuration(), absl::Hours(1)),
                        [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-                         return stop_ || notify_ || watchers_.size() != known;
+                         return stop_ || notify_ || arrivals_ != known;
                        });
       if (stop_) return;
       const absl::Duration now = Clock::Real()->Now();

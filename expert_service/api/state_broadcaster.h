@@ -4,6 +4,7 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -30,6 +31,8 @@ class StateBroadcaster {
   grpc::ServerWriteReactor<v1::EndpointState>* Watch(absl::Duration interval);
 
   void NotifyChanged();
+  // Of those the watchers asked for; 0 without watchers.
+  absl::Duration LongestInterval() const;
   // Ends all calls, and new ones at once, with UNAVAILABLE.
   void EndAll();
 
@@ -40,9 +43,10 @@ class StateBroadcaster {
   void Remove(Watcher* watcher);
 
   const std::function<void(v1::EndpointState*)> fill_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   CondVar changed_;
   std::vector<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);
+  uint64_t arrivals_ ABSL_GUARDED_BY(mutex_) = 0;
   bool notify_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;

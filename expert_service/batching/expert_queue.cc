@@ -30,12 +30,15 @@ class ExpertQueue::Stream {
     return work;
   }
 
+  CreditLedger::Account* account_ = nullptr;
   ExpertWork* first_ = nullptr;
   ExpertWork** last_ = &first_;  // the link a new work goes into
 };
 
 ExpertQueue::ExpertQueue(const Options& options, const Metrics& metrics)
-    : options_(options), metrics_(metrics) {}
+    : options_(options),
+      metrics_(metrics),
+      credits_({.budget_rows = options.capacity_rows}) {}
 
 ExpertQueue::~ExpertQueue() = default;
 
@@ -46,6 +49,7 @@ ExpertQueue::Stream* ExpertQueue::OpenStream() {
       streams_.insert(streams_.begin() + static_cast<ptrdiff_t>(turn_),
                       std::make_unique<Stream>());
   if (streams_.size() > 1) ++turn_;
+  (*place)->account_ = credits_.Open(options_.clock->Now());
   return place->get();
 }
 
@@ -55,6 +59,7 @@ void ExpertQueue::CloseStream(Stream* stream) {
       std::find_if(streams_.begin(), streams_.end(),
                    [&](const auto& other) { return other.get() == stream; });
   const auto index = static_cast<size_t>(place - streams_.begin());
+  credits_.Close(stream->account_);
   streams_.erase(place);
   if (index < turn_) --turn_;
   if (turn_ >= streams_.size()) turn_ = 0;
@@ -66,14 +71,20 @@ absl::Status ExpertQueue::Add(Stream* stream, ExpertWork* work) {
     if (closed_) {
       return absl::UnavailableError("the expert service is shutting down");
     }
+    const absl::Duration now = options_.clock->Now();
+    credits_.Ask(stream->account_, work->num_rows, now);
     if (stream->first_ != nullptr &&
-        waiting_rows_ + work->num_rows > options_.capacity_rows) {
+        waiting_rows_ + work->num_rows > options_.capacity_rows &&
+        credits_.UnansweredRows(stream->account_) + work->num_rows >
+            credits_.Grant(stream->account_, now)) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the queue holds ", waiting_rows_, " of ",
                        options_.capacity_rows, " rows and has no room for ",
                        work->num_rows, "; send fewer rows at a time"));
     }
-    work->arrival_ = options_.clock->Now();
+    work->arrival_ = now;
+    work->taken_ = true;
+    credits_.Take(stream->account_, work->num_rows);
     stream->Append(work);
     ++total_works_;
     ++waiting_works_;
@@ -83,13 +94,25 @@ absl::Status ExpertQueue::Add(Stream* stream, ExpertWork* work) {
   return absl::OkStatus();
 }
 
+int64_t ExpertQueue::Settle(Stream* stream, ExpertWork* work) {
+  MutexLock lock(&mutex_);
+  const absl::Duration now = options_.clock->Now();
+  if (std::exchange(work->taken_, false)) {
+    credits_.Answer(stream->account_, work->num_rows, now);
+  }
+  return credits_.Grant(stream->account_, now);
+}
+
 std::vector<ExpertWork*> ExpertQueue::Remove(Stream* stream) {
   MutexLock lock(&mutex_);
+  const absl::Duration now = options_.clock->Now();
   std::vector<ExpertWork*> removed;
   const auto any = [](const ExpertWork&) { return true; };
   while (ExpertWork* work = stream->TakeFirst(any)) {
     --waiting_works_;
     AddWaitingRows(-work->num_rows);
+    work->taken_ = false;
+    credits_.Answer(stream->account_, work->num_rows, now);
     removed.push_back(work);
   }
   return removed;
@@ -182,6 +205,11 @@ int64_t ExpertQueue::WaitingRows() const {
 int64_t ExpertQueue::PendingRows() const {
   MutexLock lock(&mutex_);
   return waiting_rows_ + running_rows_;
+}
+
+int64_t ExpertQueue::NewcomerCredits() const {
+  MutexLock lock(&mutex_);
+  return credits_.NewcomerGrant(options_.clock->Now());
 }
 
 int64_t ExpertQueue::TotalWorks() const {

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "expert_service/batching/credit_ledger.h"
 #include "expert_service/batching/expert_work.h"
 #include "services/core/clock.h"
 #include "services/core/mutex.h"
@@ -35,7 +36,8 @@ struct MergedBatch {
 class ExpertQueue {
  public:
   struct Options {
-    int64_t capacity_rows = 16384;  // waiting; more are refused
+    // Waiting; more are refused. Also what streams are granted together.
+    int64_t capacity_rows = 16384;
     const Clock* clock = Clock::Real();
   };
   struct Metrics {
@@ -55,9 +57,15 @@ class ExpertQueue {
 
   // On an error the work stays the caller's. A stream that has nothing waiting
   // is always let in, whatever its batch's size: one router cannot keep another
-  // out, and a batch larger than the queue can run. Errors: RESOURCE_EXHAUSTED
-  // when its rows do not fit, UNAVAILABLE after Close.
+  // out, and a batch larger than the queue can run. So is one within its
+  // credits, even where others have filled the queue beyond theirs. Errors:
+  // RESOURCE_EXHAUSTED when its rows do not fit, UNAVAILABLE after Close.
   absl::Status Add(Stream* stream, ExpertWork* work);
+
+  // Called once for each work given to Add, taken or refused, when its answer
+  // is made (not for those that Remove gave back). Returns the rows the stream
+  // may have unanswered from now on.
+  int64_t Settle(Stream* stream, ExpertWork* work);
 
   // Takes the waiting works of a stream that is no longer listening; those that
   // run are not among them.
@@ -78,6 +86,8 @@ class ExpertQueue {
   int64_t WaitingRows() const;
   // Waiting, and taken by the last TakeMerged.
   int64_t PendingRows() const;
+  // Rows that one more stream could have unanswered.
+  int64_t NewcomerCredits() const;
   // Works added since the start.
   int64_t TotalWorks() const;
 
@@ -94,6 +104,7 @@ class ExpertQueue {
   mutable Mutex mutex_;
   CondVar changed_;
   std::vector<std::unique_ptr<Stream>> streams_ ABSL_GUARDED_BY(mutex_);
+  CreditLedger credits_ ABSL_GUARDED_BY(mutex_);
   size_t turn_ ABSL_GUARDED_BY(mutex_) = 0;  // index into streams_
   int64_t total_works_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t waiting_works_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -53,6 +53,7 @@ class ExpertWork {
  private:
   friend class ExpertQueue;
   absl::Duration arrival_;
+  bool taken_ = false;          // by Add, and not settled yet
   ExpertWork* next_ = nullptr;  // behind this one, in its stream
 };
 

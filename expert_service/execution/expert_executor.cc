@@ -43,14 +43,16 @@ void ExpertExecutor::RunMerged() {
                  PayloadRef(), {started - work->arrival(), {}});
   }
   if (merged_.works.empty()) return;
+  weights_ = parts_.weights->Get();
   PrepareReplies();
   for (const DType dtype : {DType::kF32, DType::kBF16}) RunType(dtype);
+  weights_.reset();  // unloaded ones can go
   FinishAll(started);
 }
 
 absl::Status ExpertExecutor::CheckHosted(const ExpertWork& work) const {
   for (const uint32_t expert : work.expert_ids) {
-    if (parts_.weights->Find(work.layer, expert) == nullptr) {
+    if (weights_->Find(work.layer, expert) == nullptr) {
       return absl::FailedPreconditionError(absl::StrCat(
           "expert ", expert, " of layer ", work.layer, " is not loaded here"));
     }
@@ -115,7 +117,7 @@ absl::Status ExpertExecutor::RunChunk(DType dtype, std::byte* y) {
   }
   chunk_experts_.clear();
   for (const uint32_t expert : chunk_.experts) {
-    chunk_experts_.push_back(parts_.weights->Find(merged_.layer, expert));
+    chunk_experts_.push_back(weights_->Find(merged_.layer, expert));
   }
   return parts_.ffn->Run({chunk_experts_, chunk_.offsets, dtype, x_.data(), y});
 }

@@ -26,7 +26,8 @@ namespace expertmesh::expert {
 // element type, and puts each batch's rows into a reply buffer of its own in
 // that batch's order. A batch alone in its run is computed straight into its
 // reply. More rows than the workspace holds run in several chunks; bits do not
-// depend on that. Allocates nothing of its own once warm.
+// depend on that. What is hosted is looked up once per merged batch. Allocates
+// nothing of its own once warm.
 class ExpertExecutor {
  public:
   struct Options {
@@ -44,7 +45,7 @@ class ExpertExecutor {
   // All outlive the executor.
   struct Parts {
     ExpertQueue* queue = nullptr;
-    const ExpertWeights* weights = nullptr;
+    const LiveWeights* weights = nullptr;
     GroupedFfn* ffn = nullptr;  // its workspace holds max_rows
     PayloadPool* replies = nullptr;
     SlotLoad* load = nullptr;
@@ -83,7 +84,8 @@ class ExpertExecutor {
   Buffer x_;  // [max_rows, hidden_size] of the wider type
   Buffer y_;
   MergedBatch merged_;
-  std::vector<Outcome> outcomes_;     // [merged_.works]
+  std::shared_ptr<const ExpertWeights> weights_;  // while a batch runs
+  std::vector<Outcome> outcomes_;                 // [merged_.works]
   std::vector<ExpertWork*> of_type_;  // merged_.works, null where not to run
   RowGroups groups_;
   RowChunk chunk_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "expert_service/weights/convert.h"
+#include "services/checkpoint/memory_plan.h"
 #include "services/core/mutex.h"
 #include "services/core/status_macros.h"
 
@@ -60,7 +61,7 @@ absl::StatusOr<std::vector<ExpertSlot>> SlotsToLoad(
 // Counts finished slots and reports them in order.
 class Progress {
  public:
-  Progress(const ExpertLoadOptions& options, int64_t total)
+  Progress(const SlotLoadOptions& options, int64_t total)
       : options_(options), total_(total) {}
 
   void SlotDone() {
@@ -70,7 +71,7 @@ class Progress {
   }
 
  private:
-  const ExpertLoadOptions& options_;
+  const SlotLoadOptions& options_;
   const int64_t total_;
   Mutex mutex_;
   int64_t done_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -104,39 +105,73 @@ absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
   return expert;
 }
 
+absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
+    absl::Span<const ExpertSlot> slots, const SlotLoader& load,
+    const SlotLoadOptions& options) {
+  const auto count = static_cast<int64_t>(slots.size());
+  std::vector<absl::Status> statuses(slots.size());
+  std::vector<ExpertWeights::Expert> experts(slots.size());
+  std::atomic<bool> failed = false;
+  Progress progress(options, count);
+
+  const auto load_one = [&](int64_t i) -> absl::Status {
+    if (options.cancelled && options.cancelled()) {
+      return absl::CancelledError("loading was given up");
+    }
+    ASSIGN_OR_RETURN(PackedExpert expert, load(slots[i]));
+    experts[i] = std::make_shared<const PackedExpert>(std::move(expert));
+    progress.SlotDone();
+    return absl::OkStatus();
+  };
+  const auto body = [&](int64_t i) {
+    if (failed.load(std::memory_order_relaxed)) return;
+    statuses[i] = load_one(i);
+    if (!statuses[i].ok()) failed.store(true, std::memory_order_relaxed);
+  };
+  if (options.pool != nullptr) {
+    options.pool->ParallelFor(count, body);
+  } else {
+    for (int64_t i = 0; i < count; ++i) body(i);
+  }
+  for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
+  return experts;
+}
+
 absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
     const Checkpoint& checkpoint, const ExpertLoadOptions& options) {
   const ModelConfig& config = checkpoint.config();
   ASSIGN_OR_RETURN(std::vector<ExpertSlot> slots,
                    SlotsToLoad(config, options.experts));
-  const auto count = static_cast<int64_t>(slots.size());
-  std::vector<absl::Status> statuses(slots.size());
-  std::vector<PackedExpert> experts(slots.size());
-  std::atomic<bool> failed = false;
-  Progress progress(options, count);
-
-  const auto load = [&](int64_t i) {
-    if (failed.load(std::memory_order_relaxed)) return;
-    absl::StatusOr<PackedExpert> expert =
-        LoadExpert(checkpoint, slots[i], options.dtype);
-    if (!expert.ok()) {
-      statuses[i] = expert.status();
-      failed.store(true, std::memory_order_relaxed);
-      return;
-    }
-    experts[i] = *std::move(expert);
-    progress.SlotDone();
-  };
-  if (options.pool != nullptr) {
-    options.pool->ParallelFor(count, load);
-  } else {
-    for (int64_t i = 0; i < count; ++i) load(i);
-  }
-
-  for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
+  ASSIGN_OR_RETURN(
+      std::vector<ExpertWeights::Expert> experts,
+      LoadSlots(slots,
+                [&](ExpertSlot slot) {
+                  return LoadExpert(checkpoint, slot, options.dtype);
+                },
+                {.pool = options.pool, .progress = options.progress}));
   return std::make_unique<const ExpertWeights>(
       config.num_layers, config.num_experts, std::move(slots),
       std::move(experts));
+}
+
+absl::StatusOr<DType> PackedType(const Checkpoint& checkpoint,
+                                 std::optional<DType> dtype) {
+  if (dtype.has_value()) return *dtype;
+  const ModelConfig& config = checkpoint.config();
+  int64_t layer = 0;
+  while (!config.layers[layer].is_moe) ++layer;  // some layer is
+  ASSIGN_OR_RETURN(
+      const TensorView tensor,
+      checkpoint.Tensor(checkpoint.family().ExpertNames(layer, 0).gate_proj,
+                        {config.expert_intermediate_size, config.hidden_size}));
+  return tensor.dtype;
+}
+
+size_t PackedSlotBytes(const ModelConfig& model, DType dtype) {
+  const int64_t hidden = model.hidden_size;
+  const int64_t intermediate = model.expert_intermediate_size;
+  return static_cast<size_t>(2 * PackedBytes(intermediate, hidden, dtype) +
+                             PackedBytes(hidden, intermediate, dtype));
 }
 
 }  // namespace expertmesh::expert

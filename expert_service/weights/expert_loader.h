@@ -16,6 +16,25 @@
 
 namespace expertmesh::expert {
 
+// Reads and packs one slot; called from any thread.
+using SlotLoader = std::function<absl::StatusOr<PackedExpert>(ExpertSlot)>;
+
+// How several slots are loaded.
+struct SlotLoadOptions {
+  // Spreads slots over threads; unset: the caller's thread alone.
+  WorkerPool* pool = nullptr;
+  // Called after each slot, one call at a time but from any of the threads.
+  std::function<void(int64_t loaded_slots, int64_t total_slots)> progress =
+      nullptr;
+  // Asked before each slot; true gives the rest up.
+  std::function<bool()> cancelled = nullptr;
+};
+
+// Loads all slots, in their order, or none. Errors: the loader's; CANCELLED.
+absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
+    absl::Span<const ExpertSlot> slots, const SlotLoader& load,
+    const SlotLoadOptions& options);
+
 struct ExpertLoadOptions {
   // Loaded in every MoE layer. Distinct.
   std::vector<int64_t> experts = {};
@@ -41,5 +60,13 @@ absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
 // or that is named twice.
 absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
     const Checkpoint& checkpoint, const ExpertLoadOptions& options);
+
+// The type that slots of this checkpoint are packed in: `dtype`, or where that
+// is unset the one of its first expert's tensors.
+// Errors: FAILED_PRECONDITION naming file and tensor.
+absl::StatusOr<DType> PackedType(const Checkpoint& checkpoint,
+                                 std::optional<DType> dtype);
+// What one packed slot takes.
+size_t PackedSlotBytes(const ModelConfig& model, DType dtype);
 
 }  // namespace expertmesh::expert

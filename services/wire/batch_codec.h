@@ -121,6 +121,7 @@ struct ResultFields {
   uint32_t num_rows = 0;
   uint32_t queue_us = 0;
   uint32_t compute_us = 0;
+  uint32_t credit_rows = 0;  // 0: as before
 };
 
 // Writes one ExpertResult to *out; as EncodeBatch.
@@ -144,6 +145,7 @@ class DecodedResult {
   const std::string& message() const { return message_; }
   uint32_t queue_us() const { return queue_us_; }
   uint32_t compute_us() const { return compute_us_; }
+  // Rows the stream may have unanswered from now on; 0: as before.
   uint32_t credit_rows() const { return credit_rows_; }
 
   // Copies the payload to `out`: as many bytes as the shape checked above has.

@@ -110,6 +110,7 @@ void PutHeader(Sink& sink, const ResultFields& f, size_t payload_size) {
   PutNumber(sink, ExpertResult::kNumRowsFieldNumber, f.num_rows);
   PutNumber(sink, ExpertResult::kQueueUsFieldNumber, f.queue_us);
   PutNumber(sink, ExpertResult::kComputeUsFieldNumber, f.compute_us);
+  PutNumber(sink, ExpertResult::kCreditRowsFieldNumber, f.credit_rows);
   if (payload_size > 0) {
     PutLength(sink, ExpertResult::kHiddenStatesFieldNumber, payload_size);
   }

@@ -1,15 +1,16 @@
 """expertmesh-expert as a process: start, faults, memory, end."""
 
 import ctypes
-import json
 import mmap
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 import grpc
@@ -24,9 +25,12 @@ BINARY = et.BIN / "expertmesh-expert"
 MODEL = et.GOLDENS / "qwen3_moe"
 
 
-def run(*arguments):
+def run(*arguments, memory_bytes=None):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     return subprocess.run([str(BINARY), *map(str, arguments)],
                           capture_output=True, text=True,
+                          preexec_fn=limit if memory_bytes else None,
                           timeout=et.START_SECONDS)
 
 
@@ -53,6 +57,42 @@ class EndTest(unittest.TestCase):
                                  grpc.StatusCode.UNAVAILABLE)
             self.assertEqual(service.process.wait(et.STOP_SECONDS), 0, service.log())
 
+    def test_sigterm_under_load_loses_no_batch(self):
+        window = 8  # batches on the way at any time
+        with et.expert(MODEL) as service, \
+             expert_client.connect(service) as channel, \
+             expert_client.ForwardStream(channel) as stream:
+            watch = expert_client.watch_state(channel, 100)
+            self.assertFalse(next(watch).draining)
+            draining = threading.Event()
+
+            def follow():
+                for state in watch:
+                    if state.draining:
+                        draining.set()
+                        return
+
+            follower = threading.Thread(target=follow)
+            follower.start()
+            batch = expert_client.make_batch(
+                0, 1, np.ones((4, 64), np.float32), {2: [0, 1], 5: [2, 3]})
+            sent = answered = 0
+            while not draining.is_set() or answered < sent:
+                while sent < answered + window and not draining.is_set():
+                    batch.sequence_number = sent
+                    copy = pb.ExpertBatch()
+                    copy.CopyFrom(batch)
+                    stream.send(copy)
+                    sent += 1
+                self.assertEqual(stream.receive().code, pb.CODE_OK)
+                answered += 1
+                if answered == 100:
+                    service.process.send_signal(signal.SIGTERM)
+            follower.join()
+            self.assertGreaterEqual(answered, 100)
+            self.assertEqual(service.process.wait(et.STOP_SECONDS), 0,
+                             service.log())
+
     def test_sigint_without_clients(self):
         with et.expert(MODEL) as service:
             self.assertEqual(service.stop(signal.SIGINT), 0, service.log())
@@ -76,8 +116,8 @@ class EndTest(unittest.TestCase):
 
 class StartFaultTest(unittest.TestCase):
 
-    def check_fault(self, exit_code, text, *arguments):
-        result = run(*arguments)
+    def check_fault(self, exit_code, text, *arguments, memory_bytes=None):
+        result = run(*arguments, memory_bytes=memory_bytes)
         self.assertEqual(result.returncode, exit_code, result.stderr)
         self.assertEqual(result.stdout, "")
         faults = [line for line in result.stderr.splitlines()
@@ -91,6 +131,10 @@ class StartFaultTest(unittest.TestCase):
                 ("--model is required", []),
                 ("--experts", ["--model", MODEL, "--experts", "0-8"]),
                 ("--experts", ["--model", MODEL, "--experts", "3-x"]),
+                ("--experts", ["--model", MODEL, "--experts", "1@9"]),
+                ("--memory-budget", ["--model", MODEL, "--experts", "none"]),
+                ("--memory-budget", ["--model", MODEL,
+                                     "--memory-budget", "lots"]),
                 ("--listen", ["--model", MODEL, "--listen", "localhost"]),
                 ("--expert-dtype", ["--model", MODEL, "--expert-dtype", "i8"]),
                 ("--threads", ["--model", MODEL, "--threads", "-1"]),
@@ -98,6 +142,15 @@ class StartFaultTest(unittest.TestCase):
             with self.subTest(arguments):
                 result = self.check_fault(2, text, *arguments)
                 self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+
+    def test_more_experts_than_the_memory_budget(self):
+        self.check_fault(1, "24 more experts", "--model", MODEL,
+                         "--memory-budget", "100KiB")
+
+    def test_a_workspace_larger_than_memory(self):
+        self.check_fault(2, "need a workspace of", "--model", MODEL,
+                         "--max-batch-rows", 1 << 20, "--threads", 1,
+                         memory_bytes=500 << 20)
 
     def test_no_such_checkpoint(self):
         result = self.check_fault(1, "/nowhere", "--model", "/nowhere")
@@ -142,40 +195,10 @@ class MemoryTest(unittest.TestCase):
 
     HIDDEN, INTERMEDIATE, EXPERTS, LAYERS = 512, 1536, 8, 2
 
-    def write_checkpoint(self, folder):
-        config = json.loads((MODEL / "config.json").read_text())
-        config.update(hidden_size=self.HIDDEN, num_hidden_layers=self.LAYERS,
-                      moe_intermediate_size=self.INTERMEDIATE,
-                      num_experts=self.EXPERTS)
-        (folder / "config.json").write_text(json.dumps(config))
-        head, vocab = config["head_dim"], config["vocab_size"]
-        q = head * config["num_attention_heads"]
-        kv = head * config["num_key_value_heads"]
-        h, n = self.HIDDEN, self.INTERMEDIATE
-        shapes = {"model.embed_tokens.weight": (vocab, h),
-                  "lm_head.weight": (vocab, h), "model.norm.weight": (h,)}
-        for layer in range(self.LAYERS):
-            part = {
-                "input_layernorm": (h,), "post_attention_layernorm": (h,),
-                "self_attn.q_proj": (q, h), "self_attn.k_proj": (kv, h),
-                "self_attn.v_proj": (kv, h), "self_attn.o_proj": (h, q),
-                "self_attn.q_norm": (head,), "self_attn.k_norm": (head,),
-                "mlp.gate": (self.EXPERTS, h)}
-            for e in range(self.EXPERTS):
-                part.update({f"mlp.experts.{e}.gate_proj": (n, h),
-                             f"mlp.experts.{e}.up_proj": (n, h),
-                             f"mlp.experts.{e}.down_proj": (h, n)})
-            shapes.update({f"model.layers.{layer}.{name}.weight": shape
-                           for name, shape in part.items()})
-        random = np.random.default_rng(3)
-        return safetensors_files.write_f32(
-            folder / "model.safetensors", shapes,
-            lambda _, shape: random.standard_normal(shape, np.float32))
-
     def test_two_of_eight_experts(self):
-        with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
-            folder = pathlib.Path(name)
-            tensors = self.write_checkpoint(folder)
+        with safetensors_files.temporary_checkpoint(
+                MODEL, self.HIDDEN, self.INTERMEDIATE, self.EXPERTS,
+                self.LAYERS) as (folder, tensors):
             path = folder / "model.safetensors"
             hosted, others = [], []
             for tensor, where in tensors.items():

@@ -83,6 +83,33 @@ def watch_state(channel, interval_ms=0):
         pb.WatchStateRequest(interval_ms=interval_ms))
 
 
+def slots_message(slots):
+    """{layer: experts} as the orders carry it."""
+    return [pb.HostedExperts(layer=layer, expert_ids=experts)
+            for layer, experts in sorted(slots.items())]
+
+
+def load_experts(channel, slots, epoch=0):
+    """Loads; returns all progress messages."""
+    return list(expert_pb2_grpc.ExpertServiceStub(channel).LoadExperts(
+        pb.LoadExpertsRequest(slots=slots_message(slots), epoch=epoch)))
+
+
+def unload_experts(channel, slots, epoch=0):
+    return expert_pb2_grpc.ExpertServiceStub(channel).UnloadExperts(
+        pb.UnloadExpertsRequest(slots=slots_message(slots), epoch=epoch))
+
+
+def drain(channel, draining=True):
+    expert_pb2_grpc.ExpertServiceStub(channel).Drain(
+        pb.DrainRequest(drain=draining))
+
+
+def hosted(state):
+    """{layer: experts} of an EndpointState."""
+    return {entry.layer: list(entry.expert_ids) for entry in state.hosted}
+
+
 def health(channel, service=""):
     """grpc.health.v1 by its bytes: 1 is SERVING, 2 is NOT_SERVING."""
     request = b"\x0a" + bytes([len(service)]) + service.encode() \

@@ -1,7 +1,11 @@
 """Reads and writes safetensors with NumPy alone, as an independent check."""
 
+import contextlib
 import json
+import os
+import pathlib
 import struct
+import tempfile
 
 import numpy as np
 
@@ -48,6 +52,48 @@ def write_f32(path, shapes, fill):
             file.write(fill(name, shape).astype("<f4").tobytes())
     start = 8 + len(text)
     return {name: (start + a, start + b) for name, (a, b) in ranges.items()}
+
+
+def write_checkpoint(folder, like, hidden, intermediate, experts, layers):
+    """A random f32 checkpoint of these sizes, else as the Qwen3-MoE one `like`.
+
+    Returns the bytes of each tensor in its file, (begin, end) by name.
+    """
+    config = json.loads((like / "config.json").read_text())
+    config.update(hidden_size=hidden, num_hidden_layers=layers,
+                  moe_intermediate_size=intermediate, num_experts=experts)
+    (folder / "config.json").write_text(json.dumps(config))
+    head, vocab = config["head_dim"], config["vocab_size"]
+    q = head * config["num_attention_heads"]
+    kv = head * config["num_key_value_heads"]
+    h, n = hidden, intermediate
+    shapes = {"model.embed_tokens.weight": (vocab, h),
+              "lm_head.weight": (vocab, h), "model.norm.weight": (h,)}
+    for layer in range(layers):
+        part = {
+            "input_layernorm": (h,), "post_attention_layernorm": (h,),
+            "self_attn.q_proj": (q, h), "self_attn.k_proj": (kv, h),
+            "self_attn.v_proj": (kv, h), "self_attn.o_proj": (h, q),
+            "self_attn.q_norm": (head,), "self_attn.k_norm": (head,),
+            "mlp.gate": (experts, h)}
+        for e in range(experts):
+            part.update({f"mlp.experts.{e}.gate_proj": (n, h),
+                         f"mlp.experts.{e}.up_proj": (n, h),
+                         f"mlp.experts.{e}.down_proj": (h, n)})
+        shapes.update({f"model.layers.{layer}.{name}.weight": shape
+                       for name, shape in part.items()})
+    random = np.random.default_rng(3)
+    return write_f32(
+        folder / "model.safetensors", shapes,
+        lambda _, shape: random.standard_normal(shape, np.float32))
+
+
+@contextlib.contextmanager
+def temporary_checkpoint(*arguments):
+    """Folder and tensors of write_checkpoint, removed at the end."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        folder = pathlib.Path(name)
+        yield folder, write_checkpoint(folder, *arguments)
 
 
 def bf16_to_f32(bits):

@@ -15,7 +15,10 @@ namespace {
 using ::testing::StartsWith;
 
 TEST(ExpertConfig, DefaultsAreValid) {
-  EXPECT_TRUE(CheckExpertConfig(ExpertConfig()).ok());
+  ExpertConfig config;
+  EXPECT_FALSE(CheckExpertConfig(config).ok());  // whose experts?
+  config.model = "m";
+  EXPECT_TRUE(CheckExpertConfig(config).ok());
   EXPECT_EQ(ExpertWeightType(ExpertConfig()), std::nullopt);
 }
 
@@ -24,13 +27,24 @@ TEST(ExpertConfig, FlagsSetEveryKnob) {
   CLI::App app;
   SetupCommandLine(app, "expertmesh-expert");
   AddExpertOptions(app, &config);
-  const std::vector<const char*> arguments = {
-      "expertmesh-expert",    "--model=m",
-      "--experts=1-2",        "--listen=[::1]:1",
-      "--metrics-listen=a:2", "--ready-file=r",
-      "--exit-with-parent",   "--expert-dtype=bf16",
-      "--threads=3",          "--max-batch-rows=4",
-      "--queue-rows=5",       "--drain-timeout=0.5"};
+  const std::vector<const char*> arguments = {"expertmesh-expert",
+                                              "--model=m",
+                                              "--experts=1-2",
+                                              "--listen=[::1]:1",
+                                              "--metrics-listen=a:2",
+                                              "--ready-file=r",
+                                              "--exit-with-parent",
+                                              "--expert-dtype=bf16",
+                                              "--threads=3",
+                                              "--max-batch-rows=4",
+                                              "--queue-rows=5",
+                                              "--drain-timeout=0.5",
+                                              "--memory-budget=3MiB",
+                                              "--max-streams=6",
+                                              "--max-bytes-in-flight=2KiB",
+                                              "--weights-from=a:1,[::1]:2",
+                                              "--weights-cache=w",
+                                              "--weights-rate-limit=5MB"};
   ASSERT_EQ(ParseCommandLine(app, static_cast<int>(arguments.size()),
                              arguments.data()),
             std::nullopt);
@@ -44,6 +58,13 @@ TEST(ExpertConfig, FlagsSetEveryKnob) {
   EXPECT_EQ(config.threads, 3);
   EXPECT_EQ(config.max_batch_rows, 4);
   EXPECT_EQ(config.queue_rows, 5);
+  EXPECT_EQ(config.memory_budget_bytes, 3u << 20);
+  EXPECT_EQ(config.max_streams, 6);
+  EXPECT_EQ(WeightPeerAddresses(config),
+            (std::vector<std::string>{"a:1", "[::1]:2"}));
+  EXPECT_EQ(config.weights_cache, "w");
+  EXPECT_EQ(config.weights_rate_limit_bytes_per_s, 5'000'000u);
+  EXPECT_EQ(config.max_bytes_in_flight, 2048u);
   EXPECT_EQ(config.drain_timeout_seconds, 0.5);
   EXPECT_TRUE(CheckExpertConfig(config).ok());
 }
@@ -57,6 +78,12 @@ TEST(ExpertConfig, RefusalsNameTheFlag) {
           {"--expert-dtype", [](ExpertConfig& c) { c.expert_dtype = "f16"; }},
           {"--threads", [](ExpertConfig& c) { c.threads = -1; }},
           {"--max-batch-rows", [](ExpertConfig& c) { c.max_batch_rows = 0; }},
+          {"--experts", [](ExpertConfig& c) { c.experts = "none"; }},
+          {"--weights-from", [](ExpertConfig& c) { c.weights_from = "a:1,b"; }},
+          {"--weights-cache", [](ExpertConfig& c) { c.weights_from = "a:1"; }},
+          {"--max-streams", [](ExpertConfig& c) { c.max_streams = 0; }},
+          {"--max-bytes-in-flight",
+           [](ExpertConfig& c) { c.max_bytes_in_flight = 0; }},
           {"--queue-rows", [](ExpertConfig& c) { c.queue_rows = 0; }},
           {"--drain-timeout",
            [](ExpertConfig& c) {
@@ -65,6 +92,7 @@ TEST(ExpertConfig, RefusalsNameTheFlag) {
       };
   for (const auto& [flag, change] : cases) {
     ExpertConfig config;
+    config.model = "m";
     change(config);
     const absl::Status status = CheckExpertConfig(config);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << flag;

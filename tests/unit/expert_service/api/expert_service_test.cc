@@ -1,8 +1,6 @@
-// The service over real gRPC, called by the generated client, with a kernel
-// that doubles its input.
+// Forward and WatchState as routers see them.
 
 #include <gmock/gmock.h>
-#include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
@@ -10,146 +8,14 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
-#include "expert_service/api/expert_service_impl.h"
-#include "expert_service/execution/expert_executor.h"
-#include "services/runtime/server_runtime.h"
+#include "tests/unit/expert_service/api/expert_service_fixture.h"
 
 namespace expertmesh::expert {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr uint32_t kHidden = 4;
-constexpr uint32_t kLayers = 3;
-constexpr uint32_t kExperts = 4;
-
-// y = 2 x for f32; can be held back to let batches gather.
-class DoublingFfn final : public GroupedFfn {
- public:
-  absl::Status Run(const GroupedRows& rows) override {
-    MutexLock lock(&mutex_);
-    ++runs_;
-    changed_.NotifyAll();
-    changed_.Wait(lock, [this] { return !held_; });
-    const size_t count = rows.group_offsets.back() * kHidden;
-    for (size_t i = 0; i < count; ++i) {
-      static_cast<float*>(rows.y)[i] = 2 * static_cast<const float*>(rows.x)[i];
-    }
-    return absl::OkStatus();
-  }
-  void Hold(bool held) {
-    MutexLock lock(&mutex_);
-    held_ = held;
-    changed_.NotifyAll();
-  }
-  void AwaitRun(int runs) {
-    MutexLock lock(&mutex_);
-    changed_.Wait(lock, [&] { return runs_ >= runs; });
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  bool held_ = false;
-  int runs_ = 0;
-};
-
-ExpertWeights EmptyWeights() {
-  std::vector<ExpertSlot> slots;
-  for (int64_t layer = 0; layer < kLayers; ++layer) {
-    for (int64_t expert = 0; expert + 1 < kExperts; ++expert) {
-      slots.push_back({layer, expert});
-    }
-  }
-  std::vector<PackedExpert> experts(slots.size());
-  return ExpertWeights(kLayers, kExperts, std::move(slots), std::move(experts));
-}
-
-v1::EndpointState Endpoint() {
-  v1::EndpointState endpoint;
-  endpoint.set_num_layers(kLayers);
-  endpoint.set_num_experts(kExperts);
-  endpoint.set_hidden_size(kHidden);
-  for (uint32_t layer = 0; layer < kLayers; ++layer) {
-    v1::HostedExperts* hosted = endpoint.add_hosted();
-    hosted->set_layer(layer);
-    for (uint32_t e = 0; e + 1 < kExperts; ++e) hosted->add_expert_ids(e);
-  }
-  return endpoint;
-}
-
-// One row for each of the experts; row i is filled with i + 1.
-v1::ExpertBatch Batch(uint64_t number, uint32_t layer,
-                      const std::vector<uint32_t>& experts) {
-  v1::ExpertBatch batch;
-  batch.set_sequence_number(number);
-  batch.set_layer(layer);
-  batch.set_data_type(v1::DATA_TYPE_F32);
-  batch.set_hidden_size(kHidden);
-  batch.set_num_tokens(static_cast<uint32_t>(experts.size()));
-  batch.add_group_offsets(0);
-  std::vector<float> activations;
-  for (uint32_t i = 0; i < experts.size(); ++i) {
-    batch.add_expert_ids(experts[i]);
-    batch.add_group_offsets(i + 1);
-    batch.add_row_token(i);
-    activations.insert(activations.end(), kHidden, static_cast<float>(i + 1));
-  }
-  batch.set_hidden_states(activations.data(), activations.size() * 4);
-  return batch;
-}
-
-std::vector<float> Rows(const v1::ExpertResult& result) {
-  std::vector<float> rows(result.hidden_states().size() / 4);
-  std::memcpy(rows.data(), result.hidden_states().data(), rows.size() * 4);
-  return rows;
-}
-
-using ForwardCall = grpc::ClientReaderWriter<v1::ExpertBatch, v1::ExpertResult>;
-
-class ExpertServiceTest : public testing::Test {
- protected:
-  ExpertServiceTest() {
-    executor_ = std::make_unique<ExpertExecutor>(
-        ExpertExecutor::Options{kHidden, 64, Clock::Real()},
-        ExpertExecutor::Metrics{},
-        ExpertExecutor::Parts{&queue_, &weights_, &ffn_, &replies_, &load_});
-    ExpertServiceImpl::Metrics metrics;
-    for (size_t code = 0; code < answers_.size(); ++code) {
-      metrics.batches[code] = &answers_[code];
-    }
-    service_ = std::make_unique<ExpertServiceImpl>(
-        ExpertServiceImpl::Options{Endpoint(), kMaxBatches}, metrics, &queue_,
-        &load_);
-    server_ = *GrpcServer::Start({}, {service_.get()});
-    channel_ = grpc::CreateChannel(server_->address(),
-                                   grpc::InsecureChannelCredentials());
-    stub_ = v1::ExpertService::NewStub(channel_);
-  }
-  ~ExpertServiceTest() override {
-    ffn_.Hold(false);
-    service_->EndStreams();
-    server_->Shutdown(absl::Seconds(10));
-    executor_.reset();
-  }
-
-  static constexpr size_t kMaxBatches = 4;
-
-  ExpertQueue queue_{{.capacity_rows = 12}, {}};
-  ExpertWeights weights_ = EmptyWeights();
-  DoublingFfn ffn_;
-  PayloadPool replies_;
-  SlotLoad load_{kLayers, kExperts};
-  std::array<prometheus::Counter, v1::Code_ARRAYSIZE> answers_;
-  std::unique_ptr<ExpertServiceImpl> service_;
-  std::unique_ptr<GrpcServer> server_;
-  std::unique_ptr<ExpertExecutor> executor_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::ExpertService::Stub> stub_;
-};
 
 TEST_F(ExpertServiceTest, AnswersEveryBatchOnce) {
   grpc::ClientContext context;
@@ -294,6 +160,109 @@ TEST_F(ExpertServiceTest, AFullQueueRefusesWithItsCode) {
   EXPECT_TRUE(call->Finish().ok());
 }
 
+TEST_F(ExpertServiceTest, RowsOfALayerFromTwoRoutersRunTogether) {
+  grpc::ClientContext context_a, context_b;
+  const auto a = stub_->Forward(&context_a);
+  const auto b = stub_->Forward(&context_b);
+  ffn_.Hold(true);
+  ASSERT_TRUE(a->Write(Batch(0, 0, {0})));
+  ffn_.AwaitRun(1);
+  ASSERT_TRUE(a->Write(Batch(1, 2, {0, 1})));
+  ASSERT_TRUE(b->Write(Batch(1, 2, {1, 2})));
+  while (queue_.WaitingRows() < 4) std::this_thread::yield();
+  ffn_.Hold(false);
+  v1::ExpertResult result;
+  ASSERT_TRUE(b->Read(&result));
+  EXPECT_THAT(Rows(result), testing::ElementsAre(2, 2, 2, 2, 4, 4, 4, 4));
+  ASSERT_TRUE(a->Read(&result));
+  ASSERT_TRUE(a->Read(&result));
+  EXPECT_EQ(result.code(), v1::CODE_OK);
+  EXPECT_THAT(ffn_.rows_of_run(), testing::ElementsAre(1, 4));
+}
+
+TEST_F(ExpertServiceTest, ARouterThatFloodsGetsItsShareWhileAnotherAsks) {
+  constexpr int kFlood = 40;
+  grpc::ClientContext context_a, context_b;
+  const auto a = stub_->Forward(&context_a);
+  const auto b = stub_->Forward(&context_b);
+  ffn_.Hold(true);
+  // Layers of their own, so that nothing merges across routers.
+  for (int i = 0; i < kFlood; ++i) ASSERT_TRUE(a->Write(Batch(i, 0, {0})));
+  ffn_.AwaitRun(1);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(b->Write(Batch(i, 1, {0})));
+  while (queue_.PendingRows() < 8) std::this_thread::yield();
+  ffn_.AllowRuns(2);  // the one under way, and b's
+  v1::ExpertResult result;
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(b->Read(&result));
+    EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+    // Both wish for twice the four rows they had unanswered, of twelve.
+    EXPECT_EQ(result.credit_rows(), 6u);
+  }
+  EXPECT_LE(load_.rows(0, 0), 4u);
+  ffn_.Hold(false);
+  for (int i = 0; i < kFlood; ++i) {
+    ASSERT_TRUE(a->Read(&result));
+    EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+    EXPECT_LE(result.credit_rows(), 12u);
+  }
+}
+
+TEST_F(ExpertServiceTest, MoreStreamsThanItsBoundAreRefused) {
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<ForwardCall>> calls;
+  v1::ExpertResult result;
+  for (int64_t i = 0; i < kMaxStreams; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    calls.push_back(stub_->Forward(contexts.back().get()));
+    ASSERT_TRUE(calls.back()->Write(Batch(1, 0, {0})));
+    ASSERT_TRUE(calls.back()->Read(&result));
+  }
+  EXPECT_EQ(streams_.Value(), kMaxStreams);
+  {
+    grpc::ClientContext context;
+    const auto call = stub_->Forward(&context);
+    EXPECT_FALSE(call->Read(&result));
+    const grpc::Status status = call->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_THAT(status.error_message(), HasSubstr("8 streams"));
+  }
+  calls.back()->WritesDone();
+  EXPECT_TRUE(calls.back()->Finish().ok());
+  while (streams_.Value() >= kMaxStreams) std::this_thread::yield();
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  ASSERT_TRUE(call->Write(Batch(1, 0, {0})));
+  EXPECT_TRUE(call->Read(&result));
+  for (const auto& other : contexts) other->TryCancel();
+}
+
+TEST_F(ExpertServiceTest, MoreBytesThanItsBoundAreRefused) {
+  ffn_.Hold(true);
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  ASSERT_TRUE(call->Write(Batch(0, 0, {0})));
+  ffn_.AwaitRun(1);
+  v1::ExpertBatch large = Batch(1, 0, {0});
+  large.set_num_tokens(50);  // 800 bytes in, 800 out
+  large.set_group_offsets(1, 50);
+  for (uint32_t i = 1; i < 50; ++i) large.add_row_token(i);
+  large.set_hidden_states(std::string(50 * kHidden * 4, '\0'));
+  ASSERT_TRUE(call->Write(large));
+  v1::ExpertResult result;
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.sequence_number(), 1u);
+  EXPECT_EQ(result.code(), v1::CODE_RESOURCE_EXHAUSTED);
+  EXPECT_THAT(result.message(), HasSubstr("of 1500 bytes in flight"));
+  ffn_.Hold(false);
+  ASSERT_TRUE(call->Read(&result));
+  while (bytes_in_flight_.Value() > 0) std::this_thread::yield();
+  ASSERT_TRUE(call->Write(large));  // alone it may, whatever its size
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+  while (bytes_in_flight_.Value() > 0) std::this_thread::yield();
+}
+
 TEST_F(ExpertServiceTest, ARouterThatGoesAwayTakesItsQueuedWorkWithIt) {
   ffn_.Hold(true);
   {
@@ -373,6 +342,7 @@ TEST_F(ExpertServiceTest, WatchStateTellsAtOnceOnChangeAndAtItsInterval) {
   EXPECT_EQ(state.num_experts(), kExperts);
   EXPECT_EQ(state.hosted_size(), static_cast<int>(kLayers));
   EXPECT_EQ(state.queue_capacity_rows(), 12u);
+  EXPECT_EQ(state.credit_rows(), 12u);
   EXPECT_FALSE(state.draining());
   service_->AnnounceDrain();
   ASSERT_TRUE(watch->Read(&state));
@@ -389,6 +359,22 @@ TEST_F(ExpertServiceTest, WatchStateTellsAtOnceOnChangeAndAtItsInterval) {
   EXPECT_EQ(often->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_FALSE(watch->Read(&state));
   EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(ExpertServiceTest, AWatcherThatComesAsAnotherGoesKeepsItsInterval) {
+  for (int i = 0; i < 30; ++i) {
+    grpc::ClientContext seldom_context, often_context;
+    v1::WatchStateRequest request;
+    request.set_interval_ms(3'600'000);
+    const auto seldom = stub_->WatchState(&seldom_context, request);
+    v1::EndpointState state;
+    ASSERT_TRUE(seldom->Read(&state));
+    seldom_context.TryCancel();
+    request.set_interval_ms(10);
+    const auto often = stub_->WatchState(&often_context, request);
+    for (int j = 0; j < 2; ++j) ASSERT_TRUE(often->Read(&state));
+    often_context.TryCancel();
+  }
 }
 
 TEST_F(ExpertServiceTest, WatchStateReportsTheLoadOfSlots) {

@@ -169,6 +169,32 @@ TEST_F(ExpertQueueTest, ABatchLargerThanTheBoundIsTakenWhenNothingWaits) {
   EXPECT_THAT(Take(), ElementsAre("small"));
 }
 
+TEST_F(ExpertQueueTest, AStreamWithinItsCreditsIsLetInBesideAFlood) {
+  auto* a = queue_.OpenStream();
+  auto* b = queue_.OpenStream();
+  ASSERT_TRUE(Add(a, "a1", 0, 100).ok());
+  ASSERT_TRUE(Add(b, "b1", 0, 20).ok());
+  EXPECT_EQ(Add(a, "a2", 0, 1).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Add(b, "b2", 0, 20).ok());
+  EXPECT_EQ(Add(b, "b3", 0, 11).code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(ExpertQueueTest, SettlingWorksTellsTheirStreamsCredits) {
+  auto* a = queue_.OpenStream();
+  EXPECT_EQ(queue_.NewcomerCredits(), 50);
+  auto* b = queue_.OpenStream();
+  NamedWork* first = Make("a1", 0, 100);
+  NamedWork* second = Make("a2", 0, 100);
+  ASSERT_TRUE(queue_.Add(a, first).ok());
+  ASSERT_FALSE(queue_.Add(a, second).ok());
+  EXPECT_EQ(queue_.Settle(a, second), 87);  // b keeps the floor
+  ASSERT_TRUE(Add(b, "b1", 0, 60).ok());
+  Take();
+  EXPECT_EQ(queue_.Settle(a, first), 50);
+  clock_.Advance(absl::Hours(1));
+  EXPECT_EQ(queue_.Settle(a, second), 12);  // all of a's demand is gone
+}
+
 TEST_F(ExpertQueueTest, ExpiredBatchesComeApart) {
   auto* a = queue_.OpenStream();
   auto* b = queue_.OpenStream();

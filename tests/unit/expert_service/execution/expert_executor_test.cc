@@ -147,7 +147,7 @@ class ExpertExecutorTest : public testing::Test {
     executor_ = std::make_unique<ExpertExecutor>(
         ExpertExecutor::Options{kHidden, kMaxRows, &clock_},
         ExpertExecutor::Metrics{&batch_rows_, nullptr, nullptr, &rows_},
-        ExpertExecutor::Parts{&queue_, &weights_,
+        ExpertExecutor::Parts{&queue_, &live_,
                               ffn != nullptr ? ffn : ffn_.get(), &replies_,
                               &load_});
   }
@@ -179,6 +179,7 @@ class ExpertExecutorTest : public testing::Test {
   ExpertQueue::Stream* a_ = queue_.OpenStream();
   ExpertQueue::Stream* b_ = queue_.OpenStream();
   ExpertWeights weights_ = MakeWeights();
+  LiveWeights live_{std::make_shared<ExpertWeights>(weights_)};
   PayloadPool replies_;
   SlotLoad load_{kLayers, kExperts};
   WorkerPool pool_{2};

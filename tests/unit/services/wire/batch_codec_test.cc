@@ -345,13 +345,15 @@ TEST(ResultCodec, RoundTripBothWays) {
                                .hidden_size = 3,
                                .num_rows = 7,
                                .queue_us = 12,
-                               .compute_us = 4000};
+                               .compute_us = 4000,
+                               .credit_rows = 512};
   grpc::ByteBuffer bytes;
   ASSERT_EQ(EncodeResult(fields, payload, &bytes), absl::OkStatus());
   expert::v1::ExpertResult message;
   ASSERT_TRUE(message.ParseFromString(Flatten(bytes)));
   EXPECT_EQ(message.code(), expert::v1::CODE_OK);
   EXPECT_EQ(message.num_rows(), 7u);
+  EXPECT_EQ(message.credit_rows(), 512u);
   EXPECT_EQ(message.hidden_states(), AsString(payload));
 
   std::mt19937 random(9);
@@ -363,6 +365,7 @@ TEST(ResultCodec, RoundTripBothWays) {
     EXPECT_EQ(result.code(), expert::v1::CODE_OK);
     EXPECT_EQ(result.queue_us(), 12u);
     EXPECT_EQ(result.compute_us(), 4000u);
+    EXPECT_EQ(result.credit_rows(), 512u);
     ASSERT_EQ(result.CheckShape(7, 3, DType::kBF16), absl::OkStatus());
     std::string rows(payload.size(), '\0');
     result.CopyRows(reinterpret_cast<std::byte*>(rows.data()));

@@ -1,0 +1,96 @@
+#include "services/weights_transfer/weight_source.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/checkpoint/checkpoint.h"
+#include "services/checkpoint/required_tensors.h"
+#include "services/core/log.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh {
+namespace {
+
+// Of each of the router's tensors: what a fingerprint is made from (see
+// Checkpoint::ComputeFingerprint).
+constexpr uint64_t kFingerprintSampleBytes = 1024;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WeightSource>> WeightSource::Open(
+    const Options& options) {
+  WeightPeers peers(options.peers);
+  const absl::StatusOr<expert::v1::Manifest> manifest = peers.GetManifest();
+  absl::StatusOr<std::unique_ptr<WeightCache>> cache =
+      manifest.ok() ? WeightCache::Create(options.cache, *manifest)
+                    : WeightCache::OpenOnly(options.cache);
+  if (!manifest.ok() && !cache.ok()) return manifest.status();
+  RETURN_IF_ERROR(cache.status());
+  if (!manifest.ok()) {
+    Log(LogLevel::kWarning, "no peer answers; weights come from the cache",
+        {{"cache", (*cache)->directory()},
+         {"reason", manifest.status().message()}});
+  }
+  std::unique_ptr<WeightSource> source(
+      new WeightSource(options, *std::move(cache)));
+  RETURN_IF_ERROR(source->CheckFingerprint());
+  return source;
+}
+
+WeightSource::WeightSource(const Options& options,
+                           std::unique_ptr<WeightCache> cache)
+    : peers_(options.peers), cache_(std::move(cache)) {}
+
+absl::Status WeightSource::CheckFingerprint() {
+  {
+    // Opened for its configuration: holes make another fingerprint.
+    ASSIGN_OR_RETURN(const auto hollow, Checkpoint::Open(directory()));
+    RETURN_IF_ERROR(VisitRouterTensors(
+        hollow->config(), hollow->family(),
+        [this](const RequiredTensor& tensor) {
+          return FetchFirst(tensor.name, kFingerprintSampleBytes);
+        }));
+  }
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory()));
+  if (checkpoint->fingerprint() == cache_->fingerprint()) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      directory(), ": the peers' checkpoint has fingerprint ",
+      checkpoint->fingerprint(), " instead of ", cache_->fingerprint()));
+}
+
+absl::Status WeightSource::Fetch(const std::string& tensor) {
+  return FetchFirst(tensor, std::numeric_limits<uint64_t>::max());
+}
+
+absl::Status WeightSource::FetchFirst(const std::string& tensor,
+                                      uint64_t bytes) {
+  ASSIGN_OR_RETURN(const uint64_t size, cache_->TensorBytes(tensor));
+  const uint64_t end = std::min(bytes, size);
+  if (Has(tensor, end)) return absl::OkStatus();
+  MutexLock lock(&mutex_);
+  ASSIGN_OR_RETURN(const WeightCache::Lock held, cache_->Acquire());
+  ASSIGN_OR_RETURN(const uint64_t have, cache_->Have(tensor));
+  if (have < end) {
+    RETURN_IF_ERROR(peers_.Read(
+        cache_->fingerprint(), tensor, have, end,
+        [&](const WeightPeers::Chunk& chunk) {
+          pulled_bytes_.fetch_add(chunk.data.size());
+          return cache_->Write(tensor, chunk.offset, chunk.data, chunk.crc32c);
+        }));
+  }
+  MutexLock have_lock(&have_mutex_);
+  have_[tensor] = std::max(have, end);
+  return absl::OkStatus();
+}
+
+bool WeightSource::Has(absl::string_view tensor, uint64_t end) const {
+  MutexLock lock(&have_mutex_);
+  const auto found = have_.find(tensor);
+  return found != have_.end() && found->second >= end;
+}
+
+}  // namespace expertmesh
