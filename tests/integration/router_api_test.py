@@ -257,14 +257,6 @@ class LogTest(RouterTest):
         line, = self.lines("FORGED", 1)
         self.assertIn(r'request_id="x\u000d\u001b[31mFORGED"', line)
 
-    def test_a_deadline_is_counted_as_one(self):
-        for i in range(5):
-            self.error(lambda: list(self.stub.Generate(
-                request(max_tokens=900, ignore_eos=True,
-                        request_id=f"late{i}."), timeout=0.1 + 0.013 * i)))
-        for line in self.lines("request_id=late", 5):
-            self.assertIn("code=DEADLINE_EXCEEDED", line)
-
 
 class SentencePieceTest(RouterTest):
     """A model whose tokens carry the space before a word."""
@@ -397,7 +389,7 @@ class LimitsTest(RouterTest):
                 testing.router(testing.DEMO_MODEL, ["127.0.0.1:1"], flag,
                                value)
             self.assertRegex(str(caught.exception),
-                             rf"\Aexpertmesh-router: {flag} is \d+; it must "
+                             rf"\Aexpertmesh-router: {flag} is \S+; it must "
                              r"be from \d+ to \d+\n\Z")
 
     def test_a_prompt_that_can_never_fit_is_refused(self):
