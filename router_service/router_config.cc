@@ -1,18 +1,42 @@
 #include "router_service/router_config.h"
 
-#include <cmath>
+#include <initializer_list>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "router_service/dispatch/routing.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh::router {
 namespace {
 
-absl::Status AtLeast(absl::string_view flag, double value, double least) {
-  if (std::isfinite(value) && value >= least) return absl::OkStatus();
+// A number of a flag and what it may be.
+struct Range {
+  absl::string_view flag;
+  double value;
+  double least;
+  double most;
+};
+
+constexpr double kMaxThreads = 1024;
+// A step's workspace grows with its tokens; beyond this it would not be worth
+// its memory.
+constexpr double kMaxStepTokens = 1 << 16;
+constexpr double kMaxQueue = 1e6;
+constexpr double kMaxKvCacheTokens = 2e9;    // slots have 32 bits
+constexpr double kMaxKvCacheBytes = 0x1p50;  // 1 PiB
+constexpr double kMaxCapacityFactor = 1e6;
+constexpr double kMaxRows = 1e9;
+constexpr double kMaxSeconds = 86400;
+
+absl::Status CheckRange(const Range& range) {
+  // NaN is neither.
+  if (range.value >= range.least && range.value <= range.most) {
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(
-      absl::StrCat(flag, " is ", value, "; it must be at least ", least));
+      absl::StrFormat("%s is %.15g; it must be from %.15g to %.15g", range.flag,
+                      range.value, range.least, range.most));
 }
 
 absl::Status CheckDType(absl::string_view flag, const std::string& value) {
@@ -111,39 +135,30 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
         "exactly one of --experts-at and --mesh-config must say where the "
         "expert services are");
   }
-  RETURN_IF_ERROR(
-      AtLeast("--resolve-interval", config.resolve_interval_seconds, 0.05));
   RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype));
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
-  RETURN_IF_ERROR(AtLeast("--threads", config.threads, 0));
-  RETURN_IF_ERROR(AtLeast("--max-step-tokens",
-                          static_cast<double>(config.max_step_tokens), 1));
-  RETURN_IF_ERROR(
-      AtLeast("--max-sequences", static_cast<double>(config.max_sequences), 1));
-  RETURN_IF_ERROR(
-      AtLeast("--max-queue", static_cast<double>(config.max_queue), 1));
-  RETURN_IF_ERROR(AtLeast("--kv-cache-tokens",
-                          static_cast<double>(config.kv_cache_tokens), 0));
-  RETURN_IF_ERROR(AtLeast("--kv-cache-bytes",
-                          static_cast<double>(config.kv_cache_bytes), 1));
-  RETURN_IF_ERROR(AtLeast("--capacity-factor", config.capacity_factor, 0));
-  RETURN_IF_ERROR(
-      AtLeast("--min-capacity", static_cast<double>(config.min_capacity), 1));
-  RETURN_IF_ERROR(
-      AtLeast("--max-lost-gate-mass", config.max_lost_gate_mass, 0));
-  RETURN_IF_ERROR(
-      AtLeast("--uncovered-timeout", config.uncovered_timeout_seconds, 0));
-  RETURN_IF_ERROR(AtLeast("--hedge-budget", config.hedge_budget, 0));
-  RETURN_IF_ERROR(AtLeast("--drain-timeout", config.drain_timeout_seconds, 0));
+  const auto number = [](int64_t value) { return static_cast<double>(value); };
+  for (const Range& range : std::initializer_list<Range>{
+           {"--threads", number(config.threads), 0, kMaxThreads},
+           {"--max-step-tokens", number(config.max_step_tokens), 1,
+            kMaxStepTokens},
+           {"--max-sequences", number(config.max_sequences), 1, kMaxStepTokens},
+           {"--max-queue", number(config.max_queue), 1, kMaxQueue},
+           {"--kv-cache-tokens", number(config.kv_cache_tokens), 0,
+            kMaxKvCacheTokens},
+           {"--kv-cache-bytes", number(config.kv_cache_bytes), 1,
+            kMaxKvCacheBytes},
+           {"--capacity-factor", config.capacity_factor, 0, kMaxCapacityFactor},
+           {"--min-capacity", number(config.min_capacity), 1, kMaxRows},
+           {"--expert-timeout", config.expert_timeout_seconds, 0.001,
+            kMaxSeconds},
+           {"--drain-timeout", config.drain_timeout_seconds, 0, kMaxSeconds}}) {
+    RETURN_IF_ERROR(CheckRange(range));
+  }
   const auto policy = ParseOverflowPolicy(config.overflow_policy);
   if (!policy.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("--overflow-policy: ", policy.status().message()));
-  }
-  if (config.max_step_tokens > (1 << 16)) {
-    return absl::InvalidArgumentError(
-        "--max-step-tokens is above 65536; its workspace would not be worth "
-        "its memory");
   }
   return absl::OkStatus();
 }

@@ -101,15 +101,13 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
 }
 
 ApiMetrics MakeApiMetrics(Metrics* metrics) {
-  static constexpr const char* kMethods[kNumMethods] = {
-      "generate", "score", "tokenize", "detokenize"};
   ApiMetrics out;
   for (int method = 0; method < kNumMethods; ++method) {
     for (int code = 0; code < kNumStatusCodes; ++code) {
       out.requests[method][code] = &metrics->Counter(
           "expertmesh_router_requests_total",
           "Requests by method and gRPC status code.",
-          {{"method", kMethods[method]},
+          {{"method", kMethodNames[method]},
            {"code",
             absl::StatusCodeToString(static_cast<absl::StatusCode>(code))}});
     }

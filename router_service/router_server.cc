@@ -109,6 +109,7 @@ class RouterServer::Impl {
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<RequestTranslator> translator_;
+  std::unique_ptr<TextWorker> text_worker_;
   std::unique_ptr<GenerationServiceImpl> generation_service_;
   std::unique_ptr<ModelServiceImpl> model_service_;
   std::unique_ptr<AdminServiceImpl> admin_service_;
@@ -278,8 +279,9 @@ absl::Status RouterServer::Impl::Listen() {
   translate.defaults = checkpoint_->generation_defaults();
   translator_ =
       std::make_unique<RequestTranslator>(translate, tokenizer_.get());
+  text_worker_ = std::make_unique<TextWorker>(TextWorker::Options());
   generation_service_ = std::make_unique<GenerationServiceImpl>(
-      translator_.get(), engine_.get(), tokenizer_.get(),
+      translator_.get(), engine_.get(), text_worker_.get(), tokenizer_.get(),
       MakeApiMetrics(metrics_.get()), Clock::Real(), model().num_experts);
   model_service_ = std::make_unique<ModelServiceImpl>(Describe());
   admin_service_ = std::make_unique<AdminServiceImpl>(

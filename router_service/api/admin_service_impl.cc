@@ -1,5 +1,6 @@
 #include "router_service/api/admin_service_impl.h"
 
+#include "router_service/api/raw_message.h"
 #include "router_service/dispatch/endpoint_placement.h"
 
 namespace expertmesh::router {
@@ -30,31 +31,38 @@ void FillEndpoint(const EndpointInfo& info, admin::v1::Endpoint* out) {
   }
 }
 
-grpc::ServerUnaryReactor* FinishOk(grpc::CallbackServerContext* context) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
-}
-
 }  // namespace
 
 grpc::ServerUnaryReactor* AdminServiceImpl::ListEndpoints(
-    grpc::CallbackServerContext* context,
-    const admin::v1::ListEndpointsRequest*,
-    admin::v1::ListEndpointsResponse* response) {
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+    grpc::ByteBuffer* response) {
+  using admin::v1::ListEndpointsResponse;
+  return AnswerUnary<admin::v1::ListEndpointsRequest, ListEndpointsResponse>(
+      context, *request, response,
+      [this](const auto&, ListEndpointsResponse* out) { FillEndpoints(out); });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::GetExpertLoad(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+    grpc::ByteBuffer* response) {
+  using admin::v1::GetExpertLoadResponse;
+  return AnswerUnary<admin::v1::GetExpertLoadRequest, GetExpertLoadResponse>(
+      context, *request, response,
+      [this](const auto&, GetExpertLoadResponse* out) { FillLoad(out); });
+}
+
+void AdminServiceImpl::FillEndpoints(
+    admin::v1::ListEndpointsResponse* response) const {
   const std::vector<EndpointInfo> endpoints = endpoints_->Snapshot();
   for (const EndpointInfo& info : endpoints) {
     FillEndpoint(info, response->add_endpoints());
   }
   response->set_uncovered_slots(static_cast<uint32_t>(
       PlaceOnEndpoints(config_, endpoints).uncovered_slots));
-  return FinishOk(context);
 }
 
-grpc::ServerUnaryReactor* AdminServiceImpl::GetExpertLoad(
-    grpc::CallbackServerContext* context,
-    const admin::v1::GetExpertLoadRequest*,
-    admin::v1::GetExpertLoadResponse* response) {
+void AdminServiceImpl::FillLoad(
+    admin::v1::GetExpertLoadResponse* response) const {
   const absl::Duration now = clock_->Now();
   const std::vector<uint64_t> rows = engine_->expert_load().Window(now);
   response->set_window_seconds(ExpertLoad::kWindowSeconds);
@@ -84,7 +92,6 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetExpertLoad(
   response->set_rows_waited(count(RowOutcome::kWaited));
   response->set_rows_rerouted(count(RowOutcome::kRerouted));
   response->set_rows_dropped(count(RowOutcome::kDropped));
-  return FinishOk(context);
 }
 
 }  // namespace expertmesh::router

@@ -12,7 +12,10 @@
 namespace expertmesh::router {
 
 // Thread-safe. Pointers must outlive this.
-class AdminServiceImpl final : public admin::v1::AdminService::CallbackService {
+class AdminServiceImpl final
+    : public admin::v1::AdminService::WithRawCallbackMethod_ListEndpoints<
+          admin::v1::AdminService::WithRawCallbackMethod_GetExpertLoad<
+              admin::v1::AdminService::Service>> {
  public:
   AdminServiceImpl(const ModelConfig& config, const Engine* engine,
                    const EndpointSet* endpoints, const Clock* clock)
@@ -21,16 +24,17 @@ class AdminServiceImpl final : public admin::v1::AdminService::CallbackService {
         endpoints_(endpoints),
         clock_(clock) {}
 
-  grpc::ServerUnaryReactor* ListEndpoints(
-      grpc::CallbackServerContext* context,
-      const admin::v1::ListEndpointsRequest* request,
-      admin::v1::ListEndpointsResponse* response) override;
-  grpc::ServerUnaryReactor* GetExpertLoad(
-      grpc::CallbackServerContext* context,
-      const admin::v1::GetExpertLoadRequest* request,
-      admin::v1::GetExpertLoadResponse* response) override;
+  grpc::ServerUnaryReactor* ListEndpoints(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetExpertLoad(grpc::CallbackServerContext* context,
+                                          const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
 
  private:
+  void FillEndpoints(admin::v1::ListEndpointsResponse* response) const;
+  void FillLoad(admin::v1::GetExpertLoadResponse* response) const;
+
   const ModelConfig& config_;
   const Engine* const engine_;
   const EndpointSet* const endpoints_;

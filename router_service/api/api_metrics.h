@@ -11,6 +11,8 @@ namespace expertmesh::router {
 
 enum class Method { kGenerate, kScore, kTokenize, kDetokenize };
 inline constexpr int kNumMethods = 4;
+inline constexpr const char* kMethodNames[kNumMethods] = {
+    "generate", "score", "tokenize", "detokenize"};
 inline constexpr int kNumStatusCodes = 17;  // gRPC's, 0 to 16
 
 // Pointers are owned by the registry and never null.

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "router_service/api/raw_message.h"
 #include "router_service/api/response_fields.h"
-#include "services/wire/status_codec.h"
+#include "services/core/status_macros.h"
 
 namespace expertmesh::router {
 namespace {
@@ -18,46 +19,35 @@ void MoveFirst(int count,
 
 }  // namespace
 
-GenerateCall* GenerateCall::Start(const Context& context, absl::Time deadline,
-                                  absl::StatusOr<SequenceRequest> request,
-                                  std::vector<std::string> stops) {
-  std::shared_ptr<GenerateCall> call(
-      new GenerateCall(context, deadline, std::move(stops)));
-  call->self_ = call;
-  call->Submit(std::move(request));
+GenerateCall* GenerateCall::Start(const Context& context,
+                                  const CallDeadline& deadline,
+                                  const grpc::ByteBuffer& bytes) {
+  std::shared_ptr<GenerateCall> call(new GenerateCall(context, deadline));
+  call->request_ = std::make_unique<v1::GenerateRequest>();
+  const v1::GenerateRequest& request = *call->request_;
+  absl::Status parsed = ParseMessage(bytes, call->request_.get());
+  if (parsed.ok()) parsed = CheckTextSize(request.text());
+  const size_t size = request.text().size() + request.token_ids().ids_size();
+  // A copy: the request is gone once it is translated.
+  const std::string request_id = request.request_id();
+  call->Begin(call, std::move(parsed), request_id, size);
   return call.get();
 }
 
-GenerateCall::GenerateCall(const Context& context, absl::Time deadline,
-                           std::vector<std::string> stops)
-    : context_(context), deadline_(deadline), stops_(std::move(stops)) {
-  if (context_.tokenizer != nullptr) {
-    detokenizer_.emplace(context_.tokenizer, /*skip_special=*/true);
+absl::StatusOr<SequenceRequest> GenerateCall::Translate() {
+  const std::unique_ptr<v1::GenerateRequest> request = std::move(request_);
+  ASSIGN_OR_RETURN(SequenceRequest out,
+                   context_.translator->Translate(*request));
+  if (tokenizer_ != nullptr) {
+    // The new text goes on where the prompt's ends, which decides about its
+    // first space and about characters that the prompt left unfinished.
+    detokenizer_.emplace(tokenizer_, /*skip_special=*/true);
+    detokenizer_->Resume(out.prompt);
+    stops_.emplace(context_.translator->StopStringsOf(*request));
   }
-}
-
-void GenerateCall::Submit(absl::StatusOr<SequenceRequest> request) {
-  absl::Status status = request.status();
-  if (status.ok()) {
-    {
-      MutexLock lock(&mutex_);
-      request_id_ = request->request_id;
-    }
-    const absl::StatusOr<uint64_t> id =
-        context_.engine->Submit(*std::move(request), self_);
-    status = id.status();
-    if (status.ok()) {
-      MutexLock lock(&mutex_);
-      engine_id_ = *id;
-      if (is_cancelled_) {
-        context_.engine->Cancel(*id, ClientGone(deadline_));
-      }
-      return;
-    }
-  }
-  LogRefused("Generate", status);
-  context_.metrics->Count(Method::kGenerate, status);
-  Finish(ToGrpcStatus(status));
+  MutexLock lock(&mutex_);
+  request_id_ = out.request_id;
+  return out;
 }
 
 bool GenerateCall::OnToken(const Sequence& sequence, int32_t token,
@@ -68,7 +58,7 @@ bool GenerateCall::OnToken(const Sequence& sequence, int32_t token,
   std::string text;
   // The token that ends a text is not part of it.
   if (detokenizer_ && !is_stop_id) {
-    text = stops_.Push(detokenizer_->Push(token));
+    text = stops_->Push(detokenizer_->Push(token));
   }
   MutexLock lock(&mutex_);
   pending_.add_token_ids(static_cast<uint32_t>(token));
@@ -82,18 +72,16 @@ bool GenerateCall::OnToken(const Sequence& sequence, int32_t token,
   expert_rows_ = sequence.expert_rows;
   has_pending_ = true;
   WriteIfIdle();
-  return !stops_.found();
+  return !stops_ || !stops_->found();
 }
 
 void GenerateCall::OnFinish(const Sequence& sequence, FinishReason reason,
                             const absl::Status& status) {
-  const absl::Duration now = context_.clock->Now();
-  context_.metrics->Count(Method::kGenerate, status);
-  LogFinished("Generate", sequence, status, now);
+  Account(sequence, status);
   std::string text;
   if (detokenizer_) {
-    text = stops_.Push(detokenizer_->Flush());
-    text += stops_.Flush();
+    text = stops_->Push(detokenizer_->Flush());
+    text += stops_->Flush();
   }
   MutexLock lock(&mutex_);
   is_ended_ = true;
@@ -105,7 +93,7 @@ void GenerateCall::OnFinish(const Sequence& sequence, FinishReason reason,
         static_cast<uint32_t>(sequence.prompt_size()));
     pending_.mutable_usage()->set_generated_tokens(
         static_cast<uint32_t>(sequence.num_generated()));
-    *pending_.mutable_timings() = TimingsOf(sequence, now);
+    *pending_.mutable_timings() = TimingsOf(sequence, context_.clock->Now());
     *pending_.mutable_routing() = ToProto(sequence.routing);
     pending_.set_seed(sequence.request.sampling.seed);
     expert_rows_ = sequence.expert_rows;
@@ -119,8 +107,8 @@ void GenerateCall::AddExpertCounts(v1::GenerateResponse* message) {
   for (size_t slot = 0; slot < expert_rows_.size(); ++slot) {
     if (expert_rows_[slot] == reported_rows_[slot]) continue;
     v1::ExpertCount* count = message->add_expert_counts();
-    count->set_layer(static_cast<uint32_t>(slot / context_.num_experts));
-    count->set_expert_id(static_cast<uint32_t>(slot % context_.num_experts));
+    count->set_layer(static_cast<uint32_t>(slot / num_experts_));
+    count->set_expert_id(static_cast<uint32_t>(slot % num_experts_));
     count->set_rows(expert_rows_[slot] - reported_rows_[slot]);
     reported_rows_[slot] = expert_rows_[slot];
   }
@@ -161,10 +149,11 @@ void GenerateCall::WriteIfIdle() {
   }
   is_writing_ = true;
   const bool is_all = TakeMessage();
+  bytes_ = SerializeMessage(writing_);
   if (is_ended_ && is_all) {
-    StartWriteAndFinish(&writing_, grpc::WriteOptions(), status_);
+    StartWriteAndFinish(&bytes_, grpc::WriteOptions(), status_);
   } else {
-    StartWrite(&writing_);
+    StartWrite(&bytes_);
   }
 }
 
@@ -176,15 +165,5 @@ void GenerateCall::OnWriteDone(bool ok) {
   if (!ok) has_pending_ = false;
   WriteIfIdle();
 }
-
-void GenerateCall::OnCancel() {
-  MutexLock lock(&mutex_);
-  is_cancelled_ = true;
-  if (engine_id_ != 0) {
-    context_.engine->Cancel(engine_id_, ClientGone(deadline_));
-  }
-}
-
-void GenerateCall::OnDone() { self_.reset(); }
 
 }  // namespace expertmesh::router

@@ -5,16 +5,13 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include <grpcpp/grpcpp.h>
 
 #include "absl/base/thread_annotations.h"
 #include "expertmesh/v1/generation.pb.h"
-#include "router_service/api/api_metrics.h"
+#include "router_service/api/engine_call.h"
 #include "router_service/api/stop_strings.h"
-#include "router_service/engine/engine.h"
-#include "services/core/clock.h"
 #include "services/core/mutex.h"
 #include "services/text/tokenizer.h"
 
@@ -23,16 +20,13 @@ namespace expertmesh::router {
 // The engine pushes; gRPC pulls. A message is written while none is under way,
 // and tokens that come meanwhile wait and travel together, kMaxTokensPerMessage
 // at a time: a slow reader costs memory of at most max_tokens, and never a
-// step. Lives until both gRPC and the engine are done with it.
-class GenerateCall final
-    : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-      public TokenSink {
+// step.
+class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
+                           public EngineCall {
  public:
   struct Context {
-    Engine* engine;
+    EngineCall::Context call;
     const Tokenizer* tokenizer;  // null: no text
-    const ApiMetrics* metrics;
-    const Clock* clock;
     int64_t num_experts;
   };
 
@@ -40,11 +34,10 @@ class GenerateCall final
   // accept by default.
   static constexpr int kMaxTokensPerMessage = 2048;
 
-  // Submits the request, or ends the call with `request`'s error. The result
-  // belongs to gRPC.
-  static GenerateCall* Start(const Context& context, absl::Time deadline,
-                             absl::StatusOr<SequenceRequest> request,
-                             std::vector<std::string> stops);
+  // The result belongs to gRPC.
+  static GenerateCall* Start(const Context& context,
+                             const CallDeadline& deadline,
+                             const grpc::ByteBuffer& bytes);
 
   // TokenSink, on the engine's thread.
   bool OnToken(const Sequence& sequence, int32_t token,
@@ -54,14 +47,17 @@ class GenerateCall final
 
   // gRPC's events.
   void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
+  void OnCancel() override { Leave(); }
+  void OnDone() override { Release(); }
 
  private:
-  GenerateCall(const Context& context, absl::Time deadline,
-               std::vector<std::string> stops);
+  GenerateCall(const Context& context, const CallDeadline& deadline)
+      : EngineCall(context.call, Method::kGenerate, deadline),
+        tokenizer_(context.tokenizer),
+        num_experts_(context.num_experts) {}
 
-  void Submit(absl::StatusOr<SequenceRequest> request);
+  absl::StatusOr<SequenceRequest> Translate() override;
+  void Refuse(const grpc::Status& status) override { Finish(status); }
   // Moves the next message, or a part of it that is not too large, from
   // pending_ to writing_. Returns whether that was all.
   bool TakeMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -70,13 +66,14 @@ class GenerateCall final
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteIfIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const Context context_;
-  const absl::Time deadline_;
-  std::shared_ptr<GenerateCall> self_;  // gRPC's share; gone with OnDone
+  const Tokenizer* const tokenizer_;
+  const int64_t num_experts_;
+  std::unique_ptr<v1::GenerateRequest> request_;  // until it is translated
 
-  // The engine thread's own.
+  // Made by Translate, then the engine thread's own. Without a tokenizer there
+  // is no text, and nothing to stop at.
   std::optional<StreamingDetokenizer> detokenizer_;
-  StopStrings stops_;
+  std::optional<StopStrings> stops_;
 
   Mutex mutex_;
   v1::GenerateResponse pending_ ABSL_GUARDED_BY(mutex_);  // the next message
@@ -87,10 +84,9 @@ class GenerateCall final
   bool has_pending_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool is_ended_ ABSL_GUARDED_BY(mutex_) = false;  // status_ is final
-  bool is_cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  uint64_t engine_id_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: not submitted
   grpc::Status status_ ABSL_GUARDED_BY(mutex_);
-  v1::GenerateResponse writing_;  // gRPC's until OnWriteDone
+  v1::GenerateResponse writing_ ABSL_GUARDED_BY(mutex_);
+  grpc::ByteBuffer bytes_;  // of writing_; gRPC's until OnWriteDone
 };
 
 }  // namespace expertmesh::router

@@ -6,47 +6,50 @@
 
 #include "expertmesh/v1/generation.grpc.pb.h"
 #include "router_service/api/api_metrics.h"
+#include "router_service/api/engine_call.h"
 #include "router_service/api/request_translator.h"
+#include "router_service/api/text_worker.h"
 #include "router_service/engine/engine.h"
 #include "services/core/clock.h"
 #include "services/text/tokenizer.h"
 
 namespace expertmesh::router {
 
-// Thread-safe. Pointers must outlive this.
+// Thread-safe. Pointers must outlive this. Methods take bytes: raw_message.h.
 class GenerationServiceImpl final
-    : public v1::GenerationService::CallbackService {
+    : public v1::GenerationService::WithRawCallbackMethod_Generate<
+          v1::GenerationService::WithRawCallbackMethod_Score<
+              v1::GenerationService::WithRawCallbackMethod_Tokenize<
+                  v1::GenerationService::WithRawCallbackMethod_Detokenize<
+                      v1::GenerationService::Service>>>> {
  public:
+  // `tokenizer` may be null: then only token ids are served.
   GenerationServiceImpl(const RequestTranslator* translator, Engine* engine,
-                        const Tokenizer* tokenizer, const ApiMetrics& metrics,
-                        const Clock* clock, int64_t num_experts)
-      : translator_(translator),
-        engine_(engine),
+                        TextWorker* text_worker, const Tokenizer* tokenizer,
+                        const ApiMetrics& metrics, const Clock* clock,
+                        int64_t num_experts)
+      : metrics_(metrics),
+        context_({translator, engine, text_worker, &metrics_, clock}),
         tokenizer_(tokenizer),
-        metrics_(metrics),
-        clock_(clock),
         num_experts_(num_experts) {}
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(
       grpc::CallbackServerContext* context,
-      const v1::GenerateRequest* request) override;
+      const grpc::ByteBuffer* request) override;
   grpc::ServerUnaryReactor* Score(grpc::CallbackServerContext* context,
-                                  const v1::ScoreRequest* request,
-                                  v1::ScoreResponse* response) override;
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
-                                     const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override;
-  grpc::ServerUnaryReactor* Detokenize(
-      grpc::CallbackServerContext* context,
-      const v1::DetokenizeRequest* request,
-      v1::DetokenizeResponse* response) override;
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* response) override;
 
  private:
-  const RequestTranslator* const translator_;
-  Engine* const engine_;
-  const Tokenizer* const tokenizer_;  // null: token ids only
   const ApiMetrics metrics_;
-  const Clock* const clock_;
+  const EngineCall::Context context_;
+  const Tokenizer* const tokenizer_;
   const int64_t num_experts_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -13,7 +14,10 @@ namespace {
 
 constexpr uint32_t kMaxLogprobs = 20;
 constexpr int kMaxStops = 16;
-constexpr size_t kMaxRequestIdBytes = 128;
+constexpr size_t kMaxStopBytes = 1024;
+constexpr size_t kMaxStopIds = 256;
+constexpr size_t kMaxTextBytes = size_t{16} << 20;
+constexpr int kMaxDetokenizedIds = 1 << 20;
 // Of the longest tokens in use (runs of spaces), with room to spare.
 constexpr int64_t kMaxBytesPerToken = 512;
 
@@ -46,7 +50,22 @@ absl::StatusOr<std::string> CheckRequestId(const std::string& id) {
   return id;
 }
 
+// Names the place of an id, never the id: messages are logged.
+absl::Status OutsideVocabulary(int index, absl::string_view list,
+                               int64_t vocab_size) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("token ", index + 1, " of ", list,
+                   " is outside the vocabulary of ", vocab_size));
+}
+
 }  // namespace
+
+absl::Status CheckTextSize(absl::string_view text) {
+  if (text.size() <= kMaxTextBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the text has ", text.size(), " bytes; at most ",
+                   kMaxTextBytes, " are accepted, so send it in parts"));
+}
 
 std::string RandomRequestId() {
   return absl::StrFormat("%016x", RandomNumber());
@@ -75,13 +94,48 @@ absl::StatusOr<std::vector<int32_t>> RequestTranslator::PromptFromText(
 
 absl::StatusOr<std::vector<int32_t>> RequestTranslator::PromptFromIds(
     const v1::TokenIds& ids) const {
-  for (const uint32_t id : ids.ids()) {
-    if (id < options_.vocab_size) continue;
+  if (ids.ids_size() > options_.max_context_tokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat("token id ", id, " is outside the vocabulary of ",
-                     options_.vocab_size));
+        absl::StrCat("the prompt has ", ids.ids_size(), " tokens, but at most ",
+                     options_.max_context_tokens, " fit; shorten it"));
+  }
+  for (int i = 0; i < ids.ids_size(); ++i) {
+    if (ids.ids(i) < options_.vocab_size) continue;
+    return OutsideVocabulary(i, "the prompt", options_.vocab_size);
   }
   return std::vector<int32_t>(ids.ids().begin(), ids.ids().end());
+}
+
+absl::StatusOr<v1::TokenizeResponse> RequestTranslator::Tokenize(
+    const v1::TokenizeRequest& request) const {
+  ASSIGN_OR_RETURN(const Tokenizer* tokenizer, this->tokenizer());
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                   tokenizer->Encode(request.text(), !request.no_special()));
+  v1::TokenizeResponse response;
+  response.mutable_token_ids()->Add(ids.begin(), ids.end());
+  return response;
+}
+
+absl::StatusOr<v1::DetokenizeResponse> RequestTranslator::Detokenize(
+    const v1::DetokenizeRequest& request) const {
+  ASSIGN_OR_RETURN(const Tokenizer* tokenizer, this->tokenizer());
+  if (request.token_ids_size() > kMaxDetokenizedIds) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        request.token_ids_size(), " token ids; at most ", kMaxDetokenizedIds,
+        " are accepted, so send them in "
+        "parts"));
+  }
+  const int64_t vocab_size =
+      std::max<int64_t>(tokenizer->vocab_size(), options_.vocab_size);
+  for (int i = 0; i < request.token_ids_size(); ++i) {
+    if (request.token_ids(i) < vocab_size) continue;
+    return OutsideVocabulary(i, "the request", vocab_size);
+  }
+  const std::vector<int32_t> ids(request.token_ids().begin(),
+                                 request.token_ids().end());
+  v1::DetokenizeResponse response;
+  response.set_text(tokenizer->Decode(ids, request.skip_special()));
+  return response;
 }
 
 absl::StatusOr<OverflowPolicy> RequestTranslator::Policy(
@@ -153,7 +207,7 @@ absl::StatusOr<SamplingParams> RequestTranslator::Sampling(
   return params;
 }
 
-absl::Status RequestTranslator::CheckStops(
+absl::Status RequestTranslator::CheckStopStrings(
     const v1::GenerateRequest& request) const {
   if (request.stop_size() > kMaxStops) {
     return absl::InvalidArgumentError(absl::StrCat(request.stop_size(),
@@ -164,13 +218,59 @@ absl::Status RequestTranslator::CheckStops(
     if (stop.empty()) {
       return absl::InvalidArgumentError("a stop string is empty; leave it out");
     }
+    if (stop.size() > kMaxStopBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a stop string has ", stop.size(), " bytes; at most ",
+                       kMaxStopBytes, " are accepted"));
+    }
   }
-  if (request.stop_size() > 0) RETURN_IF_ERROR(tokenizer().status());
-  for (const uint32_t id : request.stop_token_ids()) {
-    if (id < options_.vocab_size) continue;
+  return request.stop_size() > 0 ? tokenizer().status() : absl::OkStatus();
+}
+
+std::vector<std::string> RequestTranslator::StopStringsOf(
+    const v1::GenerateRequest& request) const {
+  if (request.stop_size() == 0) return options_.defaults.stop_strings;
+  return {request.stop().begin(), request.stop().end()};
+}
+
+absl::StatusOr<std::vector<int32_t>> RequestTranslator::StopIds(
+    const v1::GenerateRequest& request) const {
+  std::set<int32_t> ids;
+  for (int i = 0; i < request.stop_token_ids_size(); ++i) {
+    const uint32_t id = request.stop_token_ids(i);
+    if (id >= options_.vocab_size) {
+      return OutsideVocabulary(i, "stop_token_ids", options_.vocab_size);
+    }
+    ids.insert(static_cast<int32_t>(id));
+    if (ids.size() > kMaxStopIds) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("stop_token_ids lists more than ", kMaxStopIds,
+                       " different ids, which is the most accepted"));
+    }
+  }
+  if (!request.ignore_eos()) {
+    ids.insert(options_.defaults.eos_token_ids.begin(),
+               options_.defaults.eos_token_ids.end());
+  }
+  return std::vector<int32_t>(ids.begin(), ids.end());
+}
+
+absl::Status RequestTranslator::CheckMinTokens(
+    const SequenceRequest& request) const {
+  if (request.min_tokens > request.max_tokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat("stop token id ", id, " is outside the vocabulary of ",
-                     options_.vocab_size));
+        absl::StrCat("min_tokens ", request.min_tokens, " is above max_tokens ",
+                     request.max_tokens));
+  }
+  // Ascending and each once, so those below the size are all or not.
+  const auto end = std::lower_bound(
+      request.stop_ids.begin(), request.stop_ids.end(), options_.vocab_size);
+  if (request.min_tokens > 0 &&
+      end - request.stop_ids.begin() == options_.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "stop_token_ids and the end-of-sequence tokens are the whole "
+        "vocabulary, so there are no min_tokens ",
+        request.min_tokens, " to sample; list fewer"));
   }
   return absl::OkStatus();
 }
@@ -183,7 +283,7 @@ absl::StatusOr<SequenceRequest> RequestTranslator::Translate(
   ASSIGN_OR_RETURN(out.sampling, Sampling(request));
   ASSIGN_OR_RETURN(out.policy,
                    Policy(request.overflow_policy(), request.exact()));
-  RETURN_IF_ERROR(CheckStops(request));
+  RETURN_IF_ERROR(CheckStopStrings(request));
   if (request.has_logprobs()) {
     ASSIGN_OR_RETURN(out.logprobs,
                      CheckLogprobs("logprobs", request.logprobs()));
@@ -207,15 +307,9 @@ absl::StatusOr<SequenceRequest> RequestTranslator::Translate(
           ? request.min_tokens()
           : std::min<int64_t>(options_.defaults.min_new_tokens.value_or(0),
                               out.max_tokens);
-  if (out.min_tokens > out.max_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("min_tokens ", out.min_tokens, " is above max_tokens ",
-                     out.max_tokens));
-  }
   out.expert_counts = request.expert_counts();
-  if (!request.ignore_eos()) out.stop_ids = options_.defaults.eos_token_ids;
-  out.stop_ids.insert(out.stop_ids.end(), request.stop_token_ids().begin(),
-                      request.stop_token_ids().end());
+  ASSIGN_OR_RETURN(out.stop_ids, StopIds(request));
+  RETURN_IF_ERROR(CheckMinTokens(out));
 
   switch (request.prompt_case()) {
     case v1::GenerateRequest::kText: {

@@ -1,9 +1,19 @@
 #include "router_service/api/response_fields.h"
 
-#include "absl/time/clock.h"
+#include "router_service/api/request_translator.h"
 #include "services/core/log.h"
 
 namespace expertmesh::router {
+namespace {
+
+constexpr LogRate kLogRate = {.per_second = 100, .burst = 100};
+
+// Not a fault: a client that went away is its own business.
+bool IsClientsLeaving(const absl::Status& status) {
+  return absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+}
+
+}  // namespace
 
 v1::RoutingAccount ToProto(const RoutingAccount& account) {
   v1::RoutingAccount out;
@@ -53,34 +63,30 @@ v1::Timings TimingsOf(const Sequence& sequence, absl::Duration now) {
   return out;
 }
 
-absl::Status ClientGone(absl::Time deadline) {
-  if (absl::Now() >= deadline) {
-    return absl::DeadlineExceededError("the request's deadline has passed");
-  }
-  return absl::CancelledError("cancelled by the client");
-}
-
-void LogRefused(absl::string_view method, const absl::Status& status) {
-  static LogRateLimit limit(/*interval_ms=*/100);
-  if (!limit.Allow()) return;
-  Log(LogLevel::kWarning, "request refused",
-      {{"method", method},
+void LogRefused(Method method, absl::string_view request_id,
+                const absl::Status& status) {
+  static LogRateLimit limit(kLogRate);
+  // One that is too long is what the request is refused for.
+  const bool has_id = request_id.size() <= kMaxRequestIdBytes;
+  Log(limit, IsClientsLeaving(status) ? LogLevel::kInfo : LogLevel::kWarning,
+      "request refused",
+      {{"request_id", has_id ? request_id : ""},
+       {"method", kMethodNames[static_cast<int>(method)]},
        {"code", absl::StatusCodeToString(status.code())},
-       {"error", std::string(status.message())}});
+       {"error", status.message()}});
 }
 
-void LogFinished(absl::string_view method, const Sequence& sequence,
+void LogFinished(Method method, const Sequence& sequence,
                  const absl::Status& status, absl::Duration now) {
-  static LogRateLimit limit(/*interval_ms=*/10);
-  if (!limit.Allow()) return;
-  // A client that went away is its own business.
-  const bool is_fault = !status.ok() && !absl::IsCancelled(status) &&
-                        !absl::IsDeadlineExceeded(status);
-  Log(is_fault ? LogLevel::kWarning : LogLevel::kInfo, "request finished",
+  static LogRateLimit fault_limit(kLogRate);
+  static LogRateLimit limit(kLogRate);
+  const bool is_fault = !status.ok() && !IsClientsLeaving(status);
+  Log(is_fault ? fault_limit : limit,
+      is_fault ? LogLevel::kWarning : LogLevel::kInfo, "request finished",
       {{"request_id", sequence.request.request_id},
-       {"method", method},
+       {"method", kMethodNames[static_cast<int>(method)]},
        {"code", absl::StatusCodeToString(status.code())},
-       {"error", std::string(status.message())},
+       {"error", status.message()},
        {"prompt_tokens", sequence.prompt_size()},
        {"generated_tokens", sequence.num_generated()},
        {"seconds", absl::ToDoubleSeconds(now - sequence.arrival)}});

@@ -1,8 +1,9 @@
 #pragma once
 
-// Parts of responses that several calls fill alike.
+// Parts of responses, and log lines, that several calls have alike.
 
 #include "expertmesh/v1/generation.pb.h"
+#include "router_service/api/api_metrics.h"
 #include "router_service/engine/sequence.h"
 
 namespace expertmesh::router {
@@ -12,15 +13,15 @@ v1::TokenLogprob ToProto(const TokenLogprob& logprob);
 v1::FinishReason ToProto(FinishReason reason);
 v1::Timings TimingsOf(const Sequence& sequence, absl::Duration now);
 
-// Why a call whose client is gone ends: its deadline, or its cancelling.
-absl::Status ClientGone(absl::Time deadline);
+// One line for a request that the engine never ran, of which a hundred a second
+// are written at most. `request_id` is the client's or ours; empty where there
+// is none. Messages name positions and sizes, never text or tokens.
+void LogRefused(Method method, absl::string_view request_id,
+                const absl::Status& status);
 
-// One line for one refused request; at most ten a second.
-void LogRefused(absl::string_view method, const absl::Status& status);
-
-// One line for one finished request: never its prompt or tokens. At most a
-// hundred a second.
-void LogFinished(absl::string_view method, const Sequence& sequence,
+// One line for a finished request: never its prompt or tokens. At most a
+// hundred a second each of those that failed and of the others.
+void LogFinished(Method method, const Sequence& sequence,
                  const absl::Status& status, absl::Duration now);
 
 }  // namespace expertmesh::router

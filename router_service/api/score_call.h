@@ -6,49 +6,35 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include "absl/base/thread_annotations.h"
 #include "expertmesh/v1/generation.pb.h"
-#include "router_service/api/api_metrics.h"
-#include "router_service/engine/engine.h"
-#include "services/core/clock.h"
-#include "services/core/mutex.h"
+#include "router_service/api/engine_call.h"
 
 namespace expertmesh::router {
 
-// Lives until both gRPC and the engine are done with it.
-class ScoreCall final : public grpc::ServerUnaryReactor, public TokenSink {
+class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
  public:
-  struct Context {
-    Engine* engine;
-    const ApiMetrics* metrics;
-    const Clock* clock;
-  };
-
-  // Submits the request, or ends the call with `request`'s error. `response`
-  // is gRPC's until the call ends; the result belongs to gRPC.
-  static ScoreCall* Start(const Context& context, absl::Time deadline,
-                          absl::StatusOr<SequenceRequest> request,
-                          v1::ScoreResponse* response);
+  // `response` is gRPC's until the call ends; the result belongs to gRPC.
+  static ScoreCall* Start(const Context& context, const CallDeadline& deadline,
+                          const grpc::ByteBuffer& bytes,
+                          grpc::ByteBuffer* response);
 
   bool OnToken(const Sequence& sequence, int32_t token,
                const TokenLogprob* logprob) override;
   void OnFinish(const Sequence& sequence, FinishReason reason,
                 const absl::Status& status) override;
-  void OnCancel() override;
-  void OnDone() override;
+  void OnCancel() override { Leave(); }
+  void OnDone() override { Release(); }
 
  private:
-  ScoreCall(const Context& context, absl::Time deadline,
-            v1::ScoreResponse* response)
-      : context_(context), deadline_(deadline), response_(response) {}
+  ScoreCall(const Context& context, const CallDeadline& deadline,
+            grpc::ByteBuffer* response)
+      : EngineCall(context, Method::kScore, deadline), response_(response) {}
 
-  const Context context_;
-  const absl::Time deadline_;
-  v1::ScoreResponse* const response_;
-  std::shared_ptr<ScoreCall> self_;
-  Mutex mutex_;
-  bool is_cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  uint64_t engine_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::StatusOr<SequenceRequest> Translate() override;
+  void Refuse(const grpc::Status& status) override { Finish(status); }
+
+  grpc::ByteBuffer* const response_;
+  std::unique_ptr<v1::ScoreRequest> request_;  // until it is translated
 };
 
 }  // namespace expertmesh::router

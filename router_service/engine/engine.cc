@@ -1,9 +1,11 @@
 #include "router_service/engine/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/core/status_macros.h"
 
 namespace expertmesh::router {
 namespace {
@@ -41,8 +43,7 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
 
 Engine::~Engine() { Drain(absl::ZeroDuration()); }
 
-absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
-                                        std::shared_ptr<TokenSink> sink) {
+absl::Status Engine::CheckPrompt(const SequenceRequest& request) const {
   const int64_t prompt_size = static_cast<int64_t>(request.prompt.size());
   if (prompt_size == 0) {
     return absl::InvalidArgumentError(
@@ -50,20 +51,40 @@ absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
         "token");
   }
   // A prompt that generates needs room for one token more.
-  const int64_t needed = prompt_size + (request.max_tokens > 0 ? 1 : 0);
-  if (needed > options_.max_context_tokens) {
+  const int64_t reserved = request.max_tokens > 0 ? 1 : 0;
+  if (prompt_size + reserved > options_.max_context_tokens) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the prompt has ", prompt_size, " tokens, but at most ",
-        options_.max_context_tokens - (request.max_tokens > 0 ? 1 : 0),
-        " fit; shorten it"));
+        options_.max_context_tokens - reserved, " fit; shorten it"));
   }
-  for (const int32_t id : request.prompt) {
-    if (id < 0 || id >= config_.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token id ", static_cast<uint32_t>(id),
-                       " is outside the vocabulary of ", config_.vocab_size));
+  for (int64_t i = 0; i < prompt_size; ++i) {
+    if (request.prompt[i] >= 0 && request.prompt[i] < config_.vocab_size) {
+      continue;
     }
+    return absl::InvalidArgumentError(absl::StrCat(
+        "token ", i + 1, " of the prompt is outside the vocabulary of ",
+        config_.vocab_size));
   }
+  return absl::OkStatus();
+}
+
+bool Engine::IsQueueFull() const {
+  // Places among the running ones are filled at the next step, but not by those
+  // that a step has already left waiting, nor by any behind them.
+  const int64_t unseen = static_cast<int64_t>(inbox_.size()) + unscheduled_;
+  const int64_t passed_over = load_.waiting - unscheduled_;
+  const int64_t free_places =
+      passed_over > 0 ? 0
+                      : std::max<int64_t>(0, options_.scheduler.max_sequences -
+                                                 load_.running);
+  return passed_over + std::max<int64_t>(0, unseen - free_places) >=
+         options_.max_queue;
+}
+
+absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
+                                        std::shared_ptr<TokenSink> sink) {
+  RETURN_IF_ERROR(CheckPrompt(request));
+  const int64_t prompt_size = static_cast<int64_t>(request.prompt.size());
   request.max_tokens =
       std::min(request.max_tokens, options_.max_context_tokens - prompt_size);
   auto sequence = std::make_unique<Sequence>();
@@ -77,11 +98,7 @@ absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
   if (draining_) {
     return absl::UnavailableError("the router is shutting down; try another");
   }
-  // Places among the running ones are filled at the next step.
-  const int64_t free_places =
-      std::max<int64_t>(0, options_.scheduler.max_sequences - load_.running);
-  if (static_cast<int64_t>(inbox_.size()) + load_.waiting >=
-      options_.max_queue + free_places) {
+  if (IsQueueFull()) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full (", options_.max_queue,
                      " requests waiting); try again later"));
@@ -156,6 +173,7 @@ bool Engine::TakeInbox() {
     new_capacity_.reset();
     load_.waiting =
         scheduler_.num_waiting() + static_cast<int64_t>(arrived.size());
+    unscheduled_ += static_cast<int64_t>(arrived.size());
     stop = stop_;
   }
   for (std::unique_ptr<Sequence>& sequence : arrived) {
@@ -176,6 +194,10 @@ bool Engine::TakeInbox() {
 void Engine::Step() {
   const absl::Duration start = clock_.Now();
   scheduler_.Schedule(&batch_, &chunks_);
+  {
+    MutexLock lock(&mutex_);
+    unscheduled_ = 0;
+  }
   PublishLoad();
   for (const ScheduledChunk& chunk : chunks_) {
     Sequence& sequence = *chunk.sequence;
@@ -190,6 +212,7 @@ void Engine::Step() {
   Advance();
   CollectLogitRows();
   ComputeLogits();
+  FailPrompts();
   FinishPrompts();
   PublishLoad();
 }
@@ -296,11 +319,29 @@ void Engine::ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
 }
 
 void Engine::Deliver(const LogitRow& row, LogitResult& result) {
+  // Later rows still point to a sequence that failed, so it ends after them.
+  if (std::find(failed_prompts_.begin(), failed_prompts_.end(), row.sequence) !=
+      failed_prompts_.end()) {
+    return;
+  }
   if (row.target == kSample) {
     DeliverToken(row.sequence, result);
-  } else {
+  } else if (std::isfinite(result.logprob.logprob)) {
     row.sequence->prompt_logprobs.push_back(std::move(result.logprob));
+  } else {
+    failed_prompts_.push_back(row.sequence);
   }
+}
+
+void Engine::FailPrompts() {
+  for (Sequence* sequence : failed_prompts_) {
+    const auto removed = scheduler_.Remove(sequence->id);
+    Finish(removed.get(), FinishReason::kError,
+           absl::InternalError(absl::StrCat(
+               "the model gave no finite logit for token ",
+               removed->prompt_logprobs.size() + 2, " of the prompt")));
+  }
+  failed_prompts_.clear();
 }
 
 void Engine::DeliverToken(Sequence* sequence, LogitResult& result) {
@@ -348,6 +389,7 @@ void Engine::DeliverToken(Sequence* sequence, LogitResult& result) {
 void Engine::FinishPrompts() {
   for (const uint64_t id : finished_prompts_) {
     const auto removed = scheduler_.Remove(id);
+    if (removed == nullptr) continue;  // failed in this step
     metrics_.prompt_tokens->Increment(
         static_cast<double>(removed->prompt_size()));
     Finish(removed.get(), FinishReason::kLength, absl::OkStatus());
@@ -422,6 +464,8 @@ void Engine::PublishLoad() {
   MutexLock lock(&mutex_);
   load_.running = scheduler_.num_running();
   load_.waiting = scheduler_.num_waiting();
+  // Some may have been cancelled.
+  unscheduled_ = std::min(unscheduled_, load_.waiting);
   load_.kv_cache_usage_ratio = usage;
 }
 

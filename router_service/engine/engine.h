@@ -97,12 +97,16 @@ class Engine {
                        int64_t sampler, LogitResult* result);
   void Deliver(const LogitRow& row, LogitResult& result);
   void DeliverToken(Sequence* sequence, LogitResult& result);
+  // Ends requests whose prompt could not be scored.
+  void FailPrompts();
   // Ends requests that generate nothing and whose prompt is computed.
   void FinishPrompts();
   void Finish(Sequence* sequence, FinishReason reason,
               const absl::Status& status);
   void RecordStep(absl::Duration start);
   void RecordOverflow();
+  absl::Status CheckPrompt(const SequenceRequest& request) const;
+  bool IsQueueFull() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Makes running, waiting and KV use visible outside the engine's thread.
   void PublishLoad();
   void PublishBalance(absl::Duration now);
@@ -123,6 +127,7 @@ class Engine {
   TokenBatch batch_;
   std::vector<ScheduledChunk> chunks_;
   std::vector<uint64_t> finished_prompts_;
+  std::vector<Sequence*> failed_prompts_;
   std::vector<LogitRow> logit_rows_;
   std::vector<int32_t> logit_tokens_;
   std::vector<LogitResult> logit_results_;
@@ -144,6 +149,8 @@ class Engine {
   std::vector<std::unique_ptr<Sequence>> inbox_ ABSL_GUARDED_BY(mutex_);
   std::optional<CapacityOptions> new_capacity_ ABSL_GUARDED_BY(mutex_);
   std::vector<Cancellation> cancellations_ ABSL_GUARDED_BY(mutex_);
+  // Taken from the inbox, but not yet looked at by the scheduler.
+  int64_t unscheduled_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t unfinished_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;

@@ -54,6 +54,11 @@ bool ConfigReader::Has(absl::string_view field) const {
   return Find(field) != nullptr;
 }
 
+bool ConfigReader::IsNull(absl::string_view field) const {
+  const auto found = object_->find(std::string(field));
+  return found != object_->end() && found->is_null();
+}
+
 bool ConfigReader::IsString(absl::string_view field) const {
   const json* value = Find(field);
   return value != nullptr && value->is_string();

@@ -38,6 +38,7 @@ class ConfigReader {
   }
 
   bool Has(absl::string_view field) const;
+  bool IsNull(absl::string_view field) const;  // written, but as null
   bool IsString(absl::string_view field) const;
   bool IsObject(absl::string_view field) const;
   bool IsList(absl::string_view field) const;

@@ -29,6 +29,20 @@ std::vector<int32_t> ParseEosTokenIds(ConfigReader& reader) {
   return ids;
 }
 
+std::vector<std::string> ParseStopStrings(ConfigReader& reader) {
+  constexpr absl::string_view kField = "stop_strings";
+  std::vector<std::string> stops;
+  if (reader.IsString(kField)) {
+    stops.push_back(reader.StringOr(kField, ""));
+  } else {
+    stops = reader.StringList(kField);
+  }
+  if (std::find(stops.begin(), stops.end(), "") != stops.end()) {
+    reader.Fail(kField, "holds an empty string");
+  }
+  return stops;
+}
+
 std::optional<float> OptionalFloat(ConfigReader& reader,
                                    absl::string_view field, double max) {
   const std::optional<double> number = reader.OptionalNumber(field, 0.0, max);
@@ -71,6 +85,7 @@ absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
   if (defaults.top_p == 0.0f) reader.Fail("top_p", "must be above 0");
   defaults.min_new_tokens = OptionalCount(reader, "min_new_tokens", 0);
   defaults.max_new_tokens = OptionalCount(reader, "max_new_tokens", 1);
+  defaults.stop_strings = ParseStopStrings(reader);
   RETURN_IF_ERROR(reader.status());
   RETURN_IF_ERROR(model_config.status());
   return defaults;

@@ -21,11 +21,12 @@ struct GenerationDefaults {
   std::optional<float> repetition_penalty;
   std::optional<int32_t> max_new_tokens;
   std::optional<int32_t> min_new_tokens;
+  std::vector<std::string> stop_strings;  // none is empty
 };
 
 // Reads `path` (a file that is missing leaves all unset). End-of-sequence ids
 // may be one id, a list or null; when they are absent there, those of
-// config.json (`model_config`) hold.
+// config.json (`model_config`) hold. Stop strings may be one or a list.
 // Errors: FAILED_PRECONDITION naming file and field.
 absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
     const std::string& path, ConfigReader& model_config);

@@ -1,15 +1,19 @@
 #include "services/cli/text_coder.h"
 
+#include <algorithm>
 #include <filesystem>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/checkpoint/config_reader.h"
+#include "services/checkpoint/json_reader.h"
 #include "services/core/status_macros.h"
 #include "services/text/tokenizer.h"
 
 namespace expertmesh {
 namespace {
+
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 class Remote : public TextCoder {
  public:
@@ -48,8 +52,8 @@ class Remote : public TextCoder {
 
 class Local : public TextCoder {
  public:
-  explicit Local(std::unique_ptr<Tokenizer> tokenizer)
-      : tokenizer_(std::move(tokenizer)) {}
+  Local(std::unique_ptr<Tokenizer> tokenizer, int64_t vocab_size)
+      : tokenizer_(std::move(tokenizer)), vocab_size_(vocab_size) {}
 
   absl::StatusOr<std::vector<uint32_t>> Encode(const std::string& text,
                                                bool no_special) override {
@@ -63,19 +67,31 @@ class Local : public TextCoder {
     std::vector<int32_t> signed_ids;
     signed_ids.reserve(ids.size());
     for (const uint32_t id : ids) {
-      if (id > std::numeric_limits<int32_t>::max()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("token id ", id, " is outside the vocabulary of ",
-                         tokenizer_->vocab_size()));
+      if (id >= vocab_size_) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "token id ", id, " is outside the vocabulary of ", vocab_size_));
       }
-      signed_ids.push_back(id);
+      signed_ids.push_back(static_cast<int32_t>(id));
     }
     return tokenizer_->Decode(signed_ids, skip_special);
   }
 
  private:
   const std::unique_ptr<Tokenizer> tokenizer_;
+  const int64_t vocab_size_;  // the tokenizer's or the model's, if larger
 };
+
+// vocab_size of a config.json; 0 where there is none.
+absl::StatusOr<int64_t> ModelVocabSize(const std::string& path) {
+  const absl::StatusOr<nlohmann::json> json =
+      ReadJsonFile(path, kMaxConfigBytes);
+  if (absl::IsNotFound(json.status())) return 0;
+  if (!json.ok()) return json.status();
+  ConfigReader reader(path, *json);
+  const int64_t size = reader.OptionalSize("vocab_size").value_or(0);
+  RETURN_IF_ERROR(reader.status());
+  return size;
+}
 
 }  // namespace
 
@@ -85,12 +101,16 @@ std::unique_ptr<TextCoder> RemoteCoder(const ServerFlags& flags) {
 
 absl::StatusOr<std::unique_ptr<TextCoder>> LocalCoder(const std::string& path) {
   std::error_code ignored;
-  const std::string file =
-      std::filesystem::is_directory(path, ignored)
-          ? (std::filesystem::path(path) / "tokenizer.json").string()
-          : path;
-  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(file));
-  return std::make_unique<Local>(std::move(tokenizer));
+  std::filesystem::path file = path;
+  if (std::filesystem::is_directory(file, ignored)) file /= "tokenizer.json";
+  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
+                   Tokenizer::Load(file.string()));
+  ASSIGN_OR_RETURN(
+      const int64_t model_size,
+      ModelVocabSize((file.parent_path() / "config.json").string()));
+  const int64_t vocab_size =
+      std::max<int64_t>(tokenizer->vocab_size(), model_size);
+  return std::make_unique<Local>(std::move(tokenizer), vocab_size);
 }
 
 }  // namespace expertmesh

@@ -24,8 +24,10 @@ class TextCoder {
 
 std::unique_ptr<TextCoder> RemoteCoder(const ServerFlags& flags);
 
-// `path`: a checkpoint folder, or a tokenizer.json.
-// Errors: those of Tokenizer::Load.
+// `path`: a checkpoint folder, or a tokenizer.json. Where a config.json lies
+// beside it, ids that only the model has decode to nothing, as a router does
+// it. Errors: those of Tokenizer::Load, and FAILED_PRECONDITION for a
+// config.json that cannot be read.
 absl::StatusOr<std::unique_ptr<TextCoder>> LocalCoder(const std::string& path);
 
 }  // namespace expertmesh

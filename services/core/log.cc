@@ -4,13 +4,16 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 
 namespace expertmesh {
 namespace {
@@ -40,6 +43,11 @@ absl::string_view LevelName(LogLevel level) {
   return "?";
 }
 
+// Bytes that would move a terminal's cursor or break a line apart.
+bool IsControl(char c) {
+  return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+}
+
 // Appends `text` as a JSON string. Bytes above 0x7f pass through: callers log
 // identifiers and status messages, which are UTF-8.
 void AppendQuoted(std::string* out, absl::string_view text) {
@@ -59,7 +67,7 @@ void AppendQuoted(std::string* out, absl::string_view text) {
         out->append("\\t");
         break;
       default:
-        if (static_cast<unsigned char>(c) < 0x20) {
+        if (IsControl(c)) {
           absl::StrAppendFormat(out, "\\u%04x", static_cast<int>(c));
         } else {
           out->push_back(c);
@@ -70,14 +78,75 @@ void AppendQuoted(std::string* out, absl::string_view text) {
 }
 
 void AppendTextValue(std::string* out, const LogField& field) {
-  const bool plain =
-      !field.text().empty() &&
-      field.text().find_first_of(" \t\n\"=\\") == absl::string_view::npos;
+  const absl::string_view text = field.text();
+  const bool plain = !text.empty() &&
+                     text.find_first_of(" \"=\\") == absl::string_view::npos &&
+                     std::none_of(text.begin(), text.end(), IsControl);
   if (plain || !field.quoted()) {
-    out->append(field.text().data(), field.text().size());
+    out->append(text.data(), text.size());
   } else {
-    AppendQuoted(out, field.text());
+    AppendQuoted(out, text);
   }
+}
+
+std::string JsonLine(absl::string_view time, LogLevel level,
+                     absl::string_view message,
+                     absl::Span<const LogField> fields) {
+  std::string line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"",
+                                  LevelName(level), "\",\"service\":");
+  AppendQuoted(&line, Config().service);
+  line.append(",\"message\":");
+  AppendQuoted(&line, message);
+  for (const LogField& field : fields) {
+    line.push_back(',');
+    AppendQuoted(&line, field.key());
+    line.push_back(':');
+    if (field.quoted()) {
+      AppendQuoted(&line, field.text());
+    } else {
+      line.append(field.text().data(), field.text().size());
+    }
+  }
+  line.push_back('}');
+  return line;
+}
+
+std::string TextLine(absl::string_view time, LogLevel level,
+                     absl::string_view message,
+                     absl::Span<const LogField> fields) {
+  std::string line =
+      absl::StrCat(time, " ", LevelName(level), " ", Config().service, ": ");
+  // A newline in a message would break the promise of one line an event.
+  for (const char c : message) line.push_back(IsControl(c) ? ' ' : c);
+  for (const LogField& field : fields) {
+    absl::StrAppend(&line, " ", field.key(), "=");
+    AppendTextValue(&line, field);
+  }
+  return line;
+}
+
+void Write(std::string line) {
+  line.push_back('\n');
+  // A pipe that nobody reads must not stop the service. One that is writable
+  // takes PIPE_BUF bytes at once; longer lines are cut to that.
+  pollfd out = {STDERR_FILENO, POLLOUT, 0};
+  if (poll(&out, 1, 0) <= 0) return;
+  if (line.size() > PIPE_BUF) {
+    line.resize(PIPE_BUF);
+    line.back() = '\n';
+  }
+  // One write per line keeps lines of several processes apart on one terminal.
+  [[maybe_unused]] const ssize_t written =
+      write(STDERR_FILENO, line.data(), line.size());
+}
+
+void LogFields(LogLevel level, absl::string_view message,
+               absl::Span<const LogField> fields) {
+  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(),
+                                            absl::UTCTimeZone());
+  Write(Config().format == LogFormat::kJson
+            ? JsonLine(time, level, message, fields)
+            : TextLine(time, level, message, fields));
 }
 
 }  // namespace
@@ -114,58 +183,39 @@ void LogField::SetNumber(double value, bool integral) {
 
 void Log(LogLevel level, absl::string_view message,
          std::initializer_list<LogField> fields) {
-  const LogConfig& config = Config();
-  if (level < config.level) return;
-  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(),
-                                            absl::UTCTimeZone());
-  std::string line;
-  if (config.format == LogFormat::kJson) {
-    absl::StrAppend(&line, "{\"time\":\"", time, "\",\"level\":\"",
-                    LevelName(level), "\",\"service\":");
-    AppendQuoted(&line, config.service);
-    line.append(",\"message\":");
-    AppendQuoted(&line, message);
-    for (const LogField& field : fields) {
-      line.push_back(',');
-      AppendQuoted(&line, field.key());
-      line.push_back(':');
-      if (field.quoted()) {
-        AppendQuoted(&line, field.text());
-      } else {
-        line.append(field.text().data(), field.text().size());
-      }
-    }
-    line.push_back('}');
-  } else {
-    absl::StrAppend(&line, time, " ", LevelName(level), " ", config.service,
-                    ": ");
-    // A newline in a message would break the promise of one line an event.
-    for (const char c : message) line.push_back(c == '\n' ? ' ' : c);
-    for (const LogField& field : fields) {
-      absl::StrAppend(&line, " ", field.key(), "=");
-      AppendTextValue(&line, field);
-    }
-  }
-  line.push_back('\n');
-  // A pipe that nobody reads must not stop the service. One that is writable
-  // takes PIPE_BUF bytes at once; longer lines are cut to that.
-  pollfd out = {STDERR_FILENO, POLLOUT, 0};
-  if (poll(&out, 1, 0) <= 0) return;
-  if (line.size() > PIPE_BUF) {
-    line.resize(PIPE_BUF);
-    line.back() = '\n';
-  }
-  // One write per line keeps lines of several processes apart on one terminal.
-  [[maybe_unused]] const ssize_t written =
-      write(STDERR_FILENO, line.data(), line.size());
+  if (level < Config().level) return;
+  LogFields(level, message, fields);
 }
 
-bool LogRateLimit::Allow() {
-  const int64_t now = absl::ToInt64Milliseconds(
-      absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()));
-  int64_t last = last_ms_.load();
-  return now - last >= interval_ms_ &&
-         last_ms_.compare_exchange_strong(last, now);
+void Log(LogRateLimit& limit, LogLevel level, absl::string_view message,
+         std::initializer_list<LogField> fields) {
+  if (level < Config().level) return;
+  const std::optional<int64_t> suppressed = limit.Allow();
+  if (!suppressed) return;
+  std::vector<LogField> all(fields);
+  if (*suppressed > 0) all.emplace_back("suppressed", *suppressed);
+  LogFields(level, message, all);
+}
+
+LogRateLimit::LogRateLimit(LogRate rate, const Clock* clock)
+    : rate_(rate),
+      clock_(*clock),
+      tokens_(rate.burst),
+      refilled_(clock->Now()) {}
+
+std::optional<int64_t> LogRateLimit::Allow() {
+  MutexLock lock(&mutex_);
+  const absl::Duration now = clock_.Now();
+  tokens_ = std::min(
+      rate_.burst,
+      tokens_ + rate_.per_second * absl::ToDoubleSeconds(now - refilled_));
+  refilled_ = now;
+  if (tokens_ < 1) {
+    ++suppressed_;
+    return std::nullopt;
+  }
+  tokens_ -= 1;
+  return std::exchange(suppressed_, 0);
 }
 
 }  // namespace expertmesh

@@ -5,13 +5,16 @@
 //       {{"request_id", id}, {"tokens", 12}});
 // Prompts and tokens are never logged.
 
-#include <atomic>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "services/core/clock.h"
+#include "services/core/mutex.h"
 
 namespace expertmesh {
 
@@ -57,18 +60,38 @@ class LogField {
 void Log(LogLevel level, absl::string_view message,
          std::initializer_list<LogField> fields = {});
 
-// At most one line per interval from one call site:
-//   static LogRateLimit limit;  // one second
-//   if (limit.Allow()) Log(...);
+// What a LogRateLimit lets through: `burst` lines at once, and `per_second`
+// more each second.
+struct LogRate {
+  double per_second = 1;
+  double burst = 1;
+};
+
+// A token bucket for one call site, so that strangers cannot fill the log:
+//   static LogRateLimit limit({.per_second = 100, .burst = 100});
+//   Log(limit, LogLevel::kInfo, "request finished", {{"tokens", 12}});
+// Thread-safe.
 class LogRateLimit {
  public:
-  explicit LogRateLimit(int64_t interval_ms = 1000)
-      : interval_ms_(interval_ms) {}
-  bool Allow();
+  // `clock` must outlive this.
+  explicit LogRateLimit(LogRate rate = {}, const Clock* clock = Clock::Real());
+
+  // Nothing: not now. Else the number of lines that were refused since the
+  // last one that was let through.
+  std::optional<int64_t> Allow();
 
  private:
-  const int64_t interval_ms_;
-  std::atomic<int64_t> last_ms_{INT64_MIN / 2};
+  const LogRate rate_;
+  const Clock& clock_;
+  Mutex mutex_;
+  double tokens_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration refilled_ ABSL_GUARDED_BY(mutex_);
+  int64_t suppressed_ ABSL_GUARDED_BY(mutex_) = 0;
 };
+
+// As Log, where `limit` allows it; a field `suppressed` counts the lines that
+// it refused before this one.
+void Log(LogRateLimit& limit, LogLevel level, absl::string_view message,
+         std::initializer_list<LogField> fields = {});
 
 }  // namespace expertmesh

@@ -1,5 +1,6 @@
 #include "services/runtime/server_runtime.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -43,6 +44,14 @@ void RouteGrpcLogs() {
   gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);
   gpr_set_log_function([](gpr_log_func_args* args) {
     Log(LogLevel::kDebug, args->message, {{"source", "grpc"}});
+  });
+  google::protobuf::SetLogHandler([](google::protobuf::LogLevel level,
+                                     const char*, int,
+                                     const std::string& message) {
+    // After a fatal one the library ends the process.
+    Log(level == google::protobuf::LOGLEVEL_FATAL ? LogLevel::kError
+                                                  : LogLevel::kDebug,
+        message, {{"source", "protobuf"}});
   });
 }
 

@@ -24,8 +24,8 @@ struct GrpcServerOptions {
   std::vector<std::string> health_names;
 };
 
-// gRPC's own messages go to our log (as debug lines: what matters comes back as
-// a status). Call once in main, before anything of gRPC.
+// Messages of gRPC and Protobuf themselves go to our log (as debug lines: what
+// matters comes back as a status). Call once in main, before anything of gRPC.
 void RouteGrpcLogs();
 
 // A running server with reflection and grpc.health.v1. Thread-safe.

@@ -55,6 +55,12 @@ class StreamingDetokenizer {
   StreamingDetokenizer(const Tokenizer* tokenizer, bool skip_special);
   ~StreamingDetokenizer();
 
+  // Takes `ids` for a text that has been shown already, which later ids
+  // continue: pieces then concatenate to Decode of all ids without Decode of
+  // these, where that is how it begins. Where it is not, because a later id
+  // completes a character that these left unfinished, the whole character
+  // comes. Before the first Push.
+  void Resume(absl::Span<const int32_t> ids);
   // The text that `id` settles; often empty inside a character.
   std::string Push(int32_t id);
   // What is still held back, with U+FFFD for unfinished characters. Ends the

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -221,6 +222,20 @@ class TokenizeTest(WithServer):
             done = et.cli("tokenize", "--model", folder, "--jsonl", *flags,
                           stdin=json.dumps(case["text"]) + "\n")
             self.assertEqual(json.loads(done.stdout), case[key])
+
+    def test_ids_of_a_padded_vocabulary_decode_to_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = pathlib.Path(folder)
+            shutil.copy(et.DEMO_MODEL / "tokenizer.json", model)
+            detokenize = lambda ids: et.cli(
+                "detokenize", "--model", model, "--token-ids", ids,
+                check=False)
+            self.assertEqual(detokenize("1030").returncode, 2)
+            (model / "config.json").write_text('{"vocab_size": 1040}')
+            self.assertEqual(detokenize("1030,1039").stdout, "\n")
+            done = detokenize("1040")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("vocabulary of 1040", done.stderr)
 
     def test_a_bad_line_is_named(self):
         for command, lines in (("tokenize", '"a"\n[1]\n'),

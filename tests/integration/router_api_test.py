@@ -1,8 +1,13 @@
 """The client API of a real router, from the published protos alone."""
 
 import concurrent.futures
+import json
+import pathlib
+import shutil
 import subprocess
+import tempfile
 import threading
+import time
 import unittest
 import urllib.request
 
@@ -27,11 +32,12 @@ def token_ids(responses):
 
 
 class RouterTest(unittest.TestCase):
+    MODEL = testing.DEMO_MODEL
     FLAGS = ()
 
     @classmethod
     def setUpClass(cls):
-        cls.mesh = testing.serve(testing.DEMO_MODEL, 2, *cls.FLAGS)
+        cls.mesh = testing.serve(cls.MODEL, 2, *cls.FLAGS)
         cls.addClassCleanup(cls.mesh.__exit__)
         cls.channel = grpc.insecure_channel(cls.mesh.address)
         cls.addClassCleanup(cls.channel.close)
@@ -131,8 +137,10 @@ class GenerateTest(RouterTest):
                 (request(max_tokens=0), "max_tokens"),
                 (request("to be " * 2000), "tokens"),
                 (pb.GenerateRequest(max_tokens=1), "prompt"),
-                (pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5000])),
-                 "5000"),
+                (pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5, 5000])),
+                 "token 2 of the prompt is outside the vocabulary of 1024"),
+                (request(min_tokens=1, stop_token_ids=range(1024)),
+                 "stop_token_ids lists more than 256"),
                 (request(overflow_policy=pb.OVERFLOW_POLICY_DROP, exact=True),
                  "exact")):
             failure = self.error(lambda: list(self.stub.Generate(bad)))
@@ -140,6 +148,49 @@ class GenerateTest(RouterTest):
             self.assertIn(word, failure.details())
         self.assertEqual(self.error(lambda: self.stub.Detokenize(
             pb.DetokenizeRequest(token_ids=[1 << 31]))).code(), invalid)
+
+    def test_bytes_that_are_no_message(self):
+        garbage, bad_utf8 = b"\xff\xff\xff", b"\x0a\x02\xff\xfe"
+        for method, call, sent in (
+                ("v1.GenerationService/Generate", "unary_stream", bad_utf8),
+                ("v1.GenerationService/Score", "unary_unary", bad_utf8),
+                ("v1.GenerationService/Tokenize", "unary_unary", bad_utf8),
+                ("v1.GenerationService/Detokenize", "unary_unary", garbage),
+                ("v1.ModelService/GetModel", "unary_unary", garbage),
+                ("admin.v1.AdminService/GetExpertLoad", "unary_unary",
+                 garbage)):
+            # Without serializers the channel passes bytes through.
+            raw = getattr(self.channel, call)(f"/expertmesh.{method}")
+            failure = self.error(
+                lambda: list(raw(sent)) if call == "unary_stream"
+                else raw(sent))
+            self.assertEqual(failure.code(),
+                             grpc.StatusCode.INVALID_ARGUMENT, method)
+            self.assertIn("UTF-8", failure.details())
+        self.assertNotIn("libprotobuf", self.mesh.log())
+
+    def test_long_texts_do_not_hold_up_others(self):
+        text = "The quick brown fox jumps over the lazy dog. " * 200_000
+        with grpc.insecure_channel(
+                self.mesh.address,
+                options=[("grpc.max_receive_message_length", -1)]) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            start = time.monotonic()
+            long = [stub.Tokenize.future(pb.TokenizeRequest(text=text))
+                    for _ in range(3)]
+            slowest = 0
+            while not all(call.done() for call in long):
+                before = time.monotonic()
+                self.assertEqual(health(self.channel), 1)
+                slowest = max(slowest, time.monotonic() - before)
+            total = time.monotonic() - start
+            sizes = {len(call.result().token_ids) for call in long}
+        self.assertEqual(len(sizes), 1)
+        self.assertLess(slowest, total / 3)
+        failure = self.error(lambda: self.stub.Tokenize(
+            pb.TokenizeRequest(text="x" * ((16 << 20) + 1))))
+        self.assertEqual(failure.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertIn("16777216", failure.details())
 
     def test_score_is_what_generate_reports(self):
         ids = list(self.stub.Tokenize(
@@ -174,6 +225,94 @@ class GenerateTest(RouterTest):
         self.assertEqual(endpoints.uncovered_slots, 0)
         self.assertEqual([e.state for e in endpoints.endpoints],
                          ["ready", "ready"])
+
+
+class LogTest(RouterTest):
+    FLAGS = ("--log-level", "info")
+
+    def lines(self, word, count):
+        """The log's lines with this word, once there are so many."""
+        find = lambda: [line for line in self.mesh.log().splitlines()
+                        if word in line]
+        testing.wait_until(lambda: len(find()) >= count, SECONDS,
+                           f"{count} lines with {word}")
+        return find()
+
+    def test_every_request_of_a_burst_has_its_line(self):
+        calls = [self.stub.Generate(request(max_tokens=4,
+                                            request_id=f"burst{i}."))
+                 for i in range(16)]
+        for call in calls:
+            list(call)
+        for i in range(10):
+            self.error(lambda: self.generate(temperature=-1,
+                                             request_id=f"refused{i}."))
+        self.assertEqual(len(self.lines("request_id=burst", 16)), 16)
+        refused = self.lines("request_id=refused", 10)
+        self.assertEqual(len(refused), 10)
+        self.assertIn("code=INVALID_ARGUMENT", refused[0])
+
+    def test_an_id_cannot_forge_a_line(self):
+        self.generate(max_tokens=1, request_id="x\r\x1b[31mFORGED")
+        line, = self.lines("FORGED", 1)
+        self.assertIn(r'request_id="x\u000d\u001b[31mFORGED"', line)
+
+
+class SentencePieceTest(RouterTest):
+    """A model whose tokens carry the space before a word."""
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory(prefix="expertmesh-test-")
+        cls.addClassCleanup(folder.cleanup)
+        cls.MODEL = pathlib.Path(folder.name)
+        shutil.copytree(testing.GOLDENS / "mixtral", cls.MODEL,
+                        dirs_exist_ok=True)
+        shutil.copy(testing.GOLDENS / "tokenizers" / "llama_spm" /
+                    "tokenizer.json", cls.MODEL)
+        super().setUpClass()
+
+    def detokenize(self, ids):
+        return self.stub.Detokenize(pb.DetokenizeRequest(
+            token_ids=ids, skip_special=True)).text
+
+    def test_streamed_text_goes_on_where_the_prompt_ends(self):
+        spaces = 0
+        for last in range(3, 300, 11):
+            prompt = [1, last]
+            responses = list(self.stub.Generate(pb.GenerateRequest(
+                token_ids=pb.TokenIds(ids=prompt), max_tokens=3,
+                temperature=0, ignore_eos=True)))
+            text = "".join(r.text for r in responses)
+            before = self.detokenize(prompt)
+            whole = self.detokenize(prompt + token_ids(responses))
+            if whole.startswith(before):
+                self.assertEqual(before + text, whole)
+                spaces += text.startswith(" ")
+        self.assertGreater(spaces, 0)
+
+
+class StopStringsTest(RouterTest):
+    """A checkpoint whose generation_config.json has stop strings."""
+
+    @classmethod
+    def setUpClass(cls):
+        folder = tempfile.TemporaryDirectory(prefix="expertmesh-test-")
+        cls.addClassCleanup(folder.cleanup)
+        cls.MODEL = pathlib.Path(folder.name)
+        shutil.copytree(testing.DEMO_MODEL, cls.MODEL, dirs_exist_ok=True)
+        path = cls.MODEL / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()),
+                                    "stop_strings": ["e"]}))
+        super().setUpClass()
+
+    def test_they_hold_where_a_request_has_none(self):
+        stopped = self.generate(max_tokens=64, ignore_eos=True)
+        self.assertEqual(stopped[-1].finish_reason,
+                         pb.FINISH_REASON_STOP_STRING)
+        self.assertNotIn("e", "".join(r.text for r in stopped))
+        own = self.generate(max_tokens=64, ignore_eos=True, stop=["\0"])
+        self.assertEqual(own[-1].finish_reason, pb.FINISH_REASON_LENGTH)
 
 
 class TightCapacityTest(RouterTest):
@@ -241,6 +380,17 @@ class LimitsTest(RouterTest):
         self.assertIn(grpc.StatusCode.RESOURCE_EXHAUSTED, codes)
         self.assertIn(grpc.StatusCode.OK, codes)
         list(streams[0])
+
+    def test_numbers_out_of_range_are_refused_at_the_start(self):
+        for flag, value in (("--max-queue", (1 << 63) - 1),
+                            ("--threads", 1_000_000),
+                            ("--kv-cache-tokens", 1 << 62)):
+            with self.assertRaises(testing.StartError) as caught:
+                testing.router(testing.DEMO_MODEL, ["127.0.0.1:1"], flag,
+                               value)
+            self.assertRegex(str(caught.exception),
+                             rf"\Aexpertmesh-router: {flag} is \S+; it must "
+                             r"be from \d+ to \d+\n\Z")
 
     def test_a_prompt_that_can_never_fit_is_refused(self):
         failure = self.error(lambda: self.generate("to be " * 400))

@@ -31,6 +31,15 @@ DType ParseActivationType(ConfigReader& reader) {
   return DType::kF32;
 }
 
+int64_t ParseKvHeads(ConfigReader& reader, const ModelConfig& config,
+                     const DecoderDefaults& defaults) {
+  constexpr absl::string_view kField = "num_key_value_heads";
+  const int64_t fallback =
+      reader.IsNull(kField) ? config.num_heads
+                            : defaults.num_kv_heads.value_or(config.num_heads);
+  return reader.SizeOr(kField, fallback);
+}
+
 int64_t ParseHeadDim(ConfigReader& reader, const ModelConfig& config) {
   const std::optional<int64_t> head_dim = reader.OptionalSize("head_dim");
   if (head_dim.has_value()) return *head_dim;
@@ -52,7 +61,7 @@ ModelConfig ParseDecoder(ConfigReader& reader,
   config.hidden_size = reader.Size({"hidden_size"});
   config.num_layers = reader.Size({"num_hidden_layers"}, kMaxLayers);
   config.num_heads = reader.Size({"num_attention_heads"});
-  config.num_kv_heads = reader.SizeOr("num_key_value_heads", config.num_heads);
+  config.num_kv_heads = ParseKvHeads(reader, config, defaults);
   config.head_dim = ParseHeadDim(reader, config);
   config.max_position_embeddings =
       reader.Size({"max_position_embeddings"}, kMaxPositions);

@@ -4,6 +4,7 @@
 // RoPE over half heads, SiLU-gated feed-forward, and the names of Llama.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@ namespace expertmesh {
 struct DecoderDefaults {
   double norm_eps = 1e-6;
   double rope_theta = 10000.0;
+  // num_key_value_heads; unset, or written as null: num_attention_heads.
+  std::optional<int64_t> num_kv_heads = std::nullopt;
 };
 
 // The fields every decoder family has. All layers are MoE and see all keys; the

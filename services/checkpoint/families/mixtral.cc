@@ -10,8 +10,8 @@ class Mixtral : public DecoderFamily {
   absl::string_view model_type() const override { return "mixtral"; }
 
   absl::StatusOr<ModelConfig> ParseConfig(ConfigReader& reader) const override {
-    ModelConfig config =
-        ParseDecoder(reader, {.norm_eps = 1e-5, .rope_theta = 1e6});
+    ModelConfig config = ParseDecoder(
+        reader, {.norm_eps = 1e-5, .rope_theta = 1e6, .num_kv_heads = 8});
     config.norm_topk_prob = true;
     config.expert_intermediate_size = reader.Size({"intermediate_size"});
     const std::optional<int64_t> window = reader.OptionalSize("sliding_window");

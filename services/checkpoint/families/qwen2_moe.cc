@@ -42,8 +42,8 @@ class Qwen2Moe : public DecoderFamily {
   absl::string_view model_type() const override { return "qwen2_moe"; }
 
   absl::StatusOr<ModelConfig> ParseConfig(ConfigReader& reader) const override {
-    ModelConfig config =
-        ParseDecoder(reader, {.norm_eps = 1e-6, .rope_theta = 1e4});
+    ModelConfig config = ParseDecoder(
+        reader, {.norm_eps = 1e-6, .rope_theta = 1e4, .num_kv_heads = 16});
     config.qkv_bias = reader.BoolOr("qkv_bias", true);
     config.norm_topk_prob = reader.BoolOr("norm_topk_prob", false);
     config.expert_intermediate_size = reader.Size({"moe_intermediate_size"});

@@ -9,8 +9,8 @@ class Qwen3Moe : public DecoderFamily {
   absl::string_view model_type() const override { return "qwen3_moe"; }
 
   absl::StatusOr<ModelConfig> ParseConfig(ConfigReader& reader) const override {
-    ModelConfig config =
-        ParseDecoder(reader, {.norm_eps = 1e-6, .rope_theta = 1e4});
+    ModelConfig config = ParseDecoder(
+        reader, {.norm_eps = 1e-6, .rope_theta = 1e4, .num_kv_heads = 4});
     config.qk_norm = QkNorm::kPerHead;
     config.qkv_bias = reader.BoolOr("attention_bias", false);
     config.o_bias = config.qkv_bias;

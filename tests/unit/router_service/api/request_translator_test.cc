@@ -82,6 +82,77 @@ TEST(RequestTranslatorTest, IgnoreEosKeepsTheRequestsOwnStops) {
   EXPECT_THAT(out->stop_ids, ElementsAre(9));
 }
 
+TEST(RequestTranslatorTest, StopIdsAreSortedAndEachOnce) {
+  v1::GenerateRequest request = Request();
+  for (int i = 0; i < 100'000; ++i) request.add_stop_token_ids(9 - i % 3);
+  const auto out = RequestTranslator(Options(), nullptr).Translate(request);
+  ASSERT_TRUE(out.ok());
+  EXPECT_THAT(out->stop_ids, ElementsAre(2, 7, 8, 9));
+}
+
+TEST(RequestTranslatorTest, MinTokensNeedATokenToSample) {
+  RequestTranslator::Options options = Options();
+  options.vocab_size = 8;
+  options.defaults.eos_token_ids = {2, 7, 99};
+  v1::GenerateRequest request = Request();
+  for (const uint32_t id : {0, 1, 3, 4, 5, 6}) request.add_stop_token_ids(id);
+  const RequestTranslator translator(options, nullptr);
+  EXPECT_TRUE(translator.Translate(request).ok());
+  request.set_min_tokens(1);
+  const auto refused = translator.Translate(request);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("stop_token_ids"));
+  request.set_ignore_eos(true);
+  EXPECT_TRUE(translator.Translate(request).ok());
+}
+
+TEST(RequestTranslatorTest, UnsetStopStringsTakeTheCheckpoints) {
+  RequestTranslator::Options options = Options();
+  options.defaults.stop_strings = {"END", "STOP"};
+  const RequestTranslator translator(options, nullptr);
+  v1::GenerateRequest request = Request();
+  EXPECT_THAT(translator.StopStringsOf(request), ElementsAre("END", "STOP"));
+  request.add_stop("mine");
+  EXPECT_THAT(translator.StopStringsOf(request), ElementsAre("mine"));
+}
+
+TEST(RequestTranslatorTest, LongTextsAreRefused) {
+  EXPECT_TRUE(CheckTextSize(std::string(size_t{16} << 20, 'x')).ok());
+  const absl::Status status =
+      CheckTextSize(std::string((size_t{16} << 20) + 1, 'x'));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("at most 16777216"));
+}
+
+TEST(RequestTranslatorTest, DetokenizesIdsThatOnlyTheModelKnows) {
+  const auto tokenizer = Tokenizer::Load(EXPERTMESH_SOURCE_DIR
+                                         "/deploy/demo_model/tokenizer.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const uint32_t size = static_cast<uint32_t>((*tokenizer)->vocab_size());
+  RequestTranslator::Options options = Options();
+  options.vocab_size = size + 10;  // padded
+  v1::DetokenizeRequest request;
+  const auto ids = (*tokenizer)->Encode("hello", false);
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  for (const int32_t id : *ids) {
+    request.add_token_ids(static_cast<uint32_t>(id));
+  }
+  request.add_token_ids(size + 9);
+  const RequestTranslator translator(options, tokenizer->get());
+  auto response = translator.Detokenize(request);
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->text(), "hello");
+  request.add_token_ids(size + 10);
+  response = translator.Detokenize(request);
+  EXPECT_EQ(response.status().code(), absl::StatusCode::kInvalidArgument);
+  // A tokenizer larger than the model decodes all it knows.
+  const RequestTranslator small(Options(), tokenizer->get());
+  request.clear_token_ids();
+  request.add_token_ids(size - 1);
+  EXPECT_TRUE(small.Detokenize(request).ok());
+}
+
 TEST(RequestTranslatorTest, ExactOverridesTheDeployment) {
   RequestTranslator::Options options = Options();
   options.overflow_policy = OverflowPolicy::kDrop;
@@ -125,8 +196,14 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         BadField{"prompt", [](auto& r) { r.clear_prompt(); }},
         BadField{"320", [](auto& r) { r.mutable_token_ids()->add_ids(320); }},
-        BadField{"4294967295",
+        BadField{"token 2 of the prompt",
                  [](auto& r) { r.mutable_token_ids()->add_ids(~0u); }},
+        BadField{"at most 256 fit",
+                 [](auto& r) {
+                   for (int i = 0; i < 256; ++i) {
+                     r.mutable_token_ids()->add_ids(1);
+                   }
+                 }},
         BadField{"max_tokens", [](auto& r) { r.set_max_tokens(0); }},
         BadField{"min_tokens",
                  [](auto& r) {
@@ -148,7 +225,18 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"logprobs", [](auto& r) { r.set_logprobs(21); }},
         BadField{"prompt_logprobs", [](auto& r) { r.set_prompt_logprobs(21); }},
         BadField{"stop", [](auto& r) { r.add_stop(""); }},
-        BadField{"stop token id", [](auto& r) { r.add_stop_token_ids(320); }},
+        BadField{"at most 16 are accepted",
+                 [](auto& r) {
+                   for (int i = 0; i < 17; ++i) r.add_stop(std::string(1, 'x'));
+                 }},
+        BadField{"1025 bytes; at most 1024",
+                 [](auto& r) { r.add_stop(std::string(1025, 'x')); }},
+        BadField{"token 1 of stop_token_ids",
+                 [](auto& r) { r.add_stop_token_ids(320); }},
+        BadField{"more than 256 different",
+                 [](auto& r) {
+                   for (int i = 0; i < 257; ++i) r.add_stop_token_ids(i);
+                 }},
         BadField{"overflow_policy",
                  [](auto& r) {
                    r.set_overflow_policy(static_cast<v1::OverflowPolicy>(9));

@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <future>
+#include <limits>
+
 #include "tests/support/allocation_counter.h"
 #include "tests/support/local_engine.h"
 
@@ -83,7 +87,9 @@ TEST_F(EngineTest, RefusesPromptsThatCannotRun) {
   outside.prompt[1] = 320;
   const absl::Status status = SubmitStatus(outside);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("320"));
+  // Never its value: messages are logged, prompts are not.
+  EXPECT_EQ(status.message(),
+            "token 2 of the prompt is outside the vocabulary of 320");
 }
 
 TEST_F(EngineTest, AFullQueueRefuses) {
@@ -101,6 +107,84 @@ TEST_F(EngineTest, AFullQueueRefuses) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(second->Await().status.ok());
   EXPECT_TRUE(third->Await().status.ok());
+}
+
+// Calls back at each token, on the engine's thread, with their number so far.
+class CallbackSink final : public router::TokenSink {
+ public:
+  explicit CallbackSink(std::function<void(int64_t)> on_token)
+      : on_token_(std::move(on_token)) {}
+
+  bool OnToken(const router::Sequence& sequence, int32_t,
+               const router::TokenLogprob*) override {
+    on_token_(sequence.num_generated());
+    return true;
+  }
+  void OnFinish(const router::Sequence&, FinishReason,
+                const absl::Status& status) override {
+    ended_.set_value(status);
+  }
+  absl::Status Await() { return ended_.get_future().get(); }
+
+ private:
+  const std::function<void(int64_t)> on_token_;
+  std::promise<absl::Status> ended_;
+};
+
+TEST_F(EngineTest, AFullQueueRefusesWherePagesAreTheLimit) {
+  LocalEngineOptions options;
+  options.engine.max_queue = 1;
+  options.engine.scheduler.max_sequences = 64;
+  options.model.kv_cache_tokens = 256;
+  options.model.max_context_tokens = 256;
+  Load(options);
+  // Places are free, pages are not. Tokens come in steps of their own, so what
+  // comes at the second token has been left waiting by the third.
+  const auto waiting = std::make_shared<RecordingSink>();
+  absl::Status first;
+  absl::Status second;
+  const auto running = std::make_shared<CallbackSink>([&](int64_t num_tokens) {
+    if (num_tokens == 2) {
+      first = engine_->engine->Submit(Request(200, 1), waiting).status();
+    } else if (num_tokens == 3) {
+      second = SubmitStatus(Request(200, 1));
+    }
+  });
+  ASSERT_TRUE(engine_->engine->Submit(Request(200, 5), running).ok());
+  EXPECT_TRUE(running->Await().ok());
+  EXPECT_TRUE(first.ok()) << first;
+  EXPECT_EQ(second.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(waiting->Await().status.ok());
+}
+
+TEST_F(EngineTest, AFreePlaceTakesABurstBeforeTheNextStep) {
+  LocalEngineOptions options;
+  options.engine.max_queue = 1;
+  options.engine.scheduler.max_sequences = 8;
+  Load(options);
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 8; ++i) sinks.push_back(engine_->Submit(Request(5, 20)));
+  for (const auto& sink : sinks) EXPECT_TRUE(sink->Await().status.ok());
+}
+
+TEST_F(EngineTest, LogitsThatAreNotFiniteFailAScore) {
+  Load({});
+  auto& norm = engine_->model->weights.final_norm;
+  norm.assign(norm.size(), std::numeric_limits<float>::quiet_NaN());
+  for (const int64_t max_tokens : {0, 3}) {
+    SequenceRequest request = Request(5, max_tokens);
+    request.prompt_logprobs = 2;
+    const auto record = engine_->Run(request);
+    EXPECT_EQ(record.status.code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(record.status.message()),
+                HasSubstr("no finite logit for token 2 of the prompt"));
+    EXPECT_TRUE(record.tokens.empty());
+    EXPECT_TRUE(record.prompt_logprobs.empty());
+  }
+  EXPECT_EQ(engine_->Run(Request(5, 3)).status.code(),
+            absl::StatusCode::kInternal);
+  engine_->engine->Drain(absl::InfiniteDuration());
+  EXPECT_EQ(engine_->engine->load().kv_cache_usage_ratio, 0);
 }
 
 TEST_F(EngineTest, CancelEndsARequestAndFreesItsPages) {

@@ -63,6 +63,32 @@ TEST(FamiliesTest, DefaultsOfAbsentFields) {
   EXPECT_EQ(olmoe.clip_qkv, 0.5f);
 }
 
+TEST(FamiliesTest, AbsentKeyValueHeadsAreTheFamilysOwn) {
+  const auto kv_heads = [](const std::string& model_type) {
+    json config = TinyConfig(model_type);
+    config["num_attention_heads"] = 32;
+    config["head_dim"] = 4;
+    config.erase("num_key_value_heads");
+    ConfigReader reader("config.json", config);
+    const auto parsed = FindFamily(model_type)->ParseConfig(reader);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    return parsed.ok() ? parsed->num_kv_heads : 0;
+  };
+  EXPECT_EQ(kv_heads("mixtral"), 8);
+  EXPECT_EQ(kv_heads("qwen2_moe"), 16);
+  EXPECT_EQ(kv_heads("qwen3_moe"), 4);
+  EXPECT_EQ(kv_heads("olmoe"), 32);
+}
+
+TEST(FamiliesTest, KeyValueHeadsOfNullAreAllHeads) {
+  json config = TinyConfig("mixtral");
+  config["num_key_value_heads"] = nullptr;  // merge_patch would erase it
+  ConfigReader reader("config.json", config);
+  const auto parsed = FindFamily("mixtral")->ParseConfig(reader);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->num_kv_heads, parsed->num_heads);
+}
+
 TEST(FamiliesTest, DTypeInBothSpellings) {
   EXPECT_EQ(Parse("olmoe", {{"torch_dtype", "bfloat16"}}).dtype, DType::kBF16);
   EXPECT_EQ(
@@ -214,6 +240,24 @@ TEST(FamiliesTest, EosTokensOfTheModelConfigStandIn) {
   EXPECT_THAT(eos(5, {{"eos_token_id", 7}}), ElementsAre(7));
   EXPECT_THAT(eos(5, {{"eos_token_id", {7, 8}}}), ElementsAre(7, 8));
   EXPECT_THAT(eos(nullptr, nullptr), ElementsAre());
+}
+
+TEST(FamiliesTest, StopStringsOfTheGenerationConfig) {
+  const auto stops = [](const json& value) {
+    const testing::TempFolder folder;
+    testing::CheckpointParts parts =
+        testing::MakeCheckpoint(TinyConfig("olmoe"));
+    parts.generation_config = {{"stop_strings", value}};
+    parts.Write(folder.path());
+    const auto checkpoint = Checkpoint::Open(folder.path());
+    return checkpoint.ok() ? (*checkpoint)->generation_defaults().stop_strings
+                           : std::vector<std::string>{"refused"};
+  };
+  EXPECT_THAT(stops({"a", "bc"}), ElementsAre("a", "bc"));
+  EXPECT_THAT(stops("one"), ElementsAre("one"));
+  EXPECT_THAT(stops(nullptr), ElementsAre());
+  EXPECT_THAT(stops({"a", ""}), ElementsAre("refused"));
+  EXPECT_THAT(stops(3), ElementsAre("refused"));
 }
 
 }  // namespace

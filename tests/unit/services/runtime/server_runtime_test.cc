@@ -1,6 +1,7 @@
 #include "services/runtime/server_runtime.h"
 
 #include <gmock/gmock.h>
+#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -9,6 +10,8 @@
 #include <future>
 #include <memory>
 #include <string>
+
+#include "services/core/log.h"
 
 namespace expertmesh {
 namespace {
@@ -76,6 +79,20 @@ TEST(GrpcServer, ATakenPortIsAnError) {
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(second.status().message(), "cannot listen on " + server->address() +
                                            ": Address already in use");
+}
+
+TEST(RouteGrpcLogs, ProtobufPrintsNoLinesOfItsOwn) {
+  RouteGrpcLogs();
+  const auto complain = [] { GOOGLE_LOG(ERROR) << "not UTF-8"; };
+  testing::internal::CaptureStderr();
+  complain();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  ConfigureLog("test", LogLevel::kDebug, LogFormat::kText);
+  testing::internal::CaptureStderr();
+  complain();
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              testing::EndsWith(" debug test: not UTF-8 source=protobuf\n"));
+  ConfigureLog("expertmesh", LogLevel::kInfo, LogFormat::kText);
 }
 
 TEST(GrpcServer, AMalformedAddressIsAnError) {

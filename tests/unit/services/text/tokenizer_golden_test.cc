@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "services/text/tokenizer.h"
 #include "services/text/utf8.h"
 #include "tests/unit/services/text/tokenizer_test_util.h"
@@ -58,6 +59,28 @@ TEST_P(TokenizerGoldenTest, StreamsWholeCharacters) {
     text += stream.Flush();
     EXPECT_EQ(text, expected);
     EXPECT_EQ(tokenizer_->Decode(ids, skip_special), expected);
+  }
+}
+
+// A text cut anywhere, its first part shown before: the stream gives what the
+// whole has more than the part.
+TEST_P(TokenizerGoldenTest, ResumesAfterAnyToken) {
+  for (const nlohmann::json& c : ReadGolden(GetParam(), "stream.json")) {
+    const auto ids = c["ids"].get<std::vector<int32_t>>();
+    const std::string whole = tokenizer_->Decode(ids, /*skip_special=*/true);
+    for (size_t cut = 0; cut <= ids.size(); ++cut) {
+      const auto prompt = absl::MakeConstSpan(ids).first(cut);
+      const std::string shown =
+          tokenizer_->Decode(prompt, /*skip_special=*/true);
+      StreamingDetokenizer stream(tokenizer_.get(), /*skip_special=*/true);
+      stream.Resume(prompt);
+      std::string text;
+      for (size_t i = cut; i < ids.size(); ++i) text += stream.Push(ids[i]);
+      text += stream.Flush();
+      EXPECT_EQ(text::FindInvalidUtf8(text), std::string::npos);
+      if (!absl::StartsWith(whole, shown)) continue;
+      EXPECT_EQ(text, whole.substr(shown.size())) << "cut at " << cut;
+    }
   }
 }
 

@@ -1,0 +1,61 @@
+#include "router_service/router_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace expertmesh::router {
+namespace {
+
+using ::testing::ContainsRegex;
+
+TEST(RouterConfigTest, DefaultsAreValid) {
+  EXPECT_TRUE(CheckRouterConfig(RouterConfig()).ok());
+}
+
+TEST(RouterConfigTest, NumbersHaveARange) {
+  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  using Change = std::function<void(RouterConfig&)>;
+  const std::vector<std::pair<std::string, Change>> cases = {
+      {"--threads", [](auto& c) { c.threads = -1; }},
+      {"--threads", [](auto& c) { c.threads = 1'000'000'000; }},
+      {"--max-step-tokens", [](auto& c) { c.max_step_tokens = 0; }},
+      {"--max-step-tokens", [](auto& c) { c.max_step_tokens = kHuge; }},
+      {"--max-sequences", [](auto& c) { c.max_sequences = kHuge; }},
+      {"--max-queue", [](auto& c) { c.max_queue = 0; }},
+      {"--max-queue", [](auto& c) { c.max_queue = kHuge; }},
+      {"--kv-cache-tokens", [](auto& c) { c.kv_cache_tokens = kHuge; }},
+      {"--kv-cache-bytes", [](auto& c) { c.kv_cache_bytes = kHuge; }},
+      {"--capacity-factor", [](auto& c) { c.capacity_factor = kNan; }},
+      {"--capacity-factor", [](auto& c) { c.capacity_factor = 1e300; }},
+      {"--min-capacity", [](auto& c) { c.min_capacity = kHuge; }},
+      {"--expert-timeout", [](auto& c) { c.expert_timeout_seconds = 0; }},
+      {"--expert-timeout", [](auto& c) { c.expert_timeout_seconds = 1e18; }},
+      {"--drain-timeout",
+       [](auto& c) { c.drain_timeout_seconds = kInfinity; }}};
+  for (const auto& [flag, change] : cases) {
+    RouterConfig config;
+    change(config);
+    const absl::Status status = CheckRouterConfig(config);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << flag;
+    EXPECT_THAT(std::string(status.message()),
+                ContainsRegex("^" + flag + " is .*; it must be from .* to .*"));
+  }
+}
+
+TEST(RouterConfigTest, LargeNumbersAreShownWhole) {
+  RouterConfig config;
+  config.kv_cache_tokens = 3'000'000'000;
+  EXPECT_EQ(CheckRouterConfig(config).message(),
+            "--kv-cache-tokens is 3000000000; it must be from 0 to 2000000000");
+}
+
+}  // namespace
+}  // namespace expertmesh::router
