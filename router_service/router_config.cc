@@ -150,7 +150,11 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
             kMaxKvCacheBytes},
            {"--capacity-factor", config.capacity_factor, 0, kMaxCapacityFactor},
            {"--min-capacity", number(config.min_capacity), 1, kMaxRows},
-           {"--expert-timeout", config.expert_timeout_seconds, 0.001,
+           {"--max-lost-gate-mass", config.max_lost_gate_mass, 0, 1},
+           {"--uncovered-timeout", config.uncovered_timeout_seconds, 0,
+            kMaxSeconds},
+           {"--hedge-budget", config.hedge_budget, 0, 1},
+           {"--resolve-interval", config.resolve_interval_seconds, 0.05,
             kMaxSeconds},
            {"--drain-timeout", config.drain_timeout_seconds, 0, kMaxSeconds}}) {
     RETURN_IF_ERROR(CheckRange(range));

@@ -14,8 +14,15 @@ namespace {
 
 using ::testing::ContainsRegex;
 
+// The defaults, and what has none.
+RouterConfig Config() {
+  RouterConfig config;
+  config.experts_at = {"127.0.0.1:50052"};
+  return config;
+}
+
 TEST(RouterConfigTest, DefaultsAreValid) {
-  EXPECT_TRUE(CheckRouterConfig(RouterConfig()).ok());
+  EXPECT_TRUE(CheckRouterConfig(Config()).ok());
 }
 
 TEST(RouterConfigTest, NumbersHaveARange) {
@@ -36,12 +43,16 @@ TEST(RouterConfigTest, NumbersHaveARange) {
       {"--capacity-factor", [](auto& c) { c.capacity_factor = kNan; }},
       {"--capacity-factor", [](auto& c) { c.capacity_factor = 1e300; }},
       {"--min-capacity", [](auto& c) { c.min_capacity = kHuge; }},
-      {"--expert-timeout", [](auto& c) { c.expert_timeout_seconds = 0; }},
-      {"--expert-timeout", [](auto& c) { c.expert_timeout_seconds = 1e18; }},
+      {"--uncovered-timeout",
+       [](auto& c) { c.uncovered_timeout_seconds = -1; }},
+      {"--uncovered-timeout",
+       [](auto& c) { c.uncovered_timeout_seconds = 1e18; }},
+      {"--hedge-budget", [](auto& c) { c.hedge_budget = 2; }},
+      {"--max-lost-gate-mass", [](auto& c) { c.max_lost_gate_mass = -1; }},
       {"--drain-timeout",
        [](auto& c) { c.drain_timeout_seconds = kInfinity; }}};
   for (const auto& [flag, change] : cases) {
-    RouterConfig config;
+    RouterConfig config = Config();
     change(config);
     const absl::Status status = CheckRouterConfig(config);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << flag;
@@ -51,7 +62,7 @@ TEST(RouterConfigTest, NumbersHaveARange) {
 }
 
 TEST(RouterConfigTest, LargeNumbersAreShownWhole) {
-  RouterConfig config;
+  RouterConfig config = Config();
   config.kv_cache_tokens = 3'000'000'000;
   EXPECT_EQ(CheckRouterConfig(config).message(),
             "--kv-cache-tokens is 3000000000; it must be from 0 to 2000000000");
