@@ -84,6 +84,11 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   app.add_option("--threads", config->threads,
                  "Worker threads; 0: as many as there are CPUs")
       ->capture_default_str();
+  app.add_option("--micro-batches", config->micro_batches,
+                 "Parts of a step that take turns, so that experts work for "
+                 "one while attention does for the other: 1, 2, or auto: what "
+                 "proves faster")
+      ->capture_default_str();
   app.add_option("--max-step-tokens", config->max_step_tokens,
                  "Tokens computed in one step, decode and prefill together")
       ->capture_default_str();
@@ -137,6 +142,12 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
   }
   RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype));
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
+  if (config.micro_batches != "auto" && config.micro_batches != "1" &&
+      config.micro_batches != "2") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--micro-batches is '", config.micro_batches,
+                     "'; it must be auto, 1 or 2"));
+  }
   const auto number = [](int64_t value) { return static_cast<double>(value); };
   for (const Range& range : std::initializer_list<Range>{
            {"--threads", number(config.threads), 0, kMaxThreads},

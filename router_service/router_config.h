@@ -28,10 +28,11 @@ struct RouterConfig {
   std::string wire_dtype = "auto";    // auto, f32, bf16
   int threads = 0;                    // 0: the CPUs at hand
 
-  int64_t max_step_tokens = 512;  // tokens of one step, decode and prefill
-  int64_t max_sequences = 64;     // running at once
-  int64_t max_queue = 256;        // requests waiting
-  int64_t kv_cache_tokens = 0;    // 0: by kv_cache_bytes
+  std::string micro_batches = "auto";  // auto, 1, 2
+  int64_t max_step_tokens = 512;       // tokens of one step, decode and prefill
+  int64_t max_sequences = 64;          // running at once
+  int64_t max_queue = 256;             // requests waiting
+  int64_t kv_cache_tokens = 0;         // 0: by kv_cache_bytes
   int64_t kv_cache_bytes = int64_t{1} << 30;
 
   double capacity_factor = 2.0;  // 0: no limit

@@ -125,6 +125,10 @@ DispatchMetrics MakeDispatchMetrics(Metrics* metrics) {
   out.resent_error = resent("error");
   out.resent_refused = resent("refused");
   out.resent_overdue = resent("overdue");
+  out.crossed_rows = &metrics->Counter(
+      "expertmesh_router_crossed_rows_total",
+      "Rows sent to an expert service of another numerics_id than the mesh's, "
+      "because no other could serve them.");
   out.hedged = &metrics->Counter(
       "expertmesh_router_hedged_batches_total",
       "Batches sent to a second replica because the first was late.");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -219,7 +220,9 @@ void RouterServer::Impl::FindEndpoints() {
 
 void RouterServer::Impl::OnEndpoints(
     const std::vector<EndpointInfo>& endpoints) {
-  EndpointPlacement placed = PlaceOnEndpoints(model(), endpoints);
+  std::map<std::string, double> weights;
+  for (const PoolConfig& pool : mesh_.pools) weights[pool.name] = pool.weight;
+  EndpointPlacement placed = PlaceOnEndpoints(model(), endpoints, weights);
   placement_->Set(std::move(placed.placement));
   uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
   MutexLock lock(&mutex_);
@@ -253,6 +256,8 @@ void RouterServer::Impl::BuildEngine() {
   TransformerOptions transformer;
   transformer.dtype = router_dtype_;
   transformer.max_tokens = config_.max_step_tokens;
+  transformer.micro_batches =
+      config_.micro_batches == "auto" ? 0 : config_.micro_batches[0] - '0';
   transformer.max_context_tokens = max_context_tokens_;
   transformer.capacity = {.capacity_factor = config_.capacity_factor,
                           .min_capacity = config_.min_capacity,

@@ -95,6 +95,7 @@ bool BatchAttempt::ClaimPieces() {
     RowPiece& piece = exchange->pieces[index];
     if (piece.state == RowPiece::State::kSent) {
       piece.state = RowPiece::State::kCopying;
+      piece.served_by = endpoint;
       claims_.push_back({index, piece.first_row, piece.last_row, answered});
     }
     answered += piece.num_rows();

@@ -35,6 +35,7 @@ struct RowPiece {
   State state = State::kUnsent;
   uint8_t faults = 0;    // answers that were errors of an endpoint's own
   uint8_t attempts = 0;  // that carry it now
+  int served_by = -1;    // the endpoint whose answer counted
   // Endpoints not to be asked: they carry it, or do not host it.
   absl::InlinedVector<int, 2> avoid;
   absl::Status error;  // the last one

@@ -13,6 +13,9 @@ struct DispatchMetrics {
   prometheus::Counter* resent_overdue = nullptr;  // no answer in time
   // expertmesh_router_hedged_batches_total.
   prometheus::Counter* hedged = nullptr;
+  // expertmesh_router_crossed_rows_total: rows sent to an endpoint whose
+  // numerics_id is not the mesh's, because no other could serve them.
+  prometheus::Counter* crossed_rows = nullptr;
 };
 
 }  // namespace expertmesh::router

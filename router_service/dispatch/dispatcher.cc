@@ -69,17 +69,28 @@ void Dispatcher::Begin(int64_t layer, const float* hidden_states,
                        const DispatchPlan& plan, DispatchTicket* ticket) {
   ticket->source_ = {static_cast<uint32_t>(layer), hidden_states, &plan};
   ticket->failures_.clear();
+  ticket->served_.clear();
   if (plan.num_waves() > 0) BeginWave(0, ticket);
 }
 
 void Dispatcher::CountReplicas(int64_t layer, std::vector<uint16_t>* replicas) {
-  placement_ = table_->Get();
+  LookUpPlacement();
   replicas->resize(placement_->num_experts());
   MutexLock lock(&state_->mutex);
   BeginChoice();
   for (int64_t expert = 0; expert < placement_->num_experts(); ++expert) {
     (*replicas)[expert] =
         state_->loads.CountUsable(placement_->replicas(layer, expert));
+  }
+}
+
+void Dispatcher::LookUpPlacement() {
+  std::shared_ptr<const Placement> latest = table_->Get();
+  if (latest == placement_) return;
+  placement_ = std::move(latest);
+  MutexLock lock(&state_->mutex);
+  for (const auto& [endpoint, weight] : placement_->weights()) {
+    state_->loads.SetWeight(endpoint, weight);
   }
 }
 
@@ -95,22 +106,47 @@ void Dispatcher::BeginWave(int64_t wave, DispatchTicket* ticket) {
   const DispatchPlan& plan = *ticket->source_.plan;
   RowExchange& exchange = ticket->exchange_;
   exchange.pieces.clear();
-  ticket->unsent_.clear();
   for (uint32_t g = plan.wave_groups[wave]; g < plan.wave_groups[wave + 1];
        ++g) {
     const RowGroup& group = plan.groups[g];
     for (uint32_t row = group.first_row; row < group.last_row;) {
       const uint32_t end = std::min(group.last_row, row + kPieceRows);
-      ticket->unsent_.push_back(static_cast<uint32_t>(exchange.pieces.size()));
-      RowPiece& piece = exchange.pieces.emplace_back();
-      piece.expert_id = group.expert_id;
-      piece.first_row = row;
-      piece.last_row = end;
+      AddPiece(group.expert_id, row, end, ticket);
       row = end;
     }
   }
-  exchange.unfinished = exchange.pieces.size();
   SendUnsent(ticket);
+}
+
+void Dispatcher::AddPiece(int32_t expert_id, uint32_t first_row,
+                          uint32_t last_row, DispatchTicket* ticket) {
+  RowExchange& exchange = ticket->exchange_;
+  ticket->unsent_.push_back(static_cast<uint32_t>(exchange.pieces.size()));
+  RowPiece& piece = exchange.pieces.emplace_back();
+  piece.expert_id = expert_id;
+  piece.first_row = first_row;
+  piece.last_row = last_row;
+  ++exchange.unfinished;
+}
+
+void Dispatcher::Retry(absl::Span<const uint32_t> rows,
+                       DispatchTicket* ticket) {
+  const DispatchPlan& plan = *ticket->source_.plan;
+  ticket->exchange_.pieces.clear();
+  for (const uint32_t row : rows) {
+    const auto group = std::find_if(
+        plan.groups.begin(), plan.groups.end(), [row](const RowGroup& group) {
+          return group.first_row <= row && row < group.last_row;
+        });
+    AddPiece(group->expert_id, row, row + 1, ticket);
+    for (const DispatchTicket::Served& served : ticket->served_) {
+      if (served.first_row <= row && row < served.last_row) {
+        ticket->exchange_.pieces.back().avoid.push_back(served.endpoint);
+      }
+    }
+  }
+  SendUnsent(ticket);
+  FinishWave(ticket);
 }
 
 void Dispatcher::FinishWave(DispatchTicket* ticket) {
@@ -122,6 +158,10 @@ void Dispatcher::FinishWave(DispatchTicket* ticket) {
       seen_events = state_->events;
       if (ticket->exchange_.unfinished == 0) {
         Abandon(ticket);
+        for (const RowPiece& piece : ticket->exchange_.pieces) {
+          ticket->served_.push_back(
+              {piece.first_row, piece.last_row, piece.served_by});
+        }
         return;
       }
     }
@@ -152,10 +192,10 @@ void Dispatcher::FinishWave(DispatchTicket* ticket) {
 
 void Dispatcher::SendUnsent(DispatchTicket* ticket) {
   if (ticket->unsent_.empty()) return;
-  placement_ = table_->Get();
+  LookUpPlacement();
   wanted_.swap(ticket->unsent_);
   ticket->unsent_.clear();
-  Choose(wanted_, ticket);
+  Choose(wanted_, /*is_hedge=*/false, ticket);
   std::vector<RowPiece>& pieces = ticket->exchange_.pieces;
   for (const uint32_t index : wanted_) {
     if (pieces[index].state != RowPiece::State::kUnsent) continue;
@@ -176,17 +216,14 @@ void Dispatcher::BeginChoice() {
   state_->loads.BeginChoice(now);
 }
 
-void Dispatcher::Choose(absl::Span<const uint32_t> wanted,
+void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
                         DispatchTicket* ticket) {
   for (std::vector<uint32_t>& chosen : chosen_) chosen.clear();
   MutexLock lock(&state_->mutex);
   BeginChoice();
-  EndpointLoads& loads = state_->loads;
   for (const uint32_t index : wanted) {
     RowPiece& piece = ticket->exchange_.pieces[index];
-    const int endpoint = loads.Choose(
-        placement_->replicas(ticket->source_.layer, piece.expert_id),
-        piece.avoid, piece.num_rows());
+    const int endpoint = ChooseReplica(piece, ticket->source_.layer, is_hedge);
     if (endpoint == EndpointLoads::kNobody) {
       if (piece.state == RowPiece::State::kUnsent) {
         ticket->unsent_.push_back(index);
@@ -198,6 +235,23 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted,
     }
     chosen_[endpoint].push_back(index);
   }
+}
+
+int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
+                              bool is_hedge) {
+  EndpointLoads& loads = state_->loads;
+  const auto preferred = placement_->preferred(layer, piece.expert_id);
+  // A hedge is no need.
+  if (is_hedge || loads.AnyUsable(preferred, piece.avoid)) {
+    return loads.Choose(preferred, piece.avoid, piece.num_rows());
+  }
+  const int endpoint =
+      loads.Choose(placement_->replicas(layer, piece.expert_id), piece.avoid,
+                   piece.num_rows());
+  if (endpoint != EndpointLoads::kNobody && metrics_.crossed_rows != nullptr) {
+    metrics_.crossed_rows->Increment(static_cast<double>(piece.num_rows()));
+  }
+  return endpoint;
 }
 
 void Dispatcher::SendChosen(bool is_hedge, DispatchTicket* ticket) {
@@ -401,8 +455,8 @@ bool Dispatcher::AskOthers(BatchAttempt* late, bool is_hedge,
       }
     }
   }
-  placement_ = table_->Get();
-  Choose(wanted_, ticket);
+  LookUpPlacement();
+  Choose(wanted_, is_hedge, ticket);
   const bool any = std::any_of(chosen_.begin(), chosen_.end(),
                                [](const auto& c) { return !c.empty(); });
   SendChosen(is_hedge, ticket);

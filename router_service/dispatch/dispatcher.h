@@ -57,9 +57,17 @@ class DispatchTicket {
  private:
   friend class Dispatcher;
 
+  // Rows of the plan and the endpoint that served them.
+  struct Served {
+    uint32_t first_row;
+    uint32_t last_row;  // one past the end
+    int endpoint;
+  };
+
   BatchBuilder::Source source_ = {};
   Buffer rows_;
   std::vector<Failure> failures_;
+  std::vector<Served> served_;
   RowExchange exchange_;          // of the wave under way
   std::vector<uint32_t> unsent_;  // pieces that wait for an endpoint
 };
@@ -102,10 +110,17 @@ class Dispatcher {
   // another code would blame the client.
   void Finish(DispatchTicket* ticket);
 
+  // After Finish: has some rows of the plan computed once more, by another
+  // replica where there is one. Rows that nobody computes join the failures.
+  void Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket);
+
   const DispatcherOptions& options() const { return options_; }
 
  private:
+  void LookUpPlacement();
   void BeginWave(int64_t wave, DispatchTicket* ticket);
+  void AddPiece(int32_t expert_id, uint32_t first_row, uint32_t last_row,
+                DispatchTicket* ticket);
   void FinishWave(DispatchTicket* ticket);
 
   // Sends what waits to be sent; what nobody takes goes on waiting.
@@ -113,7 +128,10 @@ class Dispatcher {
   void BeginChoice() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   // Gives each of the pieces to an endpoint, in chosen_. Unsent ones that
   // nobody has room for go to unsent_.
-  void Choose(absl::Span<const uint32_t> wanted, DispatchTicket* ticket);
+  void Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
+              DispatchTicket* ticket);
+  int ChooseReplica(const RowPiece& piece, int64_t layer, bool is_hedge)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   void SendChosen(bool is_hedge, DispatchTicket* ticket);
   // The next message for the endpoint, entered everywhere; null: none is left.
   BatchAttempt* NextAttempt(int endpoint, DispatchTicket* ticket);

@@ -100,7 +100,8 @@ int EndpointLoads::Choose(absl::Span<const int> replicas,
 
 absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
   const absl::Duration predicted =
-      load.latency.Predict(load.inflight_rows + load.set_aside_rows + rows);
+      load.latency.Predict(load.inflight_rows + load.set_aside_rows + rows) /
+      load.weight;
   if (load.set_aside_rows > 0 || load.inflight_batches > 0 ||
       load.measured_at == absl::ZeroDuration()) {
     return predicted;

@@ -43,9 +43,11 @@ class EndpointLoads {
   void OnOverdue(int endpoint) { ++at(endpoint).overdue; }
   void OnceOverdue(int endpoint) { --at(endpoint).overdue; }
 
-  // From now until `now` next moves on: the time, for the choices that follow,
-  // and that no rows are set aside yet.
+  // Begins choices at time `now`: no rows are set aside yet.
   void BeginChoice(absl::Duration now);
+  // Of two endpoints that would have rows back as soon, one of twice the weight
+  // is given twice as many.
+  void SetWeight(int endpoint, double weight) { at(endpoint).weight = weight; }
   // The replica that would have these rows back soonest, counting what is in
   // flight there and set aside; they are set aside for it. kNobody when none
   // has room or all are left alone or in `avoid`.
@@ -77,6 +79,7 @@ class EndpointLoads {
     int64_t overdue = 0;
     int64_t set_aside_rows = 0;
     int64_t credit_rows = std::numeric_limits<int64_t>::max();
+    double weight = 1;
     LatencyModel latency;
     absl::Duration measured_at = absl::ZeroDuration();
     bool is_on_probation = false;

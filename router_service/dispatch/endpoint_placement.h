@@ -3,7 +3,9 @@
 // From what endpoints announce to which of them serves each slot.
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "router_service/dispatch/placement.h"
@@ -18,8 +20,15 @@ struct EndpointPlacement {
 };
 
 // Every ready endpoint serves what it hosts; endpoints are indices of the
-// transport. What lies outside the model is ignored.
-EndpointPlacement PlaceOnEndpoints(const ModelConfig& config,
-                                   const std::vector<EndpointInfo>& endpoints);
+// transport. What lies outside the model is ignored. The numerics_id that hosts
+// most slots is the mesh's: endpoints with another one serve when none of these
+// can.
+//   pool_weights  by pool; 1 where absent
+EndpointPlacement PlaceOnEndpoints(
+    const ModelConfig& config, const std::vector<EndpointInfo>& endpoints,
+    const std::map<std::string, double>& pool_weights = {});
+
+// The id PlaceOnEndpoints takes for the mesh's; empty without ready endpoints.
+std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints);
 
 }  // namespace expertmesh::router

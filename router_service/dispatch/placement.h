@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
 #include "services/core/mutex.h"
@@ -21,19 +22,41 @@ class Placement {
   Placement(int64_t num_layers, int64_t num_experts)
       : num_experts_(num_experts), slots_(num_layers * num_experts) {}
 
-  // The endpoints that hold the slot, in the order they were added; empty:
-  // nobody does.
+  // The endpoints that hold the slot; empty: nobody does.
   absl::Span<const int> replicas(int64_t layer, int64_t expert) const {
-    return slots_[layer * num_experts_ + expert];
+    return slots_[layer * num_experts_ + expert].endpoints;
   }
-  void Add(int64_t layer, int64_t expert, int endpoint) {
-    slots_[layer * num_experts_ + expert].push_back(endpoint);
+  // Those of them whose results are the mesh's to the bit. The others serve
+  // when none of these can.
+  absl::Span<const int> preferred(int64_t layer, int64_t expert) const {
+    return replicas(layer, expert)
+        .first(slots_[layer * num_experts_ + expert].num_preferred);
+  }
+  void Add(int64_t layer, int64_t expert, int endpoint,
+           bool is_preferred = true) {
+    Slot& slot = slots_[layer * num_experts_ + expert];
+    if (is_preferred) {
+      slot.endpoints.insert(slot.endpoints.begin() + slot.num_preferred++,
+                            endpoint);
+    } else {
+      slot.endpoints.push_back(endpoint);
+    }
   }
   int64_t num_experts() const { return num_experts_; }
 
+  // By endpoint: how much of the rows it is given beside others that would have
+  // them back as soon; 1 where absent.
+  const absl::flat_hash_map<int, double>& weights() const { return weights_; }
+  void set_weight(int endpoint, double weight) { weights_[endpoint] = weight; }
+
  private:
+  struct Slot {
+    absl::InlinedVector<int, 4> endpoints;
+    uint16_t num_preferred = 0;
+  };
   int64_t num_experts_;
-  std::vector<absl::InlinedVector<int, 4>> slots_;
+  std::vector<Slot> slots_;
+  absl::flat_hash_map<int, double> weights_;
 };
 
 // The current placement: swapped whole by whoever watches the endpoints, read

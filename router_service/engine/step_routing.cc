@@ -31,23 +31,28 @@ void StepRouting::Begin(const std::vector<ScheduledChunk>& chunks,
   }
 }
 
-void StepRouting::OnLayer(int64_t layer, const Routing& routing,
-                          const DispatchPlan& plan) {
+void StepRouting::OnLayer(int64_t layer, int64_t first_token,
+                          const Routing& routing, const DispatchPlan& plan) {
+  Sequence* const* sequence_of = sequence_of_.data() + first_token;
   for (int64_t token = 0; token < routing.num_tokens; ++token) {
-    if (sequence_of_[token] != nullptr) {
-      sequence_of_[token]->routing.Add(plan.accounts[token]);
+    if (sequence_of[token] != nullptr) {
+      sequence_of[token]->routing.Add(plan.accounts[token]);
     }
     total_.Add(plan.accounts[token]);
   }
   overflow_rows_ += plan.overflow_rows - plan.uncovered_rows;
   uncovered_rows_ += plan.uncovered_rows;
-  overflow_[layer] = plan.overflow;
+  for (int reason = 0; reason < kNumOverflowReasons; ++reason) {
+    for (int outcome = 0; outcome < kNumRowOutcomes; ++outcome) {
+      overflow_[layer][reason][outcome] += plan.overflow[reason][outcome];
+    }
+  }
   for (const RowGroup& group : plan.groups) {
     const int64_t slot = layer * num_experts_ + group.expert_id;
     rows_[slot] += group.last_row - group.first_row;
     if (!counts_wanted_) continue;
     for (uint32_t row = group.first_row; row < group.last_row; ++row) {
-      Sequence* sequence = sequence_of_[plan.row_token[row]];
+      Sequence* sequence = sequence_of[plan.row_token[row]];
       if (sequence != nullptr && sequence->request.expert_counts)
         ++sequence->expert_rows[slot];
     }

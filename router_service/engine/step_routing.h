@@ -19,7 +19,7 @@ class StepRouting final : public RoutingObserver {
 
   // `chunks` must stay valid until the last OnLayer.
   void Begin(const std::vector<ScheduledChunk>& chunks, int64_t num_tokens);
-  void OnLayer(int64_t layer, const Routing& routing,
+  void OnLayer(int64_t layer, int64_t first_token, const Routing& routing,
                const DispatchPlan& plan) override;
 
   // Of the whole step.

@@ -26,7 +26,10 @@ class MatmulInput {
   // Rounds one row of f32 into place. Rows may be stored from several threads.
   void Store(int64_t row, const float* values);
 
-  ActivationView view() const { return {buffer_.data(), dtype_, width_}; }
+  ActivationView view(int64_t first_row = 0) const {
+    return {buffer_.data() + first_row * width_ * DTypeBytes(dtype_), dtype_,
+            width_};
+  }
 
  private:
   DType dtype_ = DType::kF32;

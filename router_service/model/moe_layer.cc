@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "router_service/dispatch/combine.h"
 #include "services/core/clock.h"
 #include "services/linalg/vector_ops.h"
@@ -63,8 +64,7 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
 }
 
 void MoeLayer::Finish(MoeTicket* ticket, float* y,
-                      std::vector<absl::Status>* token_status,
-                      WorkerPool& pool) {
+                      absl::Span<absl::Status> token_status, WorkerPool& pool) {
   const int64_t num_tokens = ticket->routing.num_tokens;
   const int64_t hidden = config_.hidden_size;
   if (ticket->weights->shared) {
@@ -72,16 +72,58 @@ void MoeLayer::Finish(MoeTicket* ticket, float* y,
                     shared_.as<float>(), pool);
   }
   dispatcher_->Finish(&ticket->dispatch);
-  ForRows(pool, num_tokens, [&](int64_t token) {
-    Combine(ticket->plan, config_.top_k, dispatcher_->options().wire_dtype,
-            ticket->dispatch.rows(), hidden, token, token + 1, y);
-  });
+  CombineTokens(*ticket, y, pool);
+  FindBadTokens(*ticket);
+  if (!bad_tokens_.empty()) RetryBadTokens(ticket, y, pool);
   if (ticket->weights->shared) AddSharedExpert(*ticket, y, pool);
 
+  for (const uint32_t token : bad_tokens_) {
+    std::fill_n(y + token * hidden, hidden, 0.0f);
+    token_status[token].Update(absl::InternalError(absl::StrCat(
+        "the experts of layer ", ticket->layer,
+        " gave values that are not finite, when asked again as well")));
+  }
   for (const DispatchTicket::Failure& failure : ticket->dispatch.failures()) {
     std::fill_n(y + failure.token * hidden, hidden, 0.0f);
-    (*token_status)[failure.token].Update(failure.status);
+    token_status[failure.token].Update(failure.status);
   }
+}
+
+void MoeLayer::CombineTokens(const MoeTicket& ticket, float* y,
+                             WorkerPool& pool) {
+  const int64_t num_tokens = ticket.routing.num_tokens;
+  const int64_t hidden = config_.hidden_size;
+  is_bad_.resize(num_tokens);
+  ForRows(pool, num_tokens, [&](int64_t token) {
+    Combine(ticket.plan, config_.top_k, dispatcher_->options().wire_dtype,
+            ticket.dispatch.rows(), hidden, token, token + 1, y);
+    is_bad_[token] = !AllFinite(y + token * hidden, hidden);
+  });
+}
+
+void MoeLayer::FindBadTokens(const MoeTicket& ticket) {
+  bad_tokens_.clear();
+  // Rows that did not come back hold anything.
+  for (const DispatchTicket::Failure& failure : ticket.dispatch.failures()) {
+    is_bad_[failure.token] = 0;
+  }
+  for (int64_t token = 0; token < ticket.routing.num_tokens; ++token) {
+    if (is_bad_[token]) bad_tokens_.push_back(static_cast<uint32_t>(token));
+  }
+}
+
+void MoeLayer::RetryBadTokens(MoeTicket* ticket, float* y, WorkerPool& pool) {
+  const int64_t top_k = config_.top_k;
+  std::vector<uint32_t> rows;
+  for (const uint32_t token : bad_tokens_) {
+    for (int64_t place = 0; place < top_k; ++place) {
+      const int32_t row = ticket->plan.token_rows[token * top_k + place];
+      if (row >= 0) rows.push_back(static_cast<uint32_t>(row));
+    }
+  }
+  dispatcher_->Retry(rows, &ticket->dispatch);
+  CombineTokens(*ticket, y, pool);
+  FindBadTokens(*ticket);
 }
 
 void MoeLayer::AddSharedExpert(const MoeTicket& ticket, float* y,

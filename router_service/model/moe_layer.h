@@ -52,9 +52,10 @@ class MoeLayer {
   // Runs the shared expert while the others work, then waits for their rows.
   //   y             [num_tokens, hidden] f32, overwritten
   //   token_status  [num_tokens]; the first failure of a token's rows is kept,
-  //                 and its y is zero
+  //                 and its y is zero. A token that experts gave values for
+  //                 that are not finite is asked for once more, then INTERNAL
   void Finish(MoeTicket* ticket, float* y,
-              std::vector<absl::Status>* token_status, WorkerPool& pool);
+              absl::Span<absl::Status> token_status, WorkerPool& pool);
 
   void set_capacity(const CapacityOptions& capacity) {
     planner_.set_capacity(capacity);
@@ -62,6 +63,10 @@ class MoeLayer {
   }
 
  private:
+  void CombineTokens(const MoeTicket& ticket, float* y, WorkerPool& pool);
+  // Leaves in bad_tokens_ those with values that are not finite.
+  void FindBadTokens(const MoeTicket& ticket);
+  void RetryBadTokens(MoeTicket* ticket, float* y, WorkerPool& pool);
   void AddSharedExpert(const MoeTicket& ticket, float* y, WorkerPool& pool);
 
   const ModelConfig& config_;
@@ -70,8 +75,10 @@ class MoeLayer {
   LostMassBudget budget_;
   Dispatcher* const dispatcher_;
   Ffn shared_ffn_;
-  Buffer shared_;       // [max_tokens, hidden] f32
-  Buffer shared_gate_;  // [max_tokens] f32
+  Buffer shared_;                // [max_tokens, hidden] f32
+  Buffer shared_gate_;           // [max_tokens] f32
+  std::vector<uint8_t> is_bad_;  // [num_tokens]
+  std::vector<uint32_t> bad_tokens_;
 };
 
 }  // namespace expertmesh::router

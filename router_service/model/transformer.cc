@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "services/core/clock.h"
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
@@ -20,39 +21,87 @@ Transformer::Transformer(const ModelConfig& config, const DenseWeights& weights,
                      : 0),
       moe_(config, options.capacity, options.dtype, options.max_tokens,
            dispatcher),
-      ticket_(dispatcher->options()),
+      micro_batch_policy_(options.micro_batches),
       residual_(options.max_tokens * config.hidden_size * sizeof(float)),
       normed_(options.max_tokens * config.hidden_size * sizeof(float)),
       x_(options.dtype, options.max_tokens, config.hidden_size),
       branch_(options.max_tokens * config.hidden_size * sizeof(float)),
       head_input_(options.dtype, kMaxLogitRows, config.hidden_size) {
   token_status_.reserve(options.max_tokens);
+  const int most = options.micro_batches == 1 ? 1 : 2;
+  for (int i = 0; i < most; ++i) {
+    parts_.push_back(std::make_unique<MicroBatch>(dispatcher->options()));
+  }
 }
 
 void Transformer::Forward(const TokenBatch& batch, KvCache* cache,
                           RoutingObserver* observer) {
   const int64_t num_tokens = batch.num_tokens();
-  float* branch = branch_.as<float>();
+  const absl::Duration start = Clock::Real()->Now();
+  const int count = micro_batch_policy_.Choose(num_tokens);
   token_status_.assign(num_tokens, absl::OkStatus());
   moe_.BeginStep();
   Embed(batch);
+  Split(batch, count);
+  // A part's experts work from BeginFfn until the next layer's FinishFfn, while
+  // the other part has its turn.
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    const LayerWeights& weights = weights_.layers[layer];
-    Norm(weights.attention.norm, num_tokens);
-    attention_.Run(layer, weights.attention, batch, x_.view(), cache, branch,
-                   pool_);
-    AddToResidual(num_tokens);
-
-    Norm(weights.ffn_norm, num_tokens);
-    if (weights.dense) {
-      dense_ffn_.Run(*weights.dense, x_.view(), num_tokens, branch, pool_);
-    } else {
-      moe_.Begin(layer, weights, normed_.as<float>(), x_.view(), batch.policy,
-                 pool_, &ticket_);
-      moe_.Finish(&ticket_, branch, &token_status_, pool_);
-      if (observer) observer->OnLayer(layer, ticket_.routing, ticket_.plan);
+    for (int i = 0; i < count; ++i) {
+      MicroBatch* part = parts_[i].get();
+      FinishFfn(layer - 1, part, observer);
+      RunAttention(layer, *part, cache);
+      BeginFfn(layer, part);
     }
-    AddToResidual(num_tokens);
+  }
+  for (int i = 0; i < count; ++i) {
+    FinishFfn(config_.num_layers - 1, parts_[i].get(), observer);
+  }
+  micro_batch_policy_.Observe(num_tokens, count, Clock::Real()->Now() - start);
+}
+
+void Transformer::Split(const TokenBatch& batch, int count) {
+  const int64_t num_tokens = batch.num_tokens();
+  for (int i = 0; i < count; ++i) {
+    const int64_t first = i * num_tokens / count;
+    parts_[i]->first_token = first;
+    SliceBatch(batch, first, (i + 1) * num_tokens / count, &parts_[i]->batch);
+  }
+}
+
+void Transformer::RunAttention(int64_t layer, const MicroBatch& part,
+                               KvCache* cache) {
+  const AttentionWeights& weights = weights_.layers[layer].attention;
+  Norm(weights.norm, part);
+  attention_.Run(layer, weights, part.batch, x_.view(part.first_token), cache,
+                 Rows(branch_, part), pool_);
+  AddToResidual(part);
+}
+
+void Transformer::BeginFfn(int64_t layer, MicroBatch* part) {
+  const LayerWeights& weights = weights_.layers[layer];
+  Norm(weights.ffn_norm, *part);
+  const ActivationView x = x_.view(part->first_token);
+  if (weights.dense) {
+    dense_ffn_.Run(*weights.dense, x, part->batch.num_tokens(),
+                   Rows(branch_, *part), pool_);
+    AddToResidual(*part);
+  } else {
+    moe_.Begin(layer, weights, Rows(normed_, *part), x, part->batch.policy,
+               pool_, &part->ticket);
+  }
+}
+
+void Transformer::FinishFfn(int64_t layer, MicroBatch* part,
+                            RoutingObserver* observer) {
+  if (layer < 0 || weights_.layers[layer].dense) return;
+  moe_.Finish(&part->ticket, Rows(branch_, *part),
+              absl::MakeSpan(token_status_)
+                  .subspan(part->first_token, part->batch.num_tokens()),
+              pool_);
+  AddToResidual(*part);
+  if (observer) {
+    observer->OnLayer(layer, part->first_token, part->ticket.routing,
+                      part->ticket.plan);
   }
 }
 
@@ -89,21 +138,22 @@ void Transformer::Embed(const TokenBatch& batch) {
   });
 }
 
-void Transformer::Norm(const std::vector<float>& weight, int64_t num_tokens) {
+void Transformer::Norm(const std::vector<float>& weight,
+                       const MicroBatch& part) {
   const int64_t hidden = config_.hidden_size;
-  ForRows(pool_, num_tokens, [&](int64_t token) {
-    float* normed = normed_.as<float>() + token * hidden;
-    RmsNorm(residual_.as<float>() + token * hidden, weight.data(),
+  ForRows(pool_, part.batch.num_tokens(), [&](int64_t token) {
+    float* normed = Rows(normed_, part) + token * hidden;
+    RmsNorm(Rows(residual_, part) + token * hidden, weight.data(),
             static_cast<float>(config_.norm_eps), hidden, normed);
-    x_.Store(token, normed);
+    x_.Store(part.first_token + token, normed);
   });
 }
 
-void Transformer::AddToResidual(int64_t num_tokens) {
+void Transformer::AddToResidual(const MicroBatch& part) {
   const int64_t hidden = config_.hidden_size;
-  ForRows(pool_, num_tokens, [&](int64_t token) {
-    Add(branch_.as<float>() + token * hidden, hidden,
-        residual_.as<float>() + token * hidden);
+  ForRows(pool_, part.batch.num_tokens(), [&](int64_t token) {
+    Add(Rows(branch_, part) + token * hidden, hidden,
+        Rows(residual_, part) + token * hidden);
   });
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "router_service/model/attention.h"
+#include "router_service/model/micro_batch.h"
 #include "router_service/model/moe_layer.h"
 
 namespace expertmesh::router {
@@ -18,6 +19,7 @@ struct TransformerOptions {
   int64_t max_tokens = 512;   // of one step
   int64_t max_context_tokens = 0;
   CapacityOptions capacity;
+  int micro_batches = 1;  // of a step: 1, 2, or 0: by measured times
 };
 
 // Sees the routing of every MoE layer of a step, on the engine's thread, after
@@ -25,8 +27,10 @@ struct TransformerOptions {
 class RoutingObserver {
  public:
   virtual ~RoutingObserver() = default;
-  virtual void OnLayer(int64_t layer, const Routing& routing,
-                       const DispatchPlan& plan) = 0;
+  // Tokens of `routing` and `plan` are those of the step from `first_token` on;
+  // a step may come in parts.
+  virtual void OnLayer(int64_t layer, int64_t first_token,
+                       const Routing& routing, const DispatchPlan& plan) = 0;
 };
 
 // Owns the workspace of a step, sized once: a steady step allocates nothing.
@@ -63,9 +67,18 @@ class Transformer {
 
  private:
   void Embed(const TokenBatch& batch);
+  void Split(const TokenBatch& batch, int count);
+  void RunAttention(int64_t layer, const MicroBatch& part, KvCache* cache);
+  // Runs a dense FFN, or sends rows to experts.
+  void BeginFfn(int64_t layer, MicroBatch* part);
+  // Adds what the experts gave, where BeginFfn sent rows.
+  void FinishFfn(int64_t layer, MicroBatch* part, RoutingObserver* observer);
   // Norms the residual stream into normed_ and, rounded, into x_.
-  void Norm(const std::vector<float>& weight, int64_t num_tokens);
-  void AddToResidual(int64_t num_tokens);
+  void Norm(const std::vector<float>& weight, const MicroBatch& part);
+  void AddToResidual(const MicroBatch& part);
+  float* Rows(Buffer& buffer, const MicroBatch& part) {
+    return buffer.as<float>() + part.first_token * config_.hidden_size;
+  }
 
   const ModelConfig& config_;
   const DenseWeights& weights_;
@@ -73,7 +86,9 @@ class Transformer {
   Attention attention_;
   Ffn dense_ffn_;
   MoeLayer moe_;
-  MoeTicket ticket_;
+  MicroBatchPolicy micro_batch_policy_;
+  std::vector<std::unique_ptr<MicroBatch>> parts_;  // of the step
+  size_t num_parts_ = 0;
   Buffer residual_;  // [max_tokens, hidden] f32, the residual stream
   Buffer normed_;    // [max_tokens, hidden] f32
   MatmulInput x_;    // normed_, rounded to the router's type

@@ -1,5 +1,7 @@
 #include "services/linalg/vector_ops.h"
 
+#include <bit>
+
 #include "services/linalg/isa/kernels.h"
 
 namespace expertmesh {
@@ -55,6 +57,16 @@ void Exp(const float* x, int64_t n, float* out) {
 }
 
 void Softmax(float* x, int64_t n) { ActiveKernels().softmax(x, n); }
+
+bool AllFinite(const float* x, int64_t n) {
+  // Without a branch, so that the compiler makes vectors of it.
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t any = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    any |= (std::bit_cast<uint32_t>(x[i]) & kExponent) == kExponent;
+  }
+  return any == 0;
+}
 
 float Dot(const float* x, const float* y, int64_t n) {
   return ActiveKernels().dot(x, y, n);

@@ -40,6 +40,9 @@ void Exp(const float* x, int64_t n, float* out);
 // x = e^(x - max x) / sum of the same.
 void Softmax(float* x, int64_t n);
 
+// Whether no element is infinite or NaN.
+bool AllFinite(const float* x, int64_t n);
+
 // Sum of x y.
 float Dot(const float* x, const float* y, int64_t n);
 

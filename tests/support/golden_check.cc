@@ -16,7 +16,7 @@ constexpr float kTolerance = 2e-4f;
 // Collects the gate's choices, all chunks of a sequence one after the other.
 class RoutingRecorder final : public router::RoutingObserver {
  public:
-  void OnLayer(int64_t layer, const router::Routing& routing,
+  void OnLayer(int64_t layer, int64_t, const router::Routing& routing,
                const router::DispatchPlan&) override {
     auto& ids = topk_ids[layer];
     ids.insert(ids.end(), routing.topk_ids.begin(), routing.topk_ids.end());

@@ -43,6 +43,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
   router::TransformerOptions transformer;
   transformer.dtype = options.router_dtype;
   transformer.max_tokens = options.max_step_tokens;
+  transformer.micro_batches = options.micro_batches;
   transformer.max_context_tokens = options.max_context_tokens;
   transformer.capacity = options.capacity;
   model->transformer =

@@ -22,6 +22,7 @@ struct LocalModelOptions {
   DType wire_dtype = DType::kF32;
   int num_endpoints = 1;  // of the local transport
   int num_threads = 2;
+  int micro_batches = 1;  // as TransformerOptions
   int64_t max_step_tokens = 512;
   int64_t max_context_tokens = 256;
   int64_t kv_cache_tokens = 2048;

@@ -39,6 +39,9 @@ class LocalTransport final : public router::ExpertTransport {
   // Batches to this endpoint fail from now on (or work again).
   void SetDown(int endpoint, bool down) { down_[endpoint] = down; }
 
+  // The next batches, this many, come back with a NaN in their first row.
+  void Poison(int num_batches) { poisoned_ = num_batches; }
+
   int64_t num_batches() const { return num_batches_; }
 
  private:
@@ -63,6 +66,7 @@ class LocalTransport final : public router::ExpertTransport {
   std::unique_ptr<expert::GroupedFfn> ffn_;
   std::vector<bool> down_;
   int64_t num_batches_ = 0;
+  int poisoned_ = 0;
   std::vector<const expert::PackedExpert*> experts_;  // of the batch
   Buffer x_;
   Buffer y_;

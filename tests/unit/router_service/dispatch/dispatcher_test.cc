@@ -276,6 +276,33 @@ TEST_F(DispatcherTest, ALateBatchIsHedgedWithinTheBudget) {
   }
 }
 
+TEST_F(DispatcherTest, EndpointsOfOtherNumericsServeOnlyWhenNoneElseCan) {
+  auto placement = std::make_shared<Placement>(1, kNumExperts);
+  placement->Add(0, 0, /*endpoint=*/0, /*is_preferred=*/false);
+  placement->Add(0, 0, /*endpoint=*/1, /*is_preferred=*/true);
+  table_.Set(std::move(placement));
+  Plan({0}, 256);
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 0);
+  mesh_.Fail(1, absl::UnavailableError("gone"));
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 1);
+}
+
+TEST_F(DispatcherTest, WeightsShiftRows) {
+  auto placement = std::make_shared<Placement>(1, kNumExperts);
+  placement->Add(0, 0, 0);
+  placement->Add(0, 0, 1);
+  placement->set_weight(1, 1000);
+  table_.Set(std::move(placement));
+  Plan({0}, 256);
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 0);
+}
+
 TEST_F(DispatcherTest, CreditHoldsRowsBack) {
   Place({{0}, {0}, {0}});
   Plan({0, 1, 2}, 1);

@@ -132,6 +132,19 @@ TEST_P(DeterminismTest, OtherThreadCounts) {
   }
 }
 
+TEST_P(DeterminismTest, TwoMicroBatches) {
+  const std::string expected = Expected();
+  for (const int64_t chunk : {5, 512}) {
+    LocalEngineOptions options = Options();
+    options.model.micro_batches = 2;
+    options.model.max_step_tokens = chunk;
+    const auto engine = LoadEngine(options);
+    const auto other = engine->Submit(MakeRequest(400, 30));
+    EXPECT_EQ(Bits(engine->Run(Probe())), expected);
+    EXPECT_TRUE(other->Await().status.ok());
+  }
+}
+
 TEST_P(DeterminismTest, OtherNumbersOfEndpointsAndMessageSizes) {
   const std::string expected = Expected();
   for (const int endpoints : {2, 4}) {

@@ -265,6 +265,21 @@ TEST_F(EngineTest, ALostEndpointFailsOnlyRequestsThatNeedIt) {
   EXPECT_EQ(engine_->Run(Request(1, 1)).tokens, healthy.tokens);
 }
 
+TEST_F(EngineTest, ANanIsAskedForOnceMoreAndThenFailsOneRequest) {
+  Load({});
+  const auto healthy = engine_->Run(Request(6, 4));
+  ASSERT_TRUE(healthy.status.ok());
+  engine_->model->local_transport->Poison(1);
+  const auto retried = engine_->Run(Request(6, 4));
+  EXPECT_TRUE(retried.status.ok()) << retried.status;
+  EXPECT_EQ(retried.tokens, healthy.tokens);
+  engine_->model->local_transport->Poison(2);
+  const auto failed = engine_->Run(Request(6, 4));
+  EXPECT_EQ(failed.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(failed.status.message()), HasSubstr("not finite"));
+  EXPECT_EQ(engine_->Run(Request(6, 4)).tokens, healthy.tokens);
+}
+
 TEST_F(EngineTest, AccountsForEveryAssignment) {
   LocalEngineOptions options;
   options.model.capacity = {.capacity_factor = 1.0, .min_capacity = 1};

@@ -1,0 +1,86 @@
+#include "router_service/model/micro_batch.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace expertmesh::router {
+namespace {
+
+using ::testing::ElementsAre;
+
+// Three sequences of 1, 1 and 4 tokens.
+TokenBatch Batch() {
+  TokenBatch batch;
+  batch.token_ids = {10, 20, 30, 31, 32, 33};
+  batch.positions = {7, 3, 0, 1, 2, 3};
+  batch.slot_mapping = {107, 203, 300, 301, 302, 303};
+  batch.seq_starts = {0, 1, 2, 6};
+  batch.block_tables = {1, 2, 3, 4, 5, 6};
+  batch.max_blocks = 2;
+  batch.policy.assign(6, OverflowPolicy::kWait);
+  batch.policy[4] = OverflowPolicy::kDrop;
+  return batch;
+}
+
+TEST(SliceBatchTest, CutsASequenceInTwo) {
+  TokenBatch part;
+  SliceBatch(Batch(), 0, 3, &part);
+  EXPECT_THAT(part.token_ids, ElementsAre(10, 20, 30));
+  EXPECT_THAT(part.seq_starts, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(part.block_tables, ElementsAre(1, 2, 3, 4, 5, 6));
+  SliceBatch(Batch(), 3, 6, &part);
+  EXPECT_THAT(part.token_ids, ElementsAre(31, 32, 33));
+  EXPECT_THAT(part.positions, ElementsAre(1, 2, 3));
+  EXPECT_THAT(part.slot_mapping, ElementsAre(301, 302, 303));
+  EXPECT_THAT(part.seq_starts, ElementsAre(0, 3));
+  EXPECT_THAT(part.block_tables, ElementsAre(5, 6));
+  EXPECT_EQ(part.max_blocks, 2);
+  EXPECT_EQ(part.policy[1], OverflowPolicy::kDrop);
+}
+
+TEST(SliceBatchTest, AllOfItIsTheSame) {
+  const TokenBatch whole = Batch();
+  TokenBatch part;
+  SliceBatch(whole, 0, 6, &part);
+  EXPECT_EQ(part.token_ids, whole.token_ids);
+  EXPECT_EQ(part.seq_starts, whole.seq_starts);
+  EXPECT_EQ(part.block_tables, whole.block_tables);
+}
+
+// Steps of `tokens` that take `one` or `two` seconds; how many ran as two.
+int StepsInTwo(MicroBatchPolicy* policy, int64_t tokens, double one,
+               double two) {
+  int in_two = 0;
+  for (int step = 0; step < 200; ++step) {
+    const int count = policy->Choose(tokens);
+    in_two += count == 2;
+    policy->Observe(tokens, count, absl::Seconds(count == 1 ? one : two));
+  }
+  return in_two;
+}
+
+TEST(MicroBatchPolicyTest, TakesWhatProvesFasterForEachMagnitude) {
+  MicroBatchPolicy policy(0);
+  EXPECT_GT(StepsInTwo(&policy, 512, 1.0, 0.6), 190);
+  EXPECT_LT(StepsInTwo(&policy, 16, 1.0, 1.1), 10);
+  EXPECT_LT(StepsInTwo(&policy, 64, 1.0, 0.99), 10);  // within the noise
+  EXPECT_GT(StepsInTwo(&policy, 512, 1.0, 0.6), 190);
+}
+
+TEST(MicroBatchPolicyTest, FollowsAChange) {
+  MicroBatchPolicy policy(0);
+  EXPECT_GT(StepsInTwo(&policy, 512, 1.0, 0.6), 190);
+  StepsInTwo(&policy, 512, 1.0, 1.5);
+  EXPECT_LT(StepsInTwo(&policy, 512, 1.0, 1.5), 10);
+}
+
+TEST(MicroBatchPolicyTest, AFixedNumberIsKeptWhereThereAreTokensForIt) {
+  MicroBatchPolicy two(2);
+  EXPECT_EQ(two.Choose(2), 2);
+  EXPECT_EQ(two.Choose(1), 1);
+  MicroBatchPolicy one(1);
+  EXPECT_EQ(one.Choose(512), 1);
+}
+
+}  // namespace
+}  // namespace expertmesh::router
