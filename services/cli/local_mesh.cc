@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "services/cli/flags.h"
 
 namespace expertmesh {
 namespace {
@@ -39,7 +40,7 @@ void AddNumber(CLI::App& app, const std::string& name,
                const std::string& help) {
   AddPassedOn(app, name, receivers, help)
       ->type_name("X")
-      ->check(CLI::NonNegativeNumber.description(""));
+      ->check(IsNonNegative());
 }
 
 void AddCount(CLI::App& app, const std::string& name,
@@ -47,7 +48,7 @@ void AddCount(CLI::App& app, const std::string& name,
               const std::string& help) {
   AddPassedOn(app, name, receivers, help)
       ->type_name("N")
-      ->check(CLI::TypeValidator<uint64_t>("").description(""));
+      ->check(IsWholeNumber(0));
 }
 
 void Append(std::vector<std::string>& argv,
@@ -91,7 +92,7 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
                  "Threads of each expert service; default: the machine's cores "
                  "divided among them")
       ->type_name("N")
-      ->check(CLI::PositiveNumber.description(""));
+      ->check(IsWholeNumber(1));
   AddCount(app, "--max-step-tokens", router, "Tokens computed in one step");
   AddCount(app, "--max-sequences", router, "Requests running at once");
   AddCount(app, "--max-queue", router,

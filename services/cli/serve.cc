@@ -46,7 +46,7 @@ void AddFlags(CLI::App& app, ServeFlags& flags) {
                  "Expert services to start; default: 4, or fewer where there "
                  "are fewer experts")
       ->type_name("N")
-      ->check(CLI::PositiveNumber);
+      ->check(IsWholeNumber(1));
   app.add_option("--listen", mesh.listen,
                  "Where the router serves clients; port 0: any free one")
       ->type_name("HOST:PORT")

@@ -3,15 +3,31 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 
 namespace expertmesh {
+namespace {
+
+int out_error = 0;  // errno of the first failed write to standard output
+
+}  // namespace
 
 void WriteOut(absl::string_view text) {
-  fwrite(text.data(), 1, text.size(), stdout);
-  fflush(stdout);
+  const bool written =
+      fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+      fflush(stdout) == 0;
+  if (!written && out_error == 0) out_error = errno;
+}
+
+absl::Status OutStatus() {
+  WriteOut("");  // flushes what others have written
+  if (out_error == 0) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("cannot write to standard output: ", strerror(out_error)));
 }
 
 void WriteErr(absl::string_view text) {
