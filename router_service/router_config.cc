@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "router_service/dispatch/routing.h"
 #include "services/core/status_macros.h"
+#include "services/runtime/address.h"
 
 namespace expertmesh::router {
 namespace {
@@ -92,6 +93,12 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
 }
 
 absl::Status CheckRouterConfig(const RouterConfig& config) {
+  for (const std::string& address : config.experts_at) {
+    const auto parsed = ParseHostPort(address);
+    if (parsed.ok()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--experts-at: ", parsed.status().message()));
+  }
   RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype));
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
   RETURN_IF_ERROR(AtLeast("--threads", config.threads, 0));
