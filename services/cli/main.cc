@@ -41,11 +41,12 @@ int Main(int argc, char** argv) {
       "services.");
   SetupCommandLine(root, kName);
   root.require_subcommand(0, 1);
-  root.allow_extras();
   const std::vector<Command> commands = {
       ServeCommand(root),    GenerateCommand(root),   ScoreCommand(root),
       TokenizeCommand(root), DetokenizeCommand(root), TopCommand(root),
       DescribeCommand(root)};
+  // Only here: commands inherit what the root allows when they are made.
+  root.allow_extras();
   for (const Command& command : commands) {
     command.app->set_version_flag("--version",
                                   absl::StrCat(kName, " ", Version()));

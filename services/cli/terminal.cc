@@ -25,9 +25,10 @@ void WriteOut(absl::string_view text) {
 
 absl::Status OutStatus() {
   WriteOut("");  // flushes what others have written
-  if (out_error == 0) return absl::OkStatus();
-  return absl::InternalError(
-      absl::StrCat("cannot write to standard output: ", strerror(out_error)));
+  if (ferror(stdout) == 0) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(
+      "cannot write to standard output",
+      out_error == 0 ? "" : absl::StrCat(": ", strerror(out_error))));
 }
 
 void WriteErr(absl::string_view text) {

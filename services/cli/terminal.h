@@ -12,8 +12,9 @@ namespace expertmesh {
 
 // Writes all of `text` to standard output or standard error at once.
 void WriteOut(absl::string_view text);
-// INTERNAL with the reason once a write to standard output has failed, by
-// WriteOut or otherwise. Loops ask, so that they end when nobody can read.
+// INTERNAL, with the reason if it is known, once a write to standard output has
+// failed, by WriteOut or otherwise. Loops ask, so that they end when nobody can
+// read.
 absl::Status OutStatus();
 void WriteErr(absl::string_view text);
 
