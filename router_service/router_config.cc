@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "router_service/dispatch/routing.h"
 #include "services/core/status_macros.h"
+#include "services/runtime/address.h"
 
 namespace expertmesh::router {
 namespace {
@@ -139,6 +140,12 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
     return absl::InvalidArgumentError(
         "exactly one of --experts-at and --mesh-config must say where the "
         "expert services are");
+  }
+  for (const std::string& address : config.experts_at) {
+    const auto parsed = ParseHostPort(address);
+    if (parsed.ok()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--experts-at: ", parsed.status().message()));
   }
   RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype));
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));

@@ -46,7 +46,10 @@ int64_t NumKvPages(const RouterConfig& config, const ModelConfig& model,
 absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
     const Checkpoint& checkpoint) {
   const std::string path = checkpoint.directory() + "/tokenizer.json";
-  if (!std::filesystem::exists(path)) {
+  // A link that leads nowhere is a broken checkpoint, not one without the file.
+  std::error_code error;
+  if (std::filesystem::symlink_status(path, error).type() ==
+      std::filesystem::file_type::not_found) {
     Log(LogLevel::kWarning, "no tokenizer.json: serving token ids only",
         {{"model", checkpoint.directory()}});
     return nullptr;

@@ -35,6 +35,29 @@ absl::StatusOr<PackedMatrix> LoadMatrix(const Checkpoint& checkpoint,
   return packed;
 }
 
+// One kernel runs all three, so they have one type unless they are converted.
+absl::Status CheckTypesAgree(const Checkpoint& checkpoint,
+                             const ExpertTensorNames& names) {
+  const int64_t hidden = checkpoint.config().hidden_size;
+  const int64_t intermediate = checkpoint.config().expert_intermediate_size;
+  ASSIGN_OR_RETURN(const TensorView gate_proj,
+                   checkpoint.Tensor(names.gate_proj, {intermediate, hidden}));
+  ASSIGN_OR_RETURN(const TensorView up_proj,
+                   checkpoint.Tensor(names.up_proj, {intermediate, hidden}));
+  ASSIGN_OR_RETURN(const TensorView down_proj,
+                   checkpoint.Tensor(names.down_proj, {hidden, intermediate}));
+  const std::pair<const std::string&, DType> others[] = {
+      {names.up_proj, up_proj.dtype}, {names.down_proj, down_proj.dtype}};
+  for (const auto& [name, dtype] : others) {
+    if (dtype == gate_proj.dtype) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        checkpoint.FileOf(name), ": tensor '", name, "' is ", DTypeName(dtype),
+        ", but '", names.gate_proj, "' is ", DTypeName(gate_proj.dtype),
+        "; name one type to convert them to with --expert-dtype"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<ExpertSlot>> SlotsToLoad(
     const ModelConfig& config, const std::vector<int64_t>& experts) {
   std::vector<bool> seen(static_cast<size_t>(config.num_experts));
@@ -87,6 +110,7 @@ absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
   const int64_t intermediate = config.expert_intermediate_size;
   const ExpertTensorNames names =
       checkpoint.family().ExpertNames(slot.layer, slot.expert);
+  if (!dtype) RETURN_IF_ERROR(CheckTypesAgree(checkpoint, names));
   PackedExpert expert;
   ASSIGN_OR_RETURN(expert.gate_proj, LoadMatrix(checkpoint, names.gate_proj,
                                                 intermediate, hidden, dtype));
@@ -94,14 +118,6 @@ absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
                                               intermediate, hidden, dtype));
   ASSIGN_OR_RETURN(expert.down_proj, LoadMatrix(checkpoint, names.down_proj,
                                                 hidden, intermediate, dtype));
-  // One kernel runs all three.
-  if (expert.up_proj.dtype() != expert.gate_proj.dtype() ||
-      expert.down_proj.dtype() != expert.gate_proj.dtype()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(checkpoint.directory(), ": tensors '", names.gate_proj,
-                     "', '", names.up_proj, "' and '", names.down_proj,
-                     "' differ in dtype; name one type to convert them to"));
-  }
   return expert;
 }
 
@@ -142,6 +158,13 @@ absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
   const ModelConfig& config = checkpoint.config();
   ASSIGN_OR_RETURN(std::vector<ExpertSlot> slots,
                    SlotsToLoad(config, options.experts));
+  // Found by the headers, before minutes of loading.
+  if (!options.dtype) {
+    for (const auto& [layer, expert] : slots) {
+      RETURN_IF_ERROR(CheckTypesAgree(
+          checkpoint, checkpoint.family().ExpertNames(layer, expert)));
+    }
+  }
   ASSIGN_OR_RETURN(
       std::vector<ExpertWeights::Expert> experts,
       LoadSlots(slots,

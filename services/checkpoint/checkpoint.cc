@@ -1,6 +1,7 @@
 #include "services/checkpoint/checkpoint.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <system_error>
@@ -132,6 +133,7 @@ absl::Status Checkpoint::CheckTensors() const {
   RETURN_IF_ERROR(VisitRouterTensors(config_, *family_, check));
   RETURN_IF_ERROR(VisitExpertTensors(config_, *family_, check));
   RETURN_IF_ERROR(CheckJoinedTypes());
+  RETURN_IF_ERROR(CheckTiedHead());
   // A bias that the configuration denies would be left out without a word.
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const AttentionTensorNames names = family_->AttentionNames(layer);
@@ -154,7 +156,7 @@ absl::Status Checkpoint::CheckTensors() const {
   return absl::OkStatus();
 }
 
-// Matrices that are packed together have one type. (An expert's three may
+// Matrices that the router packs together have one type. (An expert's three may
 // differ where they are converted at load.)
 absl::Status Checkpoint::CheckJoinedTypes() const {
   const auto same = [this](const std::string& first,
@@ -171,8 +173,42 @@ absl::Status Checkpoint::CheckJoinedTypes() const {
     const std::string q = attention.q_proj + ".weight";
     RETURN_IF_ERROR(same(q, attention.k_proj + ".weight"));
     RETURN_IF_ERROR(same(q, attention.v_proj + ".weight"));
+    const FeedForwardTensorNames ffn = family_->FeedForwardNames(layer);
+    if (!config_.layers[layer].is_moe) {
+      RETURN_IF_ERROR(same(ffn.dense_gate_proj, ffn.dense_up_proj));
+    } else if (config_.shared_intermediate_size > 0) {
+      RETURN_IF_ERROR(same(ffn.shared_gate_proj, ffn.shared_up_proj));
+    }
   }
   return absl::OkStatus();
+}
+
+// A tied head is the embedding table. Files that hold it all the same must hold
+// the same values: the reference uses two that differ, whatever config.json
+// says, and here one of them would be left out without a word.
+absl::Status Checkpoint::CheckTiedHead() const {
+  const ModelTensorNames names = family_->ModelNames();
+  const TensorIndex::Entry entry = files_->index.Find(names.lm_head);
+  if (!config_.tie_word_embeddings || entry.tensor == nullptr) {
+    return absl::OkStatus();
+  }
+  const int64_t shape[] = {config_.vocab_size, config_.hidden_size};
+  ASSIGN_OR_RETURN(const TensorView table, Tensor(names.embed_tokens, shape));
+  ASSIGN_OR_RETURN(const TensorView head, Tensor(names.lm_head, shape));
+  bool same = head.dtype == table.dtype;
+  if (same) {
+    Prefetch(table);
+    Prefetch(head);
+    same = std::memcmp(head.data, table.data, table.size_bytes()) == 0;
+    Release(table);
+    Release(head);
+  }
+  if (same) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      entry.file->path(), ": tensor ", Quoted(names.lm_head), " differs from ",
+      Quoted(names.embed_tokens),
+      ", but config.json says tie_word_embeddings; the checkpoint must hold "
+      "one of them, or config.json say false"));
 }
 
 absl::Status Checkpoint::ComputeFingerprint() {
@@ -215,14 +251,17 @@ bool Checkpoint::HasTensor(absl::string_view name) const {
   return files_->index.Find(name).tensor != nullptr;
 }
 
+const std::string& Checkpoint::FileOf(absl::string_view name) const {
+  const TensorIndex::Entry entry = files_->index.Find(name);
+  return entry.tensor == nullptr ? files_->index.path() : entry.file->path();
+}
+
 absl::StatusOr<TensorView> Checkpoint::Tensor(
     absl::string_view name, absl::Span<const int64_t> shape) const {
   const TensorIndex::Entry entry = files_->index.Find(name);
-  const std::string& path =
-      entry.tensor == nullptr ? files_->index.path() : entry.file->path();
   const auto fault = [&](const auto&... message) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, ": tensor ", Quoted(name), " ", message...));
+        absl::StrCat(FileOf(name), ": tensor ", Quoted(name), " ", message...));
   };
   if (entry.tensor == nullptr) {
     return fault("is missing (the configuration asks for shape ",

@@ -21,7 +21,8 @@ class Checkpoint {
  public:
   // Parses and checks config, generation config and every shard's header, and
   // that each tensor the model needs is there in the right shape; reads no
-  // tensor data. Errors (one line that names the file, and the tensor where
+  // tensor data but a few bytes each, and a head that repeats the embedding
+  // table. Errors (one line that names the file, and the tensor where
   // there is one): NOT_FOUND for a missing folder, file or shard;
   // FAILED_PRECONDITION for anything malformed.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(
@@ -35,6 +36,8 @@ class Checkpoint {
   const GenerationDefaults& generation_defaults() const { return defaults_; }
 
   bool HasTensor(absl::string_view name) const;
+  // The path of the file that holds the tensor; of the index when none does.
+  const std::string& FileOf(absl::string_view name) const;
   // A view into the mapping, valid as long as the checkpoint.
   // Errors: FAILED_PRECONDITION naming file and tensor when it is missing, its
   // dtype is not f32, bf16 or f16, or its shape is not `shape`.
@@ -60,6 +63,7 @@ class Checkpoint {
   absl::Status ReadConfig();
   absl::Status CheckTensors() const;
   absl::Status CheckJoinedTypes() const;
+  absl::Status CheckTiedHead() const;
   absl::Status ComputeFingerprint();
 
   std::string directory_;

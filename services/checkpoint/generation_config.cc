@@ -1,6 +1,7 @@
 #include "services/checkpoint/generation_config.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 
 #include <nlohmann/json.hpp>
@@ -63,7 +64,12 @@ std::optional<int32_t> OptionalCount(ConfigReader& reader,
 absl::StatusOr<GenerationDefaults> ReadGenerationDefaults(
     const std::string& path, ConfigReader& model_config) {
   absl::StatusOr<nlohmann::json> json = ReadJsonFile(path, kMaxFileBytes);
-  if (absl::IsNotFound(json.status())) json = nlohmann::json::object();
+  // Only a name that is not there at all is no file: a link may lead nowhere.
+  std::error_code ignored;
+  if (absl::IsNotFound(json.status()) &&
+      !std::filesystem::is_symlink(path, ignored)) {
+    json = nlohmann::json::object();
+  }
   if (!json.ok()) return json.status();
   ConfigReader reader(path, *json);
   GenerationDefaults defaults;

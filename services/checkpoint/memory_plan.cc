@@ -7,27 +7,30 @@
 namespace expertmesh {
 namespace {
 
-int64_t RouterWeightBytes(const ModelConfig& config, const ModelFamily& family,
-                          DType dtype) {
-  const int64_t embedding_elements = config.vocab_size * config.hidden_size;
-  const int64_t head_bytes =
-      PackedBytes(config.vocab_size, config.hidden_size, dtype);
-  const ModelTensorNames names = family.ModelNames();
-  // The table is looked up where the file is mapped; the head is packed from it
-  // or from a tensor of its own.
-  int64_t bytes =
-      embedding_elements * static_cast<int64_t>(DTypeBytes(dtype)) + head_bytes;
-  const absl::Status visited =
-      VisitRouterTensors(config, family, [&](const RequiredTensor& tensor) {
-        if (tensor.name == names.embed_tokens || tensor.name == names.lm_head) {
-          return absl::OkStatus();
-        }
-        bytes += tensor.shape.size() == 2
-                     ? PackedBytes(tensor.shape[0], tensor.shape[1], dtype)
-                     : tensor.shape[0] * static_cast<int64_t>(sizeof(float));
-        return absl::OkStatus();
-      });
-  visited.IgnoreError();  // the visitor refuses nothing
+// The router packs each matrix in its stored type, whatever type it computes
+// in.
+absl::StatusOr<int64_t> RouterWeightBytes(const Checkpoint& checkpoint) {
+  const ModelConfig& config = checkpoint.config();
+  const ModelTensorNames names = checkpoint.family().ModelNames();
+  int64_t bytes = 0;
+  const auto add = [&](const RequiredTensor& required) -> absl::Status {
+    ASSIGN_OR_RETURN(const TensorView tensor,
+                     checkpoint.Tensor(required.name, required.shape));
+    const absl::Span<const int64_t> shape = tensor.shape;
+    const int64_t packed = shape.size() == 2
+                               ? PackedBytes(shape[0], shape[1], tensor.dtype)
+                               : shape[0] * static_cast<int64_t>(sizeof(float));
+    if (required.name != names.embed_tokens) {
+      bytes += packed;
+      return absl::OkStatus();
+    }
+    // The table is looked up where the file is mapped; a tied head is packed
+    // from it.
+    bytes += static_cast<int64_t>(tensor.size_bytes());
+    if (config.tie_word_embeddings) bytes += packed;
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(VisitRouterTensors(config, checkpoint.family(), add));
   return bytes;
 }
 
@@ -47,15 +50,14 @@ int64_t PackedBytes(int64_t n, int64_t k, DType dtype) {
   return panels * words * kPanelWidth * static_cast<int64_t>(sizeof(uint32_t));
 }
 
-absl::StatusOr<MemoryPlan> PlanMemory(const ModelConfig& config,
-                                      const ModelFamily& family,
+absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
                                       const MemoryPlanOptions& options) {
+  const ModelConfig& config = checkpoint.config();
   ASSIGN_OR_RETURN(
       const std::vector<ExpertRange> ranges,
       SplitExperts(config.num_experts, options.num_expert_services));
   MemoryPlan plan;
-  plan.router_weight_bytes =
-      RouterWeightBytes(config, family, options.dense_dtype);
+  ASSIGN_OR_RETURN(plan.router_weight_bytes, RouterWeightBytes(checkpoint));
   plan.kv_bytes_per_token = 2 * config.num_layers * config.kv_size() *
                             static_cast<int64_t>(DTypeBytes(options.kv_dtype));
   plan.expert_bytes = ExpertBytes(config, options.expert_dtype);

@@ -1,20 +1,19 @@
 #pragma once
 
-// How much memory each service of a mesh will need, from the configuration
-// alone.
+// How much memory each service of a mesh will need, from a checkpoint's
+// configuration and headers; no tensor is read.
 
 #include <cstdint>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "services/checkpoint/checkpoint.h"
 #include "services/checkpoint/expert_range.h"
-#include "services/checkpoint/model_config.h"
 #include "services/core/dtype.h"
 
 namespace expertmesh {
 
 struct MemoryPlanOptions {
-  DType dense_dtype = DType::kF32;   // of the router's weights
   DType kv_dtype = DType::kF32;      // of keys and values
   DType expert_dtype = DType::kF32;  // of packed expert weights
   int64_t num_expert_services = 1;
@@ -25,9 +24,9 @@ struct ExpertServicePlan {
   int64_t weight_bytes = 0;
 };
 
-// Weights as they lie in memory, with the padding of each matrix on its own
-// (the router packs some together and saves a little of it). Workspaces and the
-// program itself are not counted.
+// Weights as they lie in memory, the router's in the types they are stored in,
+// with the padding of each matrix on its own (the router packs some together
+// and saves a little of it). Workspaces and the program itself are not counted.
 struct MemoryPlan {
   // Packed matrices, norms, and the mapped embedding table with all its rows
   // touched.
@@ -38,8 +37,7 @@ struct MemoryPlan {
 };
 
 // Errors: INVALID_ARGUMENT unless the experts can be split over the services.
-absl::StatusOr<MemoryPlan> PlanMemory(const ModelConfig& config,
-                                      const ModelFamily& family,
+absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
                                       const MemoryPlanOptions& options);
 
 // What a [n, k] weight takes once packed (services/linalg/gemm.h).

@@ -25,7 +25,7 @@ CLI::Option* AddServerFlags(CLI::App& app, ServerFlags& flags) {
   app.add_option("--timeout", flags.timeout_seconds,
                  "Seconds a call may take; default: no limit")
       ->type_name("SECONDS")
-      ->check(CLI::PositiveNumber.description(""));
+      ->check(IsPositive());
   return app.add_option("--server", flags.address, "Address of the router")
       ->type_name("HOST:PORT")
       ->check(IsHostPort())

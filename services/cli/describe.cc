@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
+#include "services/cli/flags.h"
 #include "services/cli/load_view.h"
 #include "services/cli/plan_view.h"
 #include "services/cli/terminal.h"
@@ -133,7 +134,7 @@ Command DescribeCommand(CLI::App& root) {
                   "Numbers of expert services to plan for")
       ->type_name("1,2,4,8")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber.description(""))
+      ->check(IsWholeNumber(1))
       ->needs(plan);
   app->add_flag("--json", flags->json, "Print JSON");
   return {app, [flags] { return Run(*flags); }};

@@ -1,8 +1,10 @@
 #include "services/cli/flags.h"
 
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -22,6 +24,14 @@ CLI::Validator FromStatus(absl::Status (*check)(absl::string_view)) {
       "");
 }
 
+std::optional<double> FiniteNumber(absl::string_view text) {
+  double number;
+  if (!absl::SimpleAtod(text, &number) || !std::isfinite(number)) {
+    return std::nullopt;
+  }
+  return number;
+}
+
 }  // namespace
 
 CLI::Validator IsHostPort() {
@@ -35,6 +45,40 @@ CLI::Validator IsTokenIds() {
 }
 
 CLI::Validator IsUtf8() { return FromStatus(CheckUtf8); }
+
+CLI::Validator IsWholeNumber(uint64_t least, uint64_t most) {
+  // Signs are refused first: CLI11 would take -1 for the greatest number.
+  return CLI::Validator(
+      [least, most](std::string& text) -> std::string {
+        uint64_t number;
+        if (!text.empty() && absl::ascii_isdigit(text.front()) &&
+            absl::SimpleAtoi(text, &number) && number >= least &&
+            number <= most) {
+          return "";
+        }
+        return absl::StrCat("\"", text, "\" is not a whole number from ", least,
+                            " to ", most);
+      },
+      "");
+}
+
+CLI::Validator IsNonNegative() {
+  return FromStatus([](absl::string_view text) {
+    const std::optional<double> number = FiniteNumber(text);
+    if (number && *number >= 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is not a number of at least 0"));
+  });
+}
+
+CLI::Validator IsPositive() {
+  return FromStatus([](absl::string_view text) {
+    const std::optional<double> number = FiniteNumber(text);
+    if (number && *number > 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", text, "\" is not a number above 0"));
+  });
+}
 
 absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(absl::string_view text) {
   absl::string_view list = absl::StripAsciiWhitespace(text);

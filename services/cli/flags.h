@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,12 @@ namespace expertmesh {
 CLI::Validator IsHostPort();
 CLI::Validator IsTokenIds();
 CLI::Validator IsUtf8();
+// A whole number in [least, most], written in decimal digits.
+CLI::Validator IsWholeNumber(
+    uint64_t least, uint64_t most = std::numeric_limits<int64_t>::max());
+// A finite number of at least 0, or above 0.
+CLI::Validator IsNonNegative();
+CLI::Validator IsPositive();
 
 // "1,2,3", with or without spaces and brackets. Errors: INVALID_ARGUMENT naming
 // the part that is no token id. An empty list is none.

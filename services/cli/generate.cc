@@ -117,10 +117,12 @@ absl::Status Stream(Client& client, const Flags& flags, uint32_t num_experts,
   while (reader->Read(&response)) {
     printer.Print(response);
     answered = true;
+    if (!OutStatus().ok()) context.TryCancel();
   }
   const grpc::Status status = reader->Finish();
   interrupts.Watch(nullptr);
   if (answered) printer.Finish();
+  RETURN_IF_ERROR(OutStatus());
   if (interrupts.interrupted()) return absl::CancelledError("interrupted");
   return client.Result(status);
 }

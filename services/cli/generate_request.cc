@@ -1,5 +1,7 @@
 #include "services/cli/generate_request.h"
 
+#include <limits>
+
 #include "services/cli/flags.h"
 
 namespace expertmesh {
@@ -51,8 +53,7 @@ void AddSamplingFlags(CLI::App& app, GenerateFlags& flags) {
       ->type_name("X");
   app.add_option("--seed", flags.seed, "Same seed and request, same tokens")
       ->type_name("S")
-      // CLI11 would take -1 for the greatest number.
-      ->check(CLI::NonNegativeNumber.description(""));
+      ->check(IsWholeNumber(0, std::numeric_limits<uint64_t>::max()));
 }
 
 void AddStopFlags(CLI::App& app, GenerateFlags& flags) {

@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "services/checkpoint/expert_range.h"
+#include "services/cli/flags.h"
 
 namespace expertmesh {
 namespace {
@@ -40,7 +41,7 @@ void AddNumber(CLI::App& app, const std::string& name,
                const std::string& help) {
   AddPassedOn(app, name, receivers, help)
       ->type_name("X")
-      ->check(CLI::NonNegativeNumber.description(""));
+      ->check(IsNonNegative());
 }
 
 void AddCount(CLI::App& app, const std::string& name,
@@ -48,7 +49,7 @@ void AddCount(CLI::App& app, const std::string& name,
               const std::string& help) {
   AddPassedOn(app, name, receivers, help)
       ->type_name("N")
-      ->check(CLI::TypeValidator<uint64_t>("").description(""));
+      ->check(IsWholeNumber(0));
 }
 
 void Append(std::vector<std::string>& argv,
@@ -94,7 +95,7 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
                  "Threads of each expert service; default: the machine's cores "
                  "divided among them")
       ->type_name("N")
-      ->check(CLI::PositiveNumber.description(""));
+      ->check(IsWholeNumber(1));
   AddCount(app, "--max-step-tokens", router, "Tokens computed in one step");
   AddCount(app, "--max-sequences", router, "Requests running at once");
   AddCount(app, "--max-queue", router,

@@ -17,7 +17,7 @@ namespace expertmesh {
 namespace {
 
 struct PlanRow {
-  DType dtype;
+  DType dtype;  // of the experts' weights and the KV cache
   int64_t services;
   MemoryPlan plan;
 
@@ -37,10 +37,10 @@ absl::StatusOr<std::vector<PlanRow>> PlanRows(
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     for (const int64_t count : services) {
       if (count > checkpoint.config().num_experts) continue;
-      const MemoryPlanOptions options = {dtype, dtype, dtype, count};
-      ASSIGN_OR_RETURN(
-          MemoryPlan plan,
-          PlanMemory(checkpoint.config(), checkpoint.family(), options));
+      const MemoryPlanOptions options = {.kv_dtype = dtype,
+                                         .expert_dtype = dtype,
+                                         .num_expert_services = count};
+      ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(checkpoint, options));
       rows.push_back({dtype, count, std::move(plan)});
     }
   }
@@ -63,7 +63,8 @@ absl::StatusOr<std::string> PlanText(const std::string& model,
   std::string text = absl::StrFormat(
       "%s: %s, %d experts in each of %d layers, checkpoint type %s\n"
       "Weights in memory (the programs themselves and their buffers come on "
-      "top):\n\n"
+      "top), by --expert-dtype\nand, for the KV cache, --router-dtype; the "
+      "router's weights stay as they are stored:\n\n"
       "dtype  services  each expert service  all experts   router      "
       "KV per 1000 tokens\n",
       checkpoint->name(), config.model_type, config.num_experts,

@@ -58,6 +58,7 @@ class SpawnFiles {
 }  // namespace
 
 std::string ProcessExit::ToString() const {
+  if (code < 0) return "ended";
   if (signal == 0) return absl::StrCat("exited with code ", code);
   return absl::StrCat("was killed by signal ", signal, " (", strsignal(signal),
                       ")");
@@ -137,9 +138,14 @@ void Process::ReadLines(absl::FunctionRef<void(absl::string_view)> sink) {
 std::optional<ProcessExit> Process::Poll() {
   if (!running()) return exit_;
   int status = 0;
-  if (waitpid(pid_, &status, WNOHANG) != pid_) return std::nullopt;
+  const pid_t ended = waitpid(pid_, &status, WNOHANG);
+  // Someone else has reaped it: the kernel, where SIGCHLD is ignored.
+  const bool reaped = ended < 0 && errno == ECHILD;
+  if (ended != pid_ && !reaped) return std::nullopt;
   exit_.emplace();
-  if (WIFSIGNALED(status)) {
+  if (reaped) {
+    exit_->code = -1;
+  } else if (WIFSIGNALED(status)) {
     exit_->signal = WTERMSIG(status);
   } else {
     exit_->code = WEXITSTATUS(status);

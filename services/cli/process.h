@@ -14,12 +14,13 @@
 
 namespace expertmesh {
 
-// How a process ended: by itself with `code`, or by `signal` (0: none).
+// How a process ended: by itself with `code` (-1: that is not known), or by
+// `signal` (0: none).
 struct ProcessExit {
   int code = 0;
   int signal = 0;
 
-  // "exited with code 1", "was killed by signal 9 (Killed)".
+  // "exited with code 1", "was killed by signal 9 (Killed)", "ended".
   std::string ToString() const;
 };
 

@@ -122,11 +122,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--window", flags.windows.window,
                  "Tokens scored together; windows do not overlap")
       ->type_name("N")
-      ->check(CLI::Range(size_t{2}, size_t{1} << 30).description(""))
+      ->check(IsWholeNumber(2, uint64_t{1} << 30))
       ->capture_default_str();
   app.add_option("--max-windows", flags.windows.max_windows,
                  "Score so many windows at most")
-      ->type_name("N");
+      ->type_name("N")
+      ->check(IsWholeNumber(0));
   app.add_flag("--complete-windows", flags.windows.complete_windows,
                "Leave out an incomplete last window");
   AddOverflowFlags(app, flags.overflow_policy, flags.exact);

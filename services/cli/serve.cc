@@ -47,11 +47,12 @@ void AddFlags(CLI::App& app, ServeFlags& flags) {
                  "Expert services to start; default: 4, or fewer where there "
                  "are fewer experts")
       ->type_name("N")
-      ->check(CLI::PositiveNumber);
+      ->check(IsWholeNumber(1));
   app.add_option("--replicas", flags.replicas,
                  "Services that hold each expert; with more than one, a lost "
                  "service fails no request")
       ->type_name("R")
+      ->check(IsWholeNumber(1))
       ->capture_default_str();
   app.add_option("--listen", mesh.listen,
                  "Where the router serves clients; port 0: any free one")

@@ -2,13 +2,10 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -60,15 +57,8 @@ SupervisedService::SupervisedService(ServiceSpec spec, std::string ready_file)
 
 absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
     Options options) {
-  std::error_code error;
-  std::filesystem::path base = std::filesystem::temp_directory_path(error);
-  if (error) base = "/tmp";
-  std::string folder = (base / "expertmesh-XXXXXX").string();
-  if (mkdtemp(folder.data()) == nullptr) {
-    return absl::InternalError(
-        absl::StrCat("cannot make a folder for ready files in ", base.string(),
-                     ": ", strerror(errno), "; set TMPDIR to one with room"));
-  }
+  ASSIGN_OR_RETURN(RunFolder folder, RunFolder::Create());
+  signal(SIGCHLD, SIG_DFL);
   const sigset_t signals = WatchedSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   const int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -76,7 +66,7 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(
       new Supervisor(std::move(options), std::move(folder), signal_fd));
 }
 
-Supervisor::Supervisor(Options options, std::string folder, int signal_fd)
+Supervisor::Supervisor(Options options, RunFolder folder, int signal_fd)
     : options_(std::move(options)),
       folder_(std::move(folder)),
       signal_fd_(signal_fd) {}
@@ -84,8 +74,6 @@ Supervisor::Supervisor(Options options, std::string folder, int signal_fd)
 Supervisor::~Supervisor() {
   Stop();
   close(signal_fd_);
-  std::error_code ignored;
-  std::filesystem::remove_all(folder_, ignored);
   const sigset_t signals = WatchedSignals();
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
@@ -95,7 +83,7 @@ absl::Status Supervisor::Start(std::vector<ServiceSpec> specs) {
   for (ServiceSpec& spec : specs) {
     services_.push_back(std::make_unique<SupervisedService>(
         std::move(spec),
-        absl::StrCat(folder_, "/", services_.size(), ".json")));
+        absl::StrCat(folder_.path(), "/", services_.size(), ".json")));
     RETURN_IF_ERROR(Launch(*services_.back()));
   }
   while (true) {

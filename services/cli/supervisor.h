@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "services/cli/process.h"
+#include "services/cli/run_folder.h"
 
 namespace expertmesh {
 
@@ -62,6 +63,8 @@ class SupervisedService {
 
 // One thread. SIGCHLD, SIGTERM, SIGINT and SIGHUP are blocked while it lives
 // and read from a descriptor; so construct it before any other thread starts.
+// SIGCHLD has its default handling from then on: a parent may have left it
+// ignored, and then children would end unnoticed.
 class Supervisor {
  public:
   struct Options {
@@ -100,7 +103,7 @@ class Supervisor {
   void Stop();
 
  private:
-  Supervisor(Options options, std::string folder, int signal_fd);
+  Supervisor(Options options, RunFolder folder, int signal_fd);
 
   // Waits for a signal, a line or the end of `max_wait`; true if told to stop.
   bool WaitForEvents(absl::Duration max_wait);
@@ -116,7 +119,7 @@ class Supervisor {
   void StopGroup(size_t first, size_t last);
 
   const Options options_;
-  const std::string folder_;  // of ready files, removed at the end
+  const RunFolder folder_;  // of ready files
   const int signal_fd_;
   std::vector<std::unique_ptr<SupervisedService>> services_;
   std::vector<size_t> group_starts_;  // index of each Start's first service

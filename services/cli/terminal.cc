@@ -3,15 +3,32 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 
 namespace expertmesh {
+namespace {
+
+int out_error = 0;  // errno of the first failed write to standard output
+
+}  // namespace
 
 void WriteOut(absl::string_view text) {
-  fwrite(text.data(), 1, text.size(), stdout);
-  fflush(stdout);
+  const bool written =
+      fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+      fflush(stdout) == 0;
+  if (!written && out_error == 0) out_error = errno;
+}
+
+absl::Status OutStatus() {
+  WriteOut("");  // flushes what others have written
+  if (ferror(stdout) == 0) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(
+      "cannot write to standard output",
+      out_error == 0 ? "" : absl::StrCat(": ", strerror(out_error))));
 }
 
 void WriteErr(absl::string_view text) {

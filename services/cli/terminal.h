@@ -5,12 +5,17 @@
 #include <cstddef>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
 namespace expertmesh {
 
 // Writes all of `text` to standard output or standard error at once.
 void WriteOut(absl::string_view text);
+// INTERNAL, with the reason if it is known, once a write to standard output has
+// failed, by WriteOut or otherwise. Loops ask, so that they end when nobody can
+// read.
+absl::Status OutStatus();
 void WriteErr(absl::string_view text);
 
 // Columns of the terminal `fd` is, or 80; 0 rows where it is none.

@@ -83,6 +83,7 @@ absl::Status AnswerLines(TextCoder& coder, const AnswerLine& answer) {
           absl::StrCat("line ", number, ": ", answered.status().message()));
     }
     WriteOut(*answered + "\n");
+    RETURN_IF_ERROR(OutStatus());
   }
   return absl::OkStatus();
 }

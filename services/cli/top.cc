@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "services/cli/client.h"
 #include "services/cli/command.h"
+#include "services/cli/flags.h"
 #include "services/cli/load_view.h"
 #include "services/cli/terminal.h"
 #include "services/core/status_macros.h"
@@ -54,6 +55,7 @@ absl::Status Run(const Flags& flags) {
     } else {
       WriteOut(frame);
     }
+    RETURN_IF_ERROR(OutStatus());
     if (flags.once) return absl::OkStatus();
     absl::SleepFor(absl::Seconds(flags.interval_seconds));
   }
@@ -69,7 +71,7 @@ Command TopCommand(CLI::App& root) {
   app->add_option("--interval", flags->interval_seconds,
                   "Seconds between frames")
       ->type_name("SECONDS")
-      ->check(CLI::PositiveNumber.description(""))
+      ->check(IsPositive())
       ->capture_default_str();
   app->add_flag("--once", flags->once, "Print one frame and exit");
   return {app, [flags] { return Run(*flags); }};

@@ -75,10 +75,12 @@ void Step(LocalModel* model, const router::TokenBatch& batch,
   model->transformer->Logits(rows, logits->data());
 }
 
-double PrefillTokensPerSecond(LocalModel* model, int64_t tokens) {
+// `num_seqs` prompts of `tokens` each, in one step.
+double PrefillTokensPerSecond(LocalModel* model, int64_t num_seqs,
+                              int64_t tokens) {
   std::vector<float> logits;
-  const auto batch = MakeBatch(model->config(), 1, 0, tokens);
-  return tokens / Seconds([&] { Step(model, batch, &logits); });
+  const auto batch = MakeBatch(model->config(), num_seqs, 0, tokens);
+  return num_seqs * tokens / Seconds([&] { Step(model, batch, &logits); });
 }
 
 double DecodeTokensPerSecond(LocalModel* model, int64_t num_seqs,
@@ -271,7 +273,9 @@ int Main(const std::string& directory, int rounds) {
   LocalModel* there = (*remote)->model.get();
   std::printf("tokens/s       one process   over gRPC      ratio\n");
   Compare("prefill 512", rounds, here, there,
-          [](LocalModel* m) { return PrefillTokensPerSecond(m, 512); });
+          [](LocalModel* m) { return PrefillTokensPerSecond(m, 1, 512); });
+  Compare("prefill x16", rounds, here, there,
+          [](LocalModel* m) { return PrefillTokensPerSecond(m, 16, 32); });
   Compare("decode x1", rounds, here, there,
           [](LocalModel* m) { return DecodeTokensPerSecond(m, 1, 16); });
   Compare("decode x16", rounds, here, there,

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -135,6 +136,18 @@ class GenerateTest(WithServer):
                         check=False)
         self.assertEqual(done.returncode, 2)
         self.assertRegex(done.stderr, r"\Aexpertmesh: .*temperature.*\n\Z")
+
+    def test_nothing_is_generated_for_nobody(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [et.BIN / "expertmesh", "generate", "--server",
+                 self.mesh.address, "--prompt", "a", "--max-tokens", "900",
+                 "--ignore-eos", "--stats"], stdout=full,
+                stderr=subprocess.PIPE, text=True, timeout=et.STOP_SECONDS)
+        self.assertEqual(done.returncode, 1)
+        self.assertTrue(done.stderr.endswith(
+            "expertmesh: cannot write to standard output: No space left on "
+            "device\n"))
 
     def test_a_deadline_ends_the_call(self):
         done = self.cli("generate", "--prompt", "a", "--max-tokens", 900,
@@ -276,6 +289,11 @@ class DescribeTest(WithServer):
                           for n in (1, 2, 4, 8)])
         self.assertEqual(plan["plans"][2]["expert_services"][0]["experts"],
                          "0-3")
+        # Only experts and the KV cache follow the type asked for.
+        self.assertEqual(plan["plans"][0]["router_weight_bytes"],
+                         plan["plans"][4]["router_weight_bytes"])
+        self.assertLess(plan["plans"][0]["expert_bytes"],
+                        plan["plans"][4]["expert_bytes"])
 
 
 class ServeTest(unittest.TestCase):
@@ -338,6 +356,38 @@ class ServeTest(unittest.TestCase):
                 et.wait_until(lambda: not et.is_running(pid),
                               what="a child to end")
 
+    def test_a_folder_of_a_killed_launcher_is_removed_by_the_next(self):
+        with tempfile.TemporaryDirectory() as temporary:
+            folders = pathlib.Path(temporary)
+
+            def serve():
+                return et.Service(
+                    [et.BIN / "expertmesh", "serve", "--model", et.DEMO_MODEL,
+                     "--listen", "127.0.0.1:0", "--expert-services", 1],
+                    env={"TMPDIR": temporary})
+
+            with serve() as mesh:
+                mesh.stop(signal.SIGKILL)
+            dead = set(folders.iterdir())
+            self.assertEqual(len(dead), 1)
+            with serve():
+                self.assertFalse(dead & set(folders.iterdir()))
+            self.assertEqual(list(folders.iterdir()), [])
+
+    def test_a_parent_that_ignores_its_children_is_no_trouble(self):
+        # What `nohup` is to SIGHUP, some supervisors are to SIGCHLD.
+        ignore = ("import os, signal, sys; "
+                  "signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+                  "os.execv(sys.argv[1], sys.argv[1:])")
+        with et.Service([sys.executable, "-c", ignore, et.BIN / "expertmesh",
+                         "serve", "--model", et.DEMO_MODEL, "--listen",
+                         "127.0.0.1:0", "--expert-services", 1]) as mesh:
+            before = mesh.ready["experts"][0]["pid"]
+            os.kill(before, signal.SIGKILL)
+            et.wait_until(lambda: mesh.ready["experts"][0]["pid"] != before,
+                          what="a restart")
+            self.assertEqual(mesh.stop(), 0)
+
     def test_bad_input_is_one_line(self):
         with tempfile.TemporaryDirectory() as folder:
             broken = pathlib.Path(folder)
@@ -351,6 +401,10 @@ class ServeTest(unittest.TestCase):
                                 (["--model", et.DEMO_MODEL,
                                   "--expert-services", 17], 2),
                                 (["--model", et.DEMO_MODEL,
+                                  "--expert-services", 0], 2),
+                                (["--model", et.DEMO_MODEL,
+                                  "--threads", -1], 2),
+                                (["--model", et.DEMO_MODEL,
                                   "--listen", "nonsense"], 2),
                                 (["--model", et.DEMO_MODEL,
                                   "--wire-dtype", "f64"], 2),
@@ -361,7 +415,21 @@ class ServeTest(unittest.TestCase):
                     et.cli("serve", *flags, check=False))
                 self.assertEqual(done.returncode, code, flags)
                 self.assertRegex(done.stderr, r"\Aexpertmesh: .*\n\Z")
+                self.assertLess(len(done.stderr), 300)
                 self.assertEqual(done.stdout, "")
+
+    def test_a_tokenizer_that_cannot_be_read_is_not_an_absent_one(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for file in et.DEMO_MODEL.iterdir():
+                (pathlib.Path(folder) / file.name).symlink_to(file)
+            tokenizer = pathlib.Path(folder) / "tokenizer.json"
+            tokenizer.unlink()
+            tokenizer.symlink_to("/no/such/file")
+            done = et.cli("serve", "--model", folder, "--listen",
+                          "127.0.0.1:0", check=False)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, r"\Aexpertmesh: .*tokenizer.json"
+                             r".*\n\Z")
 
     def test_a_taken_port_is_one_line(self):
         with et.serve(et.DEMO_MODEL, 1) as mesh:
@@ -388,11 +456,41 @@ class UsageTest(unittest.TestCase):
         for arguments in ((), ("bogus",), ("serve",), ("score",),
                           ("generate", "--top-k", "x"),
                           ("generate", "--prompt", "a", "--token-ids", "1"),
+                          ("generate", "--prompt", "a", "bogus"),
                           ("tokenize", "--text", "a", "--jsonl"),
                           ("describe", "--plan")):
             done = et.cli(*arguments, check=False)
             self.assertEqual(done.returncode, 2, arguments)
             self.assertRegex(done.stderr, r"\Aexpertmesh: .*\n\Z")
+
+    def test_a_wrong_expert_address_is_named_before_anything_is_loaded(self):
+        done = subprocess.run(
+            [et.BIN / "expertmesh-router", "--model", "/no/such/model",
+             "--experts-at", "127.0.0.1:1,foo"], capture_output=True,
+            text=True, timeout=et.STOP_SECONDS)
+        self.assertEqual(done.returncode, 2)
+        self.assertRegex(done.stderr,
+                         r"\Aexpertmesh-router: --experts-at: .*foo.*\n\Z")
+
+    def test_an_unknown_command_is_named(self):
+        for arguments in (("bogus",), ("bogus", "--model", "x"),
+                          ("--bogus", "describe")):
+            done = et.cli(*arguments, check=False)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(arguments[0], done.stderr)
+        self.assertIn("command", et.cli(check=False).stderr)
+
+    def test_output_that_cannot_be_written_is_an_error(self):
+        for arguments in (("describe", "--plan", "--model", et.DEMO_MODEL),
+                          ("tokenize", "--model", et.DEMO_MODEL, "--text", "a"),
+                          ("serve", "--help"), ("--version",)):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([et.BIN / "expertmesh", *arguments],
+                                      stdout=full, stderr=subprocess.PIPE,
+                                      text=True, timeout=et.STOP_SECONDS)
+            self.assertEqual(done.returncode, 1, arguments)
+            self.assertRegex(done.stderr, r"\Aexpertmesh: cannot write to "
+                             r"standard output.*\n\Z")
 
     def test_no_server_is_one_line(self):
         for arguments in (("generate", "--prompt", "a"), ("top", "--once"),

@@ -195,11 +195,16 @@ TEST(ExpertLoaderTest, RefusesAnExpertOfMixedTypesUnlessConverted) {
   const auto checkpoint = OpenOrFail(folder.path());
   ASSERT_NE(checkpoint, nullptr);
   WorkerPool pool(2);
-  const auto weights =
-      LoadExperts(*checkpoint, {.experts = {3, 4}, .pool = &pool});
+  int64_t loaded = 0;
+  const auto weights = LoadExperts(
+      *checkpoint, {.experts = {3, 4},
+                    .pool = &pool,
+                    .progress = [&](int64_t done, int64_t) { loaded = done; }});
   EXPECT_EQ(weights.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(weights.status().message()),
-              AllOf(HasSubstr(folder.path()), HasSubstr(name)));
+              HasSubstr(folder.File("model.safetensors") + ": tensor '" + name +
+                        "' is bf16, but '"));
+  EXPECT_EQ(loaded, 0) << "found before anything is loaded";
   EXPECT_TRUE(
       LoadExperts(*checkpoint, {.experts = {3, 4}, .dtype = DType::kF32}).ok());
 }

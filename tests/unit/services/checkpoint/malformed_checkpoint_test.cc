@@ -123,6 +123,63 @@ TEST(MalformedCheckpointTest, WrongShapeOrType) {
                       "tensor 'model.norm.weight' has dtype I32"));
 }
 
+// Released files may repeat the table as a head; one that differs would be left
+// out without a word.
+TEST(MalformedCheckpointTest, TiedHeadsMustRepeatTheTable) {
+  const auto open_with_head =
+      [](const std::function<void(StoredTensor&, const StoredTensor&)>&
+             change) {
+        return OpenChanged("mixtral", [&](CheckpointParts& parts) {
+          parts.config["tie_word_embeddings"] = true;
+          change(parts.Tensor("lm_head.weight"),
+                 parts.Tensor("model.embed_tokens.weight"));
+        });
+      };
+  EXPECT_TRUE(open_with_head([](StoredTensor& head, const StoredTensor& table) {
+                head.bytes = table.bytes;
+              }).ok());
+  EXPECT_THAT(open_with_head([](StoredTensor& head, const StoredTensor& table) {
+                head.bytes = table.bytes;
+                head.bytes.back() ^= 1;
+              }),
+              Refuses(kBroken, "/model.safetensors",
+                      "tensor 'lm_head.weight' differs from "
+                      "'model.embed_tokens.weight'"));
+  EXPECT_THAT(open_with_head([](StoredTensor& head, const StoredTensor& table) {
+                head.dtype = "BF16";
+                head.bytes = table.bytes.substr(table.bytes.size() / 2);
+              }),
+              Refuses(kBroken, "/model.safetensors",
+                      "tensor 'lm_head.weight' differs from "
+                      "'model.embed_tokens.weight'"));
+  EXPECT_THAT(open_with_head([](StoredTensor& head, const StoredTensor& table) {
+                head.shape = {16, 32};
+                head.bytes = table.bytes;
+              }),
+              Refuses(kBroken, "/model.safetensors",
+                      "tensor 'lm_head.weight' has shape [16, 32]"));
+}
+
+TEST(MalformedCheckpointTest, MatricesPackedTogetherHaveOneType) {
+  for (const std::string matrix :
+       {"model.layers.1.self_attn.k_proj", "model.layers.0.mlp.up_proj",
+        "model.layers.1.mlp.shared_expert.up_proj"}) {
+    CheckpointParts parts = [] {
+      json config = TinyConfig("qwen2_moe");
+      config["mlp_only_layers"] = {0};
+      return MakeCheckpoint(config);
+    }();
+    StoredTensor& tensor = parts.Tensor(matrix + ".weight");
+    tensor.dtype = "F16";
+    tensor.bytes.resize(tensor.bytes.size() / 2);
+    const TempFolder folder;
+    parts.Write(folder.path());
+    EXPECT_THAT(OpenFolder(folder),
+                Refuses(kBroken, "/model.safetensors",
+                        "tensor '" + matrix + ".weight' is F16, but '"));
+  }
+}
+
 TEST(MalformedCheckpointTest, ExtraTensorsAndLayersAreIgnored) {
   EXPECT_TRUE(OpenChanged("qwen3_moe", [](CheckpointParts& parts) {
                 for (const char* name :
@@ -341,6 +398,15 @@ TEST(MalformedCheckpointTest, GenerationConfig) {
     EXPECT_THAT(open_with(generation_config),
                 Refuses(kBroken, "/generation_config.json", field));
   }
+}
+
+TEST(MalformedCheckpointTest, ALinkThatLeadsNowhereIsNoAbsentFile) {
+  const TempFolder folder;
+  MakeCheckpoint(TinyConfig("mixtral")).Write(folder.path());
+  std::filesystem::create_symlink("/no/such/file",
+                                  folder.File("generation_config.json"));
+  EXPECT_THAT(OpenFolder(folder),
+              Refuses(kMissing, "/generation_config.json", ""));
 }
 
 }  // namespace

@@ -4,14 +4,16 @@
 
 #include <gtest/gtest.h>
 
-#include "services/checkpoint/config_reader.h"
-#include "services/checkpoint/families/families.h"
 #include "services/linalg/gemm.h"
 #include "tests/support/safetensors_writer.h"
 
 namespace expertmesh {
 namespace {
 
+using nlohmann::json;
+using testing::CheckpointParts;
+using testing::MakeCheckpoint;
+using testing::TempFolder;
 using testing::TinyConfig;
 
 // The plan must foretell what packing takes.
@@ -31,14 +33,18 @@ TEST(MemoryPlanTest, PackedBytesAreThoseOfPackedMatrix) {
   }
 }
 
+absl::StatusOr<MemoryPlan> Plan(const CheckpointParts& parts,
+                                const MemoryPlanOptions& options) {
+  const TempFolder folder;
+  parts.Write(folder.path());
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  if (!checkpoint.ok()) return checkpoint.status();
+  return PlanMemory(**checkpoint, options);
+}
+
 absl::StatusOr<MemoryPlan> Plan(const std::string& model_type,
                                 const MemoryPlanOptions& options) {
-  const nlohmann::json json = TinyConfig(model_type);
-  ConfigReader reader("config.json", json);
-  const ModelFamily* family = FindFamily(model_type);
-  const auto config = family->ParseConfig(reader);
-  EXPECT_TRUE(config.ok()) << config.status();
-  return PlanMemory(*config, *family, options);
+  return Plan(MakeCheckpoint(TinyConfig(model_type)), options);
 }
 
 // Mixtral of 2 layers, hidden 16, 4 heads of 4, 2 of them for keys, experts of
@@ -68,6 +74,44 @@ TEST(MemoryPlanTest, SixteenBitTypesHalveEvenWidths) {
   EXPECT_EQ(f32->expert_bytes, 2 * bf16->expert_bytes);
   EXPECT_EQ(bf16->expert_bytes, f16->expert_bytes);
   EXPECT_EQ(f32->router_weight_bytes, bf16->router_weight_bytes);
+}
+
+// The router neither widens nor narrows what it loads.
+TEST(MemoryPlanTest, TheRoutersWeightsKeepTheirOwnTypes) {
+  const auto bytes = [](const CheckpointParts& parts,
+                        const MemoryPlanOptions& options) {
+    const auto plan = Plan(parts, options);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return plan.ok() ? plan->router_weight_bytes : 0;
+  };
+  const json config = TinyConfig("mixtral");
+  CheckpointParts f32 = MakeCheckpoint(config);
+  const CheckpointParts bf16 = MakeCheckpoint(config, DType::kBF16);
+  const MemoryPlanOptions wide = {.kv_dtype = DType::kF32,
+                                  .expert_dtype = DType::kF32};
+  const MemoryPlanOptions narrow = {.kv_dtype = DType::kBF16,
+                                    .expert_dtype = DType::kBF16};
+  EXPECT_EQ(bytes(f32, wide), bytes(f32, narrow));
+  EXPECT_EQ(bytes(bf16, wide), bytes(bf16, narrow));
+  // Norms are f32 in memory; all else is half as large.
+  const int64_t norms = (2 * 2 + 1) * 16 * 4;
+  EXPECT_EQ(bytes(f32, wide) - norms, 2 * (bytes(bf16, wide) - norms));
+
+  const int64_t before = bytes(f32, wide);
+  testing::StoredTensor& gate =
+      f32.Tensor("model.layers.0.block_sparse_moe.gate.weight");
+  gate.dtype = "BF16";
+  gate.bytes.resize(gate.bytes.size() / 2);
+  EXPECT_EQ(before - bytes(f32, wide), 16 * 64 * 2);
+}
+
+TEST(MemoryPlanTest, ATiedHeadIsPackedFromTheTable) {
+  json config = TinyConfig("mixtral");
+  const auto apart = Plan(MakeCheckpoint(config), {});
+  config["tie_word_embeddings"] = true;
+  const auto tied = Plan(MakeCheckpoint(config), {});
+  ASSERT_TRUE(apart.ok() && tied.ok());
+  EXPECT_EQ(apart->router_weight_bytes, tied->router_weight_bytes);
 }
 
 TEST(MemoryPlanTest, RefusesMoreServicesThanExperts) {

@@ -110,6 +110,8 @@ TEST(GenerateRequest, WrongValuesAreRefused) {
   EXPECT_TRUE(Refused({"--prompt", "\xFF"}));
   EXPECT_TRUE(Refused({"--token-ids", "1,a"}));
   EXPECT_TRUE(Refused({"--seed", "-1"}));
+  EXPECT_TRUE(Refused({"--seed", "18446744073709551616"}));
+  EXPECT_TRUE(Refused({"--seed", ""}));
   EXPECT_TRUE(Refused({"--max-tokens", "-1"}));
   EXPECT_TRUE(Refused({"--overflow-policy", "never"}));
 }

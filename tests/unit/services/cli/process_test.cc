@@ -70,6 +70,18 @@ TEST(Process, StartsWithoutBlockedSignals) {
   EXPECT_EQ(Wait(*process).signal, SIGTERM);
 }
 
+// The kernel reaps children of a process that ignores SIGCHLD, as a parent may
+// have left it.
+TEST(Process, EndsWhereChildrenAreReapedByTheKernel) {
+  const auto old = signal(SIGCHLD, SIG_IGN);
+  auto process = Process::Start(Shell("exit 3"));
+  ASSERT_TRUE(process.ok());
+  for (int i = 0; i < 10000 && !process->Poll(); ++i) usleep(1000);
+  signal(SIGCHLD, old);
+  ASSERT_TRUE(process->Poll().has_value());
+  EXPECT_EQ(process->Poll()->ToString(), "ended");
+}
+
 TEST(Process, LeavesNothingBehind) {
   pid_t pid;
   {

@@ -88,6 +88,18 @@ TEST_F(SupervisorTest, ASignalEndsTheStart) {
   EXPECT_TRUE(absl::IsCancelled(supervisor_->Start({slow})));
 }
 
+TEST_F(SupervisorTest, HearsOfItsChildrenWhereSigchldWasIgnored) {
+  supervisor_.reset();
+  signal(SIGCHLD, SIG_IGN);  // as a parent may have left it
+  supervisor_ = *Supervisor::Create({});
+  const ServiceSpec bad = {
+      "bad", [](const std::string&, const ReadyInfo*) {
+        return std::vector<std::string>{"/bin/sh", "-c", "exit 3"};
+      }};
+  EXPECT_EQ(supervisor_->Start({bad}).message(),
+            "bad did not start: exited with code 3");
+}
+
 TEST_F(SupervisorTest, RestartsWhatDies) {
   ASSERT_TRUE(supervisor_->Start({Service("a", "h:1")}).ok());
   const pid_t first = supervisor_->services()[0]->pid();
