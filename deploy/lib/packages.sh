@@ -55,8 +55,9 @@ apt-get install -y --no-install-recommends "$@"
 install_packages() {
   command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
     fail "this needs Debian 12 or a system with its packages: $*"
-  local missing
-  mapfile -t missing < <(missing_packages "$@")
+  local -a missing
+  # Package names have no blanks.
+  missing=($(missing_packages "$@"))
   if ((${#missing[@]} == 0)); then
     return 0
   fi
