@@ -70,6 +70,8 @@ absl::StatusOr<std::unique_ptr<ScaleServer>> ScaleServer::Start(
 ScaleServer::~ScaleServer() {
   timer_.reset();
   service_.EndStreams();
+  // So that the streams' status is delivered.
+  if (server_ != nullptr) server_->Shutdown(absl::Seconds(1));
 }
 
 }  // namespace expertmesh::router
