@@ -304,6 +304,8 @@ absl::StatusOr<MeshConfig> MeshOfAddresses(
   PoolConfig pool;
   pool.name = kStaticPoolName;
   ASSIGN_OR_RETURN(pool.target, ParsePoolTarget(absl::StrJoin(addresses, ",")));
+  // Each may hold what no other does.
+  pool.min_replicas = static_cast<uint32_t>(addresses.size());
   MeshConfig mesh;
   mesh.pools.push_back(std::move(pool));
   return mesh;

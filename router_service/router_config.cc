@@ -132,6 +132,19 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   app.add_option("--drain-timeout", config->drain_timeout_seconds,
                  "Seconds running requests get to finish after SIGTERM")
       ->capture_default_str();
+  app.add_option("--scaler-listen", config->scaler_listen,
+                 "HOST:PORT for KEDA's external scaler; port 0: any free port; "
+                 "none: off");
+  app.add_option("--scale-target-utilization", config->scale_target_utilization,
+                 "Share of time that a pool's expert services should be busy")
+      ->capture_default_str();
+  app.add_option("--scale-window", config->scale_window_seconds,
+                 "Seconds over which a pool's load is measured")
+      ->capture_default_str();
+  app.add_option("--scale-down-window", config->scale_down_window_seconds,
+                 "Seconds for which a pool must need fewer replicas before it "
+                 "is told so")
+      ->capture_default_str();
   AddLogOptions(app, &config->log);
 }
 
@@ -174,7 +187,12 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
            {"--hedge-budget", config.hedge_budget, 0, 1},
            {"--resolve-interval", config.resolve_interval_seconds, 0.05,
             kMaxSeconds},
-           {"--drain-timeout", config.drain_timeout_seconds, 0, kMaxSeconds}}) {
+           {"--drain-timeout", config.drain_timeout_seconds, 0, kMaxSeconds},
+           {"--scale-target-utilization", config.scale_target_utilization, 0.01,
+            1},
+           {"--scale-window", config.scale_window_seconds, 1, kMaxSeconds},
+           {"--scale-down-window", config.scale_down_window_seconds, 0,
+            kMaxSeconds}}) {
     RETURN_IF_ERROR(CheckRange(range));
   }
   const auto policy = ParseOverflowPolicy(config.overflow_policy);

@@ -43,6 +43,11 @@ struct RouterConfig {
   double uncovered_timeout_seconds = 10;
   double hedge_budget = 0.05;  // of batches; 0: none
   double drain_timeout_seconds = 30;
+
+  std::string scaler_listen;  // for KEDA; empty: off
+  double scale_target_utilization = 0.7;
+  double scale_window_seconds = 30;  // that load is a mean over
+  double scale_down_window_seconds = 300;
   LogOptions log;
 };
 

@@ -159,6 +159,26 @@ TransportMetrics MakeTransportMetrics(Metrics* metrics) {
   return out;
 }
 
+PoolScaleMetrics MakePoolScaleMetrics(const std::string& pool,
+                                      Metrics* metrics) {
+  const auto gauge = [&](const char* name, const char* help) {
+    return &metrics->Gauge(name, help, {{"pool", pool}});
+  };
+  PoolScaleMetrics out;
+  out.demand_rows_per_second =
+      gauge("expertmesh_router_pool_demand_rows_per_second",
+            "Rows that the services of a pool were asked for by all routers.");
+  out.utilization_ratio =
+      gauge("expertmesh_router_pool_utilization_ratio",
+            "Time that a pool's replicas need for its demand over the time "
+            "there is; above 1 where they cannot keep up.");
+  out.desired_replicas = gauge("expertmesh_router_pool_desired_replicas",
+                               "Replicas that a pool should have.");
+  out.replicas =
+      gauge("expertmesh_router_pool_replicas", "Replicas of a pool, ready.");
+  return out;
+}
+
 ResolutionCounters MakeResolutionCounters(const std::string& pool,
                                           Metrics* metrics) {
   ResolutionCounters out = {};

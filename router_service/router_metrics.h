@@ -6,6 +6,7 @@
 #include <string>
 
 #include "router_service/api/api_metrics.h"
+#include "router_service/control/scale_monitor.h"
 #include "router_service/dispatch/dispatch_metrics.h"
 #include "router_service/engine/engine_metrics.h"
 #include "router_service/transport/resolver.h"
@@ -19,6 +20,8 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics);
 ApiMetrics MakeApiMetrics(Metrics* metrics);
 DispatchMetrics MakeDispatchMetrics(Metrics* metrics);
 TransportMetrics MakeTransportMetrics(Metrics* metrics);
+PoolScaleMetrics MakePoolScaleMetrics(const std::string& pool,
+                                      Metrics* metrics);
 ResolutionCounters MakeResolutionCounters(const std::string& pool,
                                           Metrics* metrics);
 

@@ -16,6 +16,7 @@
 #include "router_service/dispatch/endpoint_placement.h"
 #include "router_service/mesh_config.h"
 #include "router_service/router_metrics.h"
+#include "router_service/scale_server.h"
 #include "router_service/transport/endpoint_set.h"
 #include "router_service/transport/resolver.h"
 #include "services/core/log.h"
@@ -107,6 +108,7 @@ class RouterServer::Impl {
 
   std::unique_ptr<EndpointSet> endpoints_;
   std::unique_ptr<Resolver> resolver_;
+  std::unique_ptr<ScaleServer> scale_server_;
   std::unique_ptr<WorkerPool> pool_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Transformer> transformer_;
@@ -280,6 +282,10 @@ void RouterServer::Impl::BuildEngine() {
 }
 
 absl::Status RouterServer::Impl::Listen() {
+  ASSIGN_OR_RETURN(scale_server_, ScaleServer::Start(
+                                      config_, mesh_,
+                                      [this] { return endpoints_->Snapshot(); },
+                                      metrics_.get()));
   RequestTranslator::Options translate;
   translate.overflow_policy = *ParseOverflowPolicy(config_.overflow_policy);
   translate.vocab_size = model().vocab_size;
@@ -293,7 +299,8 @@ absl::Status RouterServer::Impl::Listen() {
       MakeApiMetrics(metrics_.get()), Clock::Real(), model().num_experts);
   model_service_ = std::make_unique<ModelServiceImpl>(Describe());
   admin_service_ = std::make_unique<AdminServiceImpl>(
-      model(), engine_.get(), endpoints_.get(), Clock::Real());
+      model(), engine_.get(), endpoints_.get(), scale_server_->monitor(),
+      Clock::Real());
 
   GrpcServerOptions options;
   options.listen = config_.listen;
@@ -308,7 +315,9 @@ absl::Status RouterServer::Impl::Listen() {
   health_ = server_.get();
   health_->SetServing(is_covered_);
   Log(LogLevel::kInfo, "listening",
-      {{"grpc", server_->address()}, {"metrics", metrics_server_->url()}});
+      {{"grpc", server_->address()},
+       {"metrics", metrics_server_->url()},
+       {"scaler", scale_server_->address()}});
   return absl::OkStatus();
 }
 
@@ -348,9 +357,12 @@ v1::Model RouterServer::Impl::Describe() const {
 
 absl::Status RouterServer::Impl::WriteReady() const {
   if (config_.ready_file.empty()) return absl::OkStatus();
-  const nlohmann::json ready = {{"grpc", server_->address()},
-                                {"metrics", metrics_server_->url()},
-                                {"pid", getpid()}};
+  nlohmann::json ready = {{"grpc", server_->address()},
+                          {"metrics", metrics_server_->url()},
+                          {"pid", getpid()}};
+  if (!scale_server_->address().empty()) {
+    ready["scaler"] = scale_server_->address();
+  }
   return WriteReadyFile(config_.ready_file, ready.dump());
 }
 

@@ -170,6 +170,7 @@ void ExpertServiceImpl::FillState(v1::EndpointState* state) const {
   state->set_credit_rows(
       static_cast<uint32_t>(parts_.queue->NewcomerCredits()));
   const SlotLoad& load = *parts_.load;
+  state->set_busy_us(load.busy_us());
   for (int64_t layer = 0; layer < load.num_layers(); ++layer) {
     for (int64_t expert = 0; expert < load.num_experts(); ++expert) {
       const uint64_t rows = load.rows(layer, expert);

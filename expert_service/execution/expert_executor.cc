@@ -143,6 +143,7 @@ void ExpertExecutor::CountRows() {
 
 void ExpertExecutor::FinishAll(absl::Duration started) {
   const absl::Duration computed = options_.clock->Now() - started;
+  parts_.load->AddBusy(computed);
   Observe(metrics_.forward_seconds, absl::ToDoubleSeconds(computed));
   for (size_t i = 0; i < merged_.works.size(); ++i) {
     ExpertWork* work = merged_.works[i];

@@ -1,14 +1,16 @@
 #pragma once
 
-// Rows served per slot, over all routers: what placement is planned from.
+// What was served, over all routers: what placement and scaling go by.
 
 #include <atomic>
 #include <cstdint>
 #include <vector>
 
+#include "absl/time/time.h"
+
 namespace expertmesh::expert {
 
-// Thread-safe; counts only grow.
+// Rows served per slot, and the time that took. Thread-safe; counts only grow.
 class SlotLoad {
  public:
   SlotLoad(int64_t num_layers, int64_t num_experts);
@@ -21,6 +23,12 @@ class SlotLoad {
     return rows_[Index(layer, expert)].load(std::memory_order_relaxed);
   }
 
+  void AddBusy(absl::Duration time) {
+    busy_us_.fetch_add(static_cast<uint64_t>(absl::ToInt64Microseconds(time)),
+                       std::memory_order_relaxed);
+  }
+  uint64_t busy_us() const { return busy_us_.load(std::memory_order_relaxed); }
+
   int64_t num_layers() const { return num_layers_; }
   int64_t num_experts() const { return num_experts_; }
 
@@ -32,6 +40,7 @@ class SlotLoad {
   const int64_t num_layers_;
   const int64_t num_experts_;
   std::vector<std::atomic<uint64_t>> rows_;  // [num_layers, num_experts]
+  std::atomic<uint64_t> busy_us_{0};
 };
 
 }  // namespace expertmesh::expert

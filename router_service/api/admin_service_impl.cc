@@ -1,6 +1,7 @@
 #include "router_service/api/admin_service_impl.h"
 
 #include "router_service/api/raw_message.h"
+#include "router_service/api/scale_recommendation.h"
 #include "router_service/dispatch/endpoint_placement.h"
 
 namespace expertmesh::router {
@@ -49,6 +50,18 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetExpertLoad(
   return AnswerUnary<admin::v1::GetExpertLoadRequest, GetExpertLoadResponse>(
       context, *request, response,
       [this](const auto&, GetExpertLoadResponse* out) { FillLoad(out); });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::GetScaleRecommendation(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+    grpc::ByteBuffer* response) {
+  using admin::v1::GetScaleRecommendationResponse;
+  return AnswerUnary<admin::v1::GetScaleRecommendationRequest,
+                     GetScaleRecommendationResponse>(
+      context, *request, response,
+      [this](const auto&, GetScaleRecommendationResponse* out) {
+        FillScaleRecommendation(scales_->Pools(), out);
+      });
 }
 
 void AdminServiceImpl::FillEndpoints(

@@ -9,6 +9,9 @@
 namespace expertmesh::router {
 namespace {
 
+// More than any pool has, and well within an int.
+constexpr double kMostReplicas = 1e9;
+
 double Sane(double value) {
   return std::isfinite(value) && value > 0 ? value : 0;
 }
@@ -30,8 +33,7 @@ int Need(const PoolObservation& observation, double utilisation,
   if (std::abs(ratio - 1) <= options.tolerance) return observation.replicas;
   // A hair above a whole number is rounding, not need.
   const double need = std::ceil(observation.replicas * ratio - 1e-9);
-  return static_cast<int>(
-      std::min(need, static_cast<double>(observation.max_replicas)));
+  return static_cast<int>(std::min(need, kMostReplicas));
 }
 
 }  // namespace
@@ -41,16 +43,17 @@ ScaleSignal::ScaleSignal(const ScaleOptions& options, const Clock* clock)
 
 int ScaleSignal::Stabilise(int desired, History* history) {
   const absl::Duration now = clock_->Now();
-  while (!history->empty() &&
-         history->front().first + options_.scale_down_window <= now) {
-    history->pop_front();
+  auto& entries = history->desired;
+  while (!entries.empty() &&
+         entries.front().first + options_.scale_down_window <= now) {
+    entries.pop_front();
   }
   // What was desired earlier and is not more can never be the most again.
-  while (!history->empty() && history->back().second <= desired) {
-    history->pop_back();
+  while (!entries.empty() && entries.back().second <= desired) {
+    entries.pop_back();
   }
-  history->push_back({now, desired});
-  return history->front().second;
+  entries.push_back({now, desired});
+  return entries.front().second;
 }
 
 ScaleRecommendation ScaleSignal::Recommend(const PoolObservation& observation) {
@@ -61,7 +64,10 @@ ScaleRecommendation ScaleSignal::Recommend(const PoolObservation& observation) {
   result.current_replicas = current;
 
   const int need = Need(observation, result.utilisation, options_);
-  const int held = Stabilise(need, &histories_[observation.pool]);
+  History& history = histories_[observation.pool];
+  if (current > history.replicas) Stabilise(current, &history);
+  history.replicas = current;
+  const int held = Stabilise(need, &history);
   // History only slows shrinking; it never makes a pool grow.
   const int steady = need < current ? std::min(held, current) : need;
   result.desired_replicas =
@@ -69,8 +75,10 @@ ScaleRecommendation ScaleSignal::Recommend(const PoolObservation& observation) {
                  std::max(observation.min_replicas, observation.max_replicas));
 
   result.reason = absl::StrFormat(
-      "utilisation %.2f over target %.2f with %d replicas needs %d",
-      result.utilisation, options_.target_utilisation, current, need);
+      "demand %.0f rows/s; utilisation %.2f over target %.2f with %d replicas "
+      "needs %d",
+      result.demand_rows_per_second, result.utilisation,
+      options_.target_utilisation, current, need);
   if (current > 0 && need == current) {
     absl::StrAppend(&result.reason, " (within tolerance or rounding)");
   }
@@ -79,9 +87,12 @@ ScaleRecommendation ScaleSignal::Recommend(const PoolObservation& observation) {
                     ", the most needed in the last ",
                     absl::FormatDuration(options_.scale_down_window));
   }
-  if (result.desired_replicas != steady) {
-    absl::StrAppend(&result.reason, "; bounds are ", observation.min_replicas,
-                    " to ", observation.max_replicas);
+  if (result.desired_replicas > steady) {
+    absl::StrAppend(&result.reason, "; never less than ",
+                    observation.min_replicas);
+  } else if (result.desired_replicas < steady) {
+    absl::StrAppend(&result.reason, "; never more than ",
+                    observation.max_replicas);
   }
   return result;
 }

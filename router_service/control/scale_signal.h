@@ -28,8 +28,8 @@ struct PoolObservation {
   int replicas = 0;  // that serve now
   int min_replicas = 1;
   int max_replicas = 1;  // ≥ min_replicas
-  // Rows per second that the gate assigned to what the pool holds, before
-  // capacity and overflow, and those that it served.
+  // Rows per second that its services were asked for, before capacity, and
+  // those that they served.
   double demand_rows_per_second = 0;
   double served_rows_per_second = 0;
   double busy_share = 0;  // of time, mean over replicas
@@ -52,13 +52,18 @@ class ScaleSignal {
   ScaleSignal(const ScaleOptions& options, const Clock* clock);
 
   // desired = ceil(replicas · utilisation ÷ target), within tolerance, scale
-  // down window and bounds. A pool without replicas is given one if there is
-  // demand. Figures that are negative or not finite count as 0.
+  // down window and bounds. Replicas that have come count as desired when they
+  // came: nobody knows yet what they are needed for. A pool without replicas is
+  // given one if there is demand. Figures that are negative or not finite count
+  // as 0.
   ScaleRecommendation Recommend(const PoolObservation& observation);
 
  private:
-  // (time, replicas desired then), oldest first.
-  using History = std::deque<std::pair<absl::Duration, int>>;
+  struct History {
+    // (time, replicas desired then), oldest first.
+    std::deque<std::pair<absl::Duration, int>> desired;
+    int replicas = 0;  // last observed
+  };
 
   // The most desired within the scale-down window, `desired` included.
   int Stabilise(int desired, History* history);

@@ -120,6 +120,9 @@ void ReadAnnouncement(const expert::v1::EndpointState& state,
   info->queue_rows = state.queue_rows();
   info->queue_capacity_rows = state.queue_capacity_rows();
   info->credit_rows = state.credit_rows();
+  info->served_rows = 0;
+  for (const auto& slot : state.load()) info->served_rows += slot.rows();
+  info->busy_us = state.busy_us();
 }
 
 }  // namespace expertmesh::router

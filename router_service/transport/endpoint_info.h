@@ -68,6 +68,9 @@ struct EndpointInfo {
   uint32_t queue_rows = 0;
   uint32_t queue_capacity_rows = 0;
   uint32_t credit_rows = 0;  // at first, in flight; 0: not limited
+  // Counted since it started, over all routers; not worth telling of alone.
+  uint64_t served_rows = 0;
+  uint64_t busy_us = 0;  // microseconds its device computed
   bool operator==(const EndpointInfo&) const = default;
 };
 

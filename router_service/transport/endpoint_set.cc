@@ -271,9 +271,11 @@ void EndpointSet::Update(int index, absl::FunctionRef<void(Endpoint&)> change) {
     const auto found = endpoints_.find(index);
     if (found == endpoints_.end()) return;
     Endpoint& endpoint = found->second;
-    const EndpointInfo before = endpoint.info;
+    EndpointInfo before = endpoint.info;
     change(endpoint);
     Judge(endpoint);
+    before.served_rows = endpoint.info.served_rows;
+    before.busy_us = endpoint.info.busy_us;
     if (before == endpoint.info) return;
     Report(before.state, endpoint);
   }

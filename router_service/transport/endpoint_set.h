@@ -37,8 +37,9 @@ class EndpointSet {
  public:
   struct Options {
     ModelIdentity model;
-    // Hears of every change but of inflight_rows, one at a time, on threads of
-    // the transport and of SetAddresses. Must not block; may call Snapshot().
+    // Hears of every change but of inflight_rows and of the counters
+    // served_rows and busy_us, one at a time, on threads of the transport and
+    // of SetAddresses. Must not block; may call Snapshot().
     // May be empty.
     std::function<void(const std::vector<EndpointInfo>&)> on_change;
     absl::Duration watch_interval = absl::Seconds(1);

@@ -197,6 +197,7 @@ TEST(MeshOfAddresses, IsOnePoolOfWhateverTheyHold) {
               ElementsAre("127.0.0.1:5", "name:6"));
   EXPECT_FALSE(mesh->pools[0].is_managed);
   EXPECT_THAT(mesh->pools[0].slots, IsEmpty());
+  EXPECT_EQ(mesh->pools[0].min_replicas, 2u);
 }
 
 TEST(MeshOfAddresses, RefusesBadAddresses) {

@@ -49,8 +49,12 @@ TEST(RouterConfigTest, NumbersHaveARange) {
        [](auto& c) { c.uncovered_timeout_seconds = 1e18; }},
       {"--hedge-budget", [](auto& c) { c.hedge_budget = 2; }},
       {"--max-lost-gate-mass", [](auto& c) { c.max_lost_gate_mass = -1; }},
-      {"--drain-timeout",
-       [](auto& c) { c.drain_timeout_seconds = kInfinity; }}};
+      {"--drain-timeout", [](auto& c) { c.drain_timeout_seconds = kInfinity; }},
+      {"--scale-target-utilization",
+       [](auto& c) { c.scale_target_utilization = 0; }},
+      {"--scale-window", [](auto& c) { c.scale_window_seconds = 0; }},
+      {"--scale-down-window",
+       [](auto& c) { c.scale_down_window_seconds = kNan; }}};
   for (const auto& [flag, change] : cases) {
     RouterConfig config = Config();
     change(config);

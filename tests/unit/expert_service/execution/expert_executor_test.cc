@@ -141,6 +141,19 @@ class BrokenFfn final : public GroupedFfn {
   }
 };
 
+// Takes 30 ms by the clock.
+class SlowFfn final : public GroupedFfn {
+ public:
+  explicit SlowFfn(FakeClock* clock) : clock_(clock) {}
+  absl::Status Run(const GroupedRows&) override {
+    clock_->Advance(absl::Milliseconds(30));
+    return absl::OkStatus();
+  }
+
+ private:
+  FakeClock* const clock_;
+};
+
 class ExpertExecutorTest : public testing::Test {
  protected:
   void Start(GroupedFfn* ffn = nullptr) {
@@ -250,6 +263,18 @@ TEST_F(ExpertExecutorTest, ADeviceFaultIsTheBatchesError) {
   EXPECT_EQ(work->Await().code(), absl::StatusCode::kInternal);
   EXPECT_FALSE(work->has_rows());
   EXPECT_EQ(load_.rows(1, 2), 0u);
+  executor_.reset();
+}
+
+TEST_F(ExpertExecutorTest, CountsTheTimeItComputes) {
+  SlowFfn slow(&clock_);
+  TestWork* first = Add(a_, 0, DType::kF32, {0}, {2});
+  clock_.Advance(absl::Milliseconds(500));  // waiting is no work
+  TestWork* second = Add(a_, 1, DType::kF32, {0}, {2});
+  Start(&slow);
+  EXPECT_TRUE(first->Await().ok());
+  EXPECT_TRUE(second->Await().ok());
+  EXPECT_EQ(load_.busy_us(), 60'000u);
   executor_.reset();
 }
 

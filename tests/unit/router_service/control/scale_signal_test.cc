@@ -55,11 +55,15 @@ TEST_F(ScaleSignalTest, ShortageCountsBeyondTheBusyShare) {
 
 TEST_F(ScaleSignalTest, KeepsBounds) {
   PoolObservation pool = Pool(8, 1.0);
-  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 10);
-  pool.min_replicas = pool.max_replicas = 4;
-  const ScaleRecommendation result = signal_.Recommend(pool);
-  EXPECT_EQ(result.desired_replicas, 4);
-  EXPECT_THAT(result.reason, HasSubstr("bounds are 4 to 4"));
+  const ScaleRecommendation most = signal_.Recommend(pool);
+  EXPECT_EQ(most.desired_replicas, 10);
+  EXPECT_THAT(most.reason, HasSubstr("needs 12; never more than 10"));
+  clock_.Advance(absl::Minutes(6));
+  pool.busy_share = 0;
+  pool.min_replicas = 4;
+  const ScaleRecommendation least = signal_.Recommend(pool);
+  EXPECT_EQ(least.desired_replicas, 4);
+  EXPECT_THAT(least.reason, HasSubstr("needs 0; never less than 4"));
 }
 
 TEST_F(ScaleSignalTest, ShrinksOnlyAfterTheWindow) {
@@ -76,6 +80,17 @@ TEST_F(ScaleSignalTest, ShrinksOnlyAfterTheWindow) {
   EXPECT_EQ(signal_.Recommend(Pool(6, 0.2)).desired_replicas, 2);
 }
 
+TEST_F(ScaleSignalTest, ReplicasThatCameAreLeftAlone) {
+  // As a controller finds them that has just started.
+  EXPECT_EQ(signal_.Recommend(Pool(3, 0)).desired_replicas, 3);
+  clock_.Advance(absl::Minutes(4));
+  EXPECT_EQ(signal_.Recommend(Pool(5, 0)).desired_replicas, 5);
+  clock_.Advance(absl::Minutes(4));
+  EXPECT_EQ(signal_.Recommend(Pool(5, 0)).desired_replicas, 5);
+  clock_.Advance(absl::Minutes(1));
+  EXPECT_EQ(signal_.Recommend(Pool(5, 0)).desired_replicas, 1);
+}
+
 TEST_F(ScaleSignalTest, HistoryNeverMakesItGrow) {
   EXPECT_EQ(signal_.Recommend(Pool(8, 0.7)).desired_replicas, 8);
   clock_.Advance(absl::Minutes(1));
@@ -85,10 +100,14 @@ TEST_F(ScaleSignalTest, HistoryNeverMakesItGrow) {
 }
 
 TEST_F(ScaleSignalTest, PoolsHaveHistoriesOfTheirOwn) {
-  signal_.Recommend(Pool(6, 0.7));
   PoolObservation base = Pool(6, 0.2);
   base.pool = "base";
+  signal_.Recommend(base);
+  clock_.Advance(absl::Minutes(4));
+  signal_.Recommend(Pool(6, 0.7));
+  clock_.Advance(absl::Minutes(1));
   EXPECT_EQ(signal_.Recommend(base).desired_replicas, 2);
+  EXPECT_EQ(signal_.Recommend(Pool(6, 0.2)).desired_replicas, 6);
 }
 
 TEST_F(ScaleSignalTest, FromAndToNothing) {
@@ -98,6 +117,7 @@ TEST_F(ScaleSignalTest, FromAndToNothing) {
   pool.demand_rows_per_second = 0;
   EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 0);
   pool.replicas = 2;
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 2);
   clock_.Advance(absl::Minutes(6));
   EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 0);
 }
@@ -108,7 +128,8 @@ TEST_F(ScaleSignalTest, NonsenseCountsAsNothing) {
   const ScaleRecommendation result = signal_.Recommend(pool);
   EXPECT_EQ(result.utilisation, 0);
   EXPECT_EQ(result.demand_rows_per_second, 0);
-  EXPECT_EQ(result.desired_replicas, 1);
+  clock_.Advance(absl::Minutes(5));
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 1);
 }
 
 }  // namespace

@@ -136,6 +136,32 @@ TEST(EndpointSet, FollowsChangesAndDraining) {
   harness.Await(0, EndpointState::kDraining);
 }
 
+TEST(EndpointSet, KnowsWhatWasCounted) {
+  FakeExpertService service;
+  expert::v1::EndpointState state = GoodState();
+  for (const uint32_t expert_id : {0, 5}) {
+    auto* load = state.add_load();
+    load->set_layer(1);
+    load->set_expert_id(expert_id);
+    load->set_rows(100 + expert_id);
+  }
+  state.set_busy_us(7);
+  service.SetState(state);
+  Harness harness({service.address()});
+  const EndpointInfo before = harness.Await(0, EndpointState::kReady);
+  EXPECT_EQ(before.served_rows, 205u);
+  EXPECT_EQ(before.busy_us, 7u);
+  // Nobody is told of counters alone.
+  state.mutable_load(0)->set_rows(200);
+  state.set_busy_us(9);
+  state.set_queue_rows(1);
+  service.SetState(state);
+  EXPECT_TRUE(harness.AwaitThat([](const std::vector<EndpointInfo>& all) {
+    return all[0].queue_rows == 1 && all[0].served_rows == 305 &&
+           all[0].busy_us == 9;
+  }));
+}
+
 TransportMetrics RefusalCounters(prometheus::Registry* registry) {
   auto& family = prometheus::BuildCounter().Name("n_total").Register(*registry);
   TransportMetrics metrics;
