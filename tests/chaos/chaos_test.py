@@ -137,9 +137,10 @@ class Chaos:
 
     def print_metrics(self):
         for series, value in sorted(self.mesh.metrics().items()):
-            if series.startswith(("expertmesh_router_resent_batches_total",
-                                  "expertmesh_router_hedged_batches_total",
-                                  "expertmesh_router_requests_total")):
+            if value > 0 and series.startswith((
+                    "expertmesh_router_resent_batches_total",
+                    "expertmesh_router_hedged_batches_total",
+                    "expertmesh_router_expert_rpc_duration_seconds_count")):
                 print(f"{series.removeprefix('expertmesh_router_')}  "
                       f"{value:.0f}")
 

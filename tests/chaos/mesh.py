@@ -1,5 +1,6 @@
 """The mesh under test: a router, four expert services, a network between."""
 
+import concurrent.futures
 import json
 import pathlib
 import signal
@@ -18,6 +19,9 @@ NUM_SERVICES = 4
 CONFIG = json.loads((et.DEMO_MODEL / "config.json").read_text())
 NUM_EXPERTS = CONFIG["num_experts"]
 NUM_LAYERS = CONFIG["num_hidden_layers"]
+# Threads that live as long as the test: --exit-with-parent is about the thread
+# that started a service.
+_STARTERS = concurrent.futures.ThreadPoolExecutor(NUM_SERVICES)
 # Until the router sees that a service is back.
 RECOVERY_SECONDS = 60
 
@@ -42,8 +46,11 @@ class ExpertProcess:
         # An address of its own, whose port no outgoing connection takes while
         # nobody listens there.
         self.listen = f"127.0.0.{index + 11}:0"
-        self._start()
+        self.restart()
         self.listen = self.service.address
+
+    def restart(self):
+        _STARTERS.submit(self._start).result()
 
     def _start(self):
         self.service = et.Service(
@@ -62,9 +69,6 @@ class ExpertProcess:
         self.logs.append(service.log())
         service.__exit__()
         return code
-
-    def restart(self):
-        self._start()
 
     def channel(self):
         """Straight to it, past the network."""

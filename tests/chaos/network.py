@@ -27,6 +27,8 @@ import garbage_service
 
 def reset(transport):
     """Ends the connection without a farewell."""
+    if transport.is_closing():
+        return
     connection = transport.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
@@ -73,8 +75,13 @@ class Side(asyncio.Protocol):
 
     def connection_lost(self, error):
         self.link.sides.discard(self)
-        if self.to is not None:
+        if self.to is None:
+            return
+        if error is not None:
             reset(self.to.transport)
+        else:  # after what it still said
+            asyncio.get_running_loop().call_later(self.link.delay,
+                                                  self.to.transport.close)
 
 
 class Link:
