@@ -133,7 +133,21 @@ class Chaos:
               f"{quantile(calm_gaps, 1) * 1e3:.0f} ms; during: p99 "
               f"{quantile(gaps, 0.99) * 1e3:.0f} ms, longest "
               f"{quantile(gaps, 1) * 1e3:.0f} ms")
+        self.print_longest_gaps(begin, end)
         self.print_metrics()
+
+    def print_longest_gaps(self, begin, end):
+        """When they were, to be looked up among the events."""
+        shown = []
+        for gap in sorted(self.load.gaps, key=lambda g: -g.seconds):
+            # One stall shows in the gaps of all clients.
+            if begin <= gap.ended_at < end and all(
+                    abs(gap.ended_at - other) > 1 for other in shown):
+                shown.append(gap.ended_at)
+                print(f"  {gap.seconds * 1e3:6.0f} ms until "
+                      f"{gap.ended_at - self.began:.3f}")
+            if len(shown) == 5:
+                return
 
     def print_metrics(self):
         for series, value in sorted(self.mesh.metrics().items()):

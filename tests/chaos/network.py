@@ -61,16 +61,20 @@ class Side(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.link.delay,
                                                   self.deliver)
         else:
-            self.to.transport.write(data)
+            self.to.write(data)
+
+    def write(self, data):
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def deliver(self):
-        if self.to is not None and self.late:
-            self.to.transport.write(self.late.popleft())
+        if self.late:
+            self.to.write(self.late.popleft())
 
     def connect(self, other):
         self.to, other.to = other, self
         for data in self.early:
-            other.transport.write(data)
+            other.write(data)
         self.early.clear()
 
     def connection_lost(self, error):
