@@ -37,7 +37,7 @@ class Chaos:
         self.load = load_module.Load(
             self.mesh.channel,
             load_module.make_requests(flags.seed, flags.requests),
-            flags.clients, flags.seed)
+            flags.clients, flags.seed, self.began)
         self._decks = []
 
     def say(self, what):

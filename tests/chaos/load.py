@@ -96,7 +96,7 @@ class Load:
     """Threads that ask without pause until they are told to stop. What goes
     wrong first is in `failure`, and ends them all."""
 
-    def __init__(self, channel, requests, clients, seed):
+    def __init__(self, channel, requests, clients, seed, began):
         self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
         self.requests = requests
         self.expected = {}
@@ -104,6 +104,7 @@ class Load:
         self.ended = threading.Event()  # by a failure
         self._clients = clients
         self._seed = seed
+        self._began = began  # of the run, to which times are told
         self._lock = threading.Lock()
         self.completed = 0
         self.tokens = []  # (when, how many)
@@ -217,7 +218,7 @@ class Load:
             if self.failure is None:
                 self.failure = Failure(
                     f"request {request.request_id} at "
-                    f"{time.monotonic():.3f}: {what}\n{request}")
+                    f"{time.monotonic() - self._began:.3f}: {what}\n{request}")
         self.ended.set()
 
     # --- Figures. ---
