@@ -352,8 +352,11 @@ void Dispatcher::TakeBack(BatchAttempt* attempt, DispatchTicket* ticket) {
                                     attempt->endpoint),
                         piece.avoid.end());
     }
-    if (piece.attempts > 0) continue;
-    if (IsLost(piece, status, ticket)) {
+    if (piece.attempts > 0) {
+      AttendAgain(index, ticket);
+      continue;
+    }
+    if (IsLost(piece, *attempt, ticket)) {
       FailPiece(index, status, ticket);
     } else {
       piece.state = RowPiece::State::kUnsent;
@@ -367,10 +370,23 @@ void Dispatcher::TakeBack(BatchAttempt* attempt, DispatchTicket* ticket) {
   Count(is_refusal ? metrics_.resent_refused : metrics_.resent_error);
 }
 
-bool Dispatcher::IsLost(const RowPiece& piece, const absl::Status& status,
+void Dispatcher::AttendAgain(uint32_t index, DispatchTicket* ticket) {
+  for (BatchAttempt* attempt : ticket->exchange_.attempts) {
+    const std::vector<uint32_t>& pieces = attempt->pieces;
+    if (attempt->is_in_flight && attempt->is_overdue &&
+        std::find(pieces.begin(), pieces.end(), index) != pieces.end()) {
+      attempt->overdue_at = absl::ZeroDuration();
+    }
+  }
+}
+
+bool Dispatcher::IsLost(const RowPiece& piece, const BatchAttempt& attempt,
                         DispatchTicket* ticket) {
   if (piece.faults >= kMostFaults) return true;
-  if (!absl::IsDeadlineExceeded(status)) return false;
+  if (!absl::IsDeadlineExceeded(attempt.status) ||
+      attempt.taken < options_.uncovered_timeout) {
+    return false;
+  }
   // It had all the time there is, unless somebody else can be asked.
   BeginChoice();
   if (state_->loads.AnyUsable(
@@ -399,9 +415,7 @@ absl::Duration Dispatcher::AttendLate(absl::Duration now,
     for (BatchAttempt* attempt : ticket->exchange_.attempts) {
       if (!attempt->is_in_flight) continue;
       const absl::Duration due =
-          attempt->is_overdue
-              ? absl::InfiniteDuration()
-              : std::min(attempt->hedge_at, attempt->overdue_at);
+          std::min(attempt->hedge_at, attempt->overdue_at);
       if (due <= now) {
         late_.push_back(attempt);
         // Looked at again, should it not be answered until then.
@@ -440,6 +454,8 @@ void Dispatcher::AttendOverdue(BatchAttempt* attempt, absl::Duration now,
       return;
     }
   }
+  attempt->hedge_at = attempt->overdue_at = absl::InfiniteDuration();
+  if (attempt->is_overdue) return;
   attempt->is_overdue = true;
   state_->loads.OnOverdue(attempt->endpoint);
 }

@@ -144,8 +144,12 @@ class Dispatcher {
   // Its pieces that failed become unsent, or fail for good.
   void TakeBack(BatchAttempt* attempt, DispatchTicket* ticket)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
-  bool IsLost(const RowPiece& piece, const absl::Status& status,
+  bool IsLost(const RowPiece& piece, const BatchAttempt& attempt,
               DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
+  // The piece failed at one of several: overdue ones that have it look for
+  // somebody else anew.
+  void AttendAgain(uint32_t index, DispatchTicket* ticket)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   // Waits no more for what is in flight.
   void Abandon(DispatchTicket* ticket)

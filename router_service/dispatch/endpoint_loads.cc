@@ -29,6 +29,11 @@ absl::Duration LongestBackoff(const absl::Status& status) {
   }
 }
 
+bool IsIn(absl::Span<const int> endpoints, int endpoint) {
+  return std::find(endpoints.begin(), endpoints.end(), endpoint) !=
+         endpoints.end();
+}
+
 }  // namespace
 
 void EndpointLoads::OnSend(int endpoint, int64_t rows) {
@@ -58,6 +63,7 @@ void EndpointLoads::OnError(int endpoint, int64_t rows,
   --load.inflight_batches;
   // It was told what it does not host; that is no fault.
   if (absl::IsFailedPrecondition(status)) return;
+  load.closed_to_all_until = now + FirstBackoff(status);
   // Batches that were in flight together fail together: one error.
   if (load.closed_until > now) return;
   load.backoff = std::clamp(2 * load.backoff, FirstBackoff(status),
@@ -81,21 +87,34 @@ bool EndpointLoads::HasRoom(const Load& load, int64_t rows) {
 int EndpointLoads::Choose(absl::Span<const int> replicas,
                           absl::Span<const int> avoid, int64_t rows) {
   int best = kNobody;
+  bool any_usable = false;
   absl::Duration soonest = absl::InfiniteDuration();
   for (const int endpoint : replicas) {
     const Load& load = at(endpoint);
-    if (!IsUsable(load) || !HasRoom(load, rows) ||
-        std::find(avoid.begin(), avoid.end(), endpoint) != avoid.end()) {
-      continue;
-    }
+    if (!IsUsable(load) || IsIn(avoid, endpoint)) continue;
+    any_usable = true;
+    if (!HasRoom(load, rows)) continue;
     const absl::Duration back = BackAfter(load, rows);
     if (back < soonest) {
       soonest = back;
       best = endpoint;
     }
   }
+  if (!any_usable) best = LastResort(replicas, avoid);
   if (best != kNobody) at(best).set_aside_rows += rows;
   return best;
+}
+
+int EndpointLoads::LastResort(absl::Span<const int> replicas,
+                              absl::Span<const int> avoid) {
+  for (const int endpoint : replicas) {
+    const Load& load = at(endpoint);
+    if (load.overdue == 0 && load.inflight_batches == 0 &&
+        load.closed_to_all_until <= now_ && !IsIn(avoid, endpoint)) {
+      return endpoint;
+    }
+  }
+  return kNobody;
 }
 
 absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
@@ -116,8 +135,7 @@ absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
 bool EndpointLoads::AnyUsable(absl::Span<const int> replicas,
                               absl::Span<const int> avoid) {
   return std::any_of(replicas.begin(), replicas.end(), [&](int endpoint) {
-    return IsUsable(at(endpoint)) &&
-           std::find(avoid.begin(), avoid.end(), endpoint) == avoid.end();
+    return IsUsable(at(endpoint)) && !IsIn(avoid, endpoint);
   });
 }
 

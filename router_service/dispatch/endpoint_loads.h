@@ -20,7 +20,8 @@ namespace expertmesh::router {
 //   - while a batch there is overdue: it is stuck, and it shows that it is not
 //     any more by answering;
 //   - for a while after an error, longer each time; then it is on probation,
-//     with one batch at a time until one succeeds.
+//     with one batch at a time until one succeeds. Sooner, where all others
+//     that could be asked are left alone as well: better tried than failed.
 class EndpointLoads {
  public:
   static constexpr int kNobody = -1;
@@ -50,7 +51,7 @@ class EndpointLoads {
   void SetWeight(int endpoint, double weight) { at(endpoint).weight = weight; }
   // The replica that would have these rows back soonest, counting what is in
   // flight there and set aside; they are set aside for it. kNobody when none
-  // has room or all are left alone or in `avoid`.
+  // has room or all are in `avoid` or left alone, even as the last resort.
   int Choose(absl::Span<const int> replicas, absl::Span<const int> avoid,
              int64_t rows);
   // Whether one of the replicas would be chosen if it had room; how many.
@@ -84,6 +85,8 @@ class EndpointLoads {
     absl::Duration measured_at = absl::ZeroDuration();
     bool is_on_probation = false;
     absl::Duration closed_until = absl::ZeroDuration();
+    // From when on it may be asked as the last resort.
+    absl::Duration closed_to_all_until = absl::ZeroDuration();
     absl::Duration backoff = absl::ZeroDuration();
   };
 
@@ -96,6 +99,7 @@ class EndpointLoads {
   bool IsUsable(const Load& load) const {
     return load.overdue == 0 && load.closed_until <= now_;
   }
+  int LastResort(absl::Span<const int> replicas, absl::Span<const int> avoid);
   static bool HasRoom(const Load& load, int64_t rows);
   absl::Duration BackAfter(const Load& load, int64_t rows) const;
 

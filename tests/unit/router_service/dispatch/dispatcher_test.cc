@@ -262,6 +262,35 @@ TEST_F(DispatcherTest, AnOverdueBatchIsAskedOfAnother) {
   EXPECT_GT(mesh_.num_sent(0), stuck);
 }
 
+// Both replicas missed their time, which closes both for a while; that is not
+// all the time there is.
+TEST_F(DispatcherTest, TimeoutsOfAllReplicasAreWaitedOut) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0, 1}});
+  Plan({0}, 2);
+  mesh_.Fail(0, absl::DeadlineExceededError("late"));
+  mesh_.Fail(1, absl::DeadlineExceededError("late"));
+  Exchange();
+  ExpectEchoed();
+}
+
+TEST_F(DispatcherTest, WhoWasAskedInsteadOfAStuckOneMayFailToo) {
+  options_.hedge_budget = 0;
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0}});
+  Plan({0}, 1);
+  Start();
+  Settle();
+  Place({{0, 1}});
+  mesh_.Hold(0);
+  mesh_.Fail(1, absl::UnavailableError("gone"));
+  // Hangs unless endpoint 1 is asked again: endpoint 0 never answers.
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 41);
+  EXPECT_EQ(mesh_.num_sent(1), 2);
+}
+
 TEST_F(DispatcherTest, ALateBatchIsHedgedWithinTheBudget) {
   options_.hedge_budget = 0.05;
   options_.min_deadline = absl::Minutes(1);  // nothing is ever overdue
