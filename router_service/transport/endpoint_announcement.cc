@@ -122,4 +122,13 @@ void ReadAnnouncement(const expert::v1::EndpointState& state,
   info->credit_rows = state.credit_rows();
 }
 
+std::vector<SlotRows> ReadLoad(const expert::v1::EndpointState& state) {
+  std::vector<SlotRows> load;
+  load.reserve(state.load_size());
+  for (const expert::v1::SlotLoad& slot : state.load()) {
+    load.push_back({{slot.layer(), slot.expert_id()}, slot.rows()});
+  }
+  return load;
+}
+
 }  // namespace expertmesh::router

@@ -42,6 +42,9 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelConfig& config,
                                       const ModelFamily& family,
                                       const MemoryPlanOptions& options);
 
+// What one packed expert of one layer takes.
+int64_t ExpertBytes(const ModelConfig& config, DType dtype);
+
 // What a [n, k] weight takes once packed (services/linalg/gemm.h).
 int64_t PackedBytes(int64_t n, int64_t k, DType dtype);
 

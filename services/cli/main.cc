@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   const std::vector<Command> commands = {
       ServeCommand(root),    GenerateCommand(root),   ScoreCommand(root),
       TokenizeCommand(root), DetokenizeCommand(root), TopCommand(root),
-      DescribeCommand(root)};
+      DescribeCommand(root), PlacementCommand(root),  DrainCommand(root)};
   for (const Command& command : commands) {
     command.app->set_version_flag("--version",
                                   absl::StrCat("expertmesh ", Version()));
