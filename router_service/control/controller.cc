@@ -1,7 +1,6 @@
 #include "router_service/control/controller.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -53,20 +52,9 @@ void Controller::Stop() {
 // --- What transport tells. -------------------------------------------------
 
 void Controller::OnEndpoints(const std::vector<EndpointInfo>& endpoints) {
-  mesh_.Update(endpoints);
-  std::vector<std::string> known;
-  for (const EndpointInfo& endpoint : endpoints) {
-    known.push_back(endpoint.address);
+  for (const std::string& address : mesh_.Update(endpoints)) {
+    load_.Forget(address);
   }
-  std::sort(known.begin(), known.end());
-  std::vector<std::string> gone;
-  {
-    MutexLock lock(&known_mutex_);
-    std::set_difference(known_.begin(), known_.end(), known.begin(),
-                        known.end(), std::back_inserter(gone));
-    known_ = std::move(known);
-  }
-  for (const std::string& address : gone) load_.Forget(address);
 }
 
 void Controller::OnLoad(const std::string& address,

@@ -129,10 +129,6 @@ class Controller {
   std::optional<PlacementProposal> last_proposal_;
   std::string last_reason_;  // logged of the automatic rebalance
 
-  // Which endpoints are counted; changes come one at a time.
-  Mutex known_mutex_;
-  std::vector<std::string> known_ ABSL_GUARDED_BY(known_mutex_);  // ascending
-
   Mutex mutex_;
   CondVar wake_;
   std::deque<Request> requests_ ABSL_GUARDED_BY(mutex_);

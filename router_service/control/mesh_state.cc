@@ -1,6 +1,7 @@
 #include "router_service/control/mesh_state.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -52,7 +53,8 @@ PlacementHost MeshState::HostOf(const EndpointInfo& endpoint) const {
   return host;
 }
 
-void MeshState::Update(const std::vector<EndpointInfo>& endpoints) {
+std::vector<std::string> MeshState::Update(
+    const std::vector<EndpointInfo>& endpoints) {
   std::vector<PlacementHost> hosts;
   std::vector<std::string> known;
   uint64_t epoch = 0;
@@ -65,8 +67,11 @@ void MeshState::Update(const std::vector<EndpointInfo>& endpoints) {
   }
   std::sort(known.begin(), known.end());
   const int64_t announced = AnnouncedSlotBytes(endpoints);
+  std::vector<std::string> gone;
   {
     MutexLock lock(&mutex_);
+    std::set_difference(known_.begin(), known_.end(), known.begin(),
+                        known.end(), std::back_inserter(gone));
     known_ = std::move(known);
     // Never back: an endpoint that obeyed it may be away for a while.
     placement_.epoch = std::max(placement_.epoch, epoch);
@@ -75,13 +80,14 @@ void MeshState::Update(const std::vector<EndpointInfo>& endpoints) {
         if (bytes > 0) bytes = announced;
       }
     }
-    if (hosts == placement_.hosts) return;
+    if (hosts == placement_.hosts) return gone;
     placement_.hosts = std::move(hosts);
     ++placement_.version;
     changed_.NotifyAll();
   }
   MutexLock lock(&listener_mutex_);
   if (on_change_) on_change_();
+  return gone;
 }
 
 MeshPlacement MeshState::placement() const {

@@ -45,8 +45,9 @@ class MeshState {
   // that nobody takes one of theirs for a current one.
   MeshState(MeshShape shape, uint64_t first_version);
 
-  // Takes a snapshot of all endpoints.
-  void Update(const std::vector<EndpointInfo>& endpoints);
+  // Takes a snapshot of all endpoints. Returns the addresses of those that are
+  // gone since the last one.
+  std::vector<std::string> Update(const std::vector<EndpointInfo>& endpoints);
 
   MeshPlacement placement() const;
 
