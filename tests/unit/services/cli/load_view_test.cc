@@ -59,7 +59,8 @@ TEST(HostedText, IsShortWhereLayersAreAlike) {
   EXPECT_EQ(HostedText(endpoint.hosted()), "experts 0-2,7 of 2 layers");
   endpoint.mutable_hosted(1)->clear_expert_ids();
   endpoint.mutable_hosted(1)->add_expert_ids(5);
-  EXPECT_EQ(HostedText(endpoint.hosted()), "experts 0-2,7 of layer 0; 5 of layer 1");
+  EXPECT_EQ(HostedText(endpoint.hosted()),
+            "experts 0-2,7 of layer 0; 5 of layer 1");
 }
 
 TEST(BytesText, ChoosesTheUnit) {
