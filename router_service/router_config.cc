@@ -48,6 +48,42 @@ absl::Status CheckDType(absl::string_view flag, const std::string& value) {
       absl::StrCat(flag, " is '", value, "'; it must be auto, f32 or bf16"));
 }
 
+void AddControlOptions(CLI::App& app, RouterConfig* config) {
+  app.add_flag_callback(
+      "--control", [config] { config->control = true; },
+      "Place experts: one router of a mesh does; default: with --experts-at");
+  app.add_flag_callback(
+      "--no-control", [config] { config->control = false; },
+      "Leave placement to another router; default: with --mesh-config");
+  app.add_option("--rebalance", config->rebalance,
+                 "Move experts without being asked: off, auto (the router with "
+                 "--control)")
+      ->capture_default_str();
+  app.add_option("--load-window", config->load_window_seconds,
+                 "Seconds over which the demand for experts is counted")
+      ->capture_default_str();
+  app.add_option("--rebalance-interval", config->rebalance_interval_seconds,
+                 "Seconds between two looks whether to move experts")
+      ->capture_default_str();
+  app.add_option("--rebalance-min-improvement",
+                 config->rebalance_min_improvement,
+                 "Share by which the slowest host's work must fall to move "
+                 "experts for it")
+      ->capture_default_str();
+  app.add_option("--rebalance-windows", config->rebalance_windows,
+                 "Looks in a row that must find so much")
+      ->capture_default_str();
+  app.add_option("--rebalance-pause", config->rebalance_pause_seconds,
+                 "Seconds between two automatic rebalances")
+      ->capture_default_str();
+  app.add_option("--rebalance-bytes-per-minute",
+                 config->rebalance_bytes_per_minute,
+                 "Weights that automatic rebalances load in a minute, as in "
+                 "4GiB; 0: no limit")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
+}
+
 }  // namespace
 
 void AddRouterOptions(CLI::App& app, RouterConfig* config) {
@@ -121,6 +157,7 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "Share of gate mass that next_best and drop may cost over the "
                  "last 30 s; beyond it rows wait; 1: no bound")
       ->capture_default_str();
+  AddControlOptions(app, config);
   app.add_option("--uncovered-timeout", config->uncovered_timeout_seconds,
                  "Seconds to wait for an expert that no service serves before "
                  "the requests that need it fail")
@@ -182,6 +219,17 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
            {"--capacity-factor", config.capacity_factor, 0, kMaxCapacityFactor},
            {"--min-capacity", number(config.min_capacity), 1, kMaxRows},
            {"--max-lost-gate-mass", config.max_lost_gate_mass, 0, 1},
+           {"--load-window", config.load_window_seconds, 1, kMaxSeconds},
+           {"--rebalance-interval", config.rebalance_interval_seconds, 0.05,
+            kMaxSeconds},
+           {"--rebalance-min-improvement", config.rebalance_min_improvement, 0,
+            1},
+           {"--rebalance-windows", number(config.rebalance_windows), 1,
+            kMaxRows},
+           {"--rebalance-pause", config.rebalance_pause_seconds, 0,
+            kMaxSeconds},
+           {"--rebalance-bytes-per-minute",
+            number(config.rebalance_bytes_per_minute), 0, kMaxKvCacheBytes},
            {"--uncovered-timeout", config.uncovered_timeout_seconds, 0,
             kMaxSeconds},
            {"--hedge-budget", config.hedge_budget, 0, 1},
@@ -194,6 +242,14 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
            {"--scale-down-window", config.scale_down_window_seconds, 0,
             kMaxSeconds}}) {
     RETURN_IF_ERROR(CheckRange(range));
+  }
+  if (config.rebalance != "off" && config.rebalance != "auto") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--rebalance is '", config.rebalance, "'; it must be off or auto"));
+  }
+  if (config.rebalance == "auto" && !config.controls()) {
+    return absl::InvalidArgumentError(
+        "--rebalance=auto is for the router with --control");
   }
   const auto policy = ParseOverflowPolicy(config.overflow_policy);
   if (!policy.ok()) {

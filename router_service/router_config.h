@@ -3,6 +3,7 @@
 // Every knob of the router service: unit, default, check.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,18 @@ struct RouterConfig {
   int64_t min_capacity = 64;     // rows
   std::string overflow_policy = "wait";
   double max_lost_gate_mass = 1;  // of all gate mass; 1: no bound
+
+  // Whether this router places experts; unset: with --experts-at.
+  std::optional<bool> control;
+  std::string rebalance = "off";  // off, auto
+  double load_window_seconds = 30;
+  double rebalance_interval_seconds = 10;
+  double rebalance_min_improvement = 0.1;  // of the slowest host's time
+  int64_t rebalance_windows = 3;           // intervals that must show it
+  double rebalance_pause_seconds = 60;
+  int64_t rebalance_bytes_per_minute = 0;  // 0: not limited
+
+  bool controls() const { return control.value_or(mesh_config.empty()); }
 
   double uncovered_timeout_seconds = 10;
   double hedge_budget = 0.05;  // of batches; 0: none

@@ -10,15 +10,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "router_service/api/admin_service_impl.h"
 #include "router_service/api/generation_service_impl.h"
 #include "router_service/api/model_service_impl.h"
+#include "router_service/control/controller.h"
 #include "router_service/dispatch/endpoint_placement.h"
 #include "router_service/mesh_config.h"
 #include "router_service/router_metrics.h"
 #include "router_service/scale_server.h"
 #include "router_service/transport/endpoint_set.h"
+#include "router_service/transport/expert_orders.h"
 #include "router_service/transport/resolver.h"
+#include "services/checkpoint/memory_plan.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
@@ -75,6 +79,7 @@ class RouterServer::Impl {
   absl::Status LoadModel();
   absl::Status CheckKvCacheSize(int64_t num_pages) const;
   absl::StatusOr<MeshConfig> ReadMesh() const;
+  void StartControl();
   void Connect();
   void FindEndpoints();
   void BuildEngine();
@@ -83,6 +88,8 @@ class RouterServer::Impl {
   v1::Model Describe() const;
   absl::Status WriteReady() const;
   DispatcherOptions DispatchOptions() const;
+  CapacityOptions Capacity() const;
+  MeshShape Shape() const;
   const ModelConfig& model() const { return checkpoint_->config(); }
 
   const RouterConfig config_;
@@ -106,6 +113,8 @@ class RouterServer::Impl {
   bool is_covered_ ABSL_GUARDED_BY(mutex_) = false;
   GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
+  std::unique_ptr<ExpertOrders> orders_;
+  std::unique_ptr<Controller> controller_;  // null without --control
   std::unique_ptr<EndpointSet> endpoints_;
   std::unique_ptr<Resolver> resolver_;
   std::unique_ptr<ScaleServer> scale_server_;
@@ -118,12 +127,14 @@ class RouterServer::Impl {
   std::unique_ptr<TextWorker> text_worker_;
   std::unique_ptr<GenerationServiceImpl> generation_service_;
   std::unique_ptr<ModelServiceImpl> model_service_;
+  std::unique_ptr<CapacitySettings> capacity_;
   std::unique_ptr<AdminServiceImpl> admin_service_;
   std::unique_ptr<GrpcServer> server_;
 };
 
 absl::Status RouterServer::Impl::Start() {
   RETURN_IF_ERROR(LoadModel());
+  if (config_.controls()) StartControl();
   Connect();
   BuildEngine();
   FindEndpoints();
@@ -183,6 +194,39 @@ absl::StatusOr<MeshConfig> RouterServer::Impl::ReadMesh() const {
   return ReadMeshFile(config_.mesh_config, model());
 }
 
+MeshShape RouterServer::Impl::Shape() const {
+  MeshShape shape;
+  shape.num_layers = model().num_layers;
+  shape.num_experts = model().num_experts;
+  const int64_t expert_bytes =
+      ExpertBytes(model(), ActivationDType("auto", model().dtype));
+  for (const auto& layer : model().layers) {
+    shape.slot_bytes.push_back(layer.is_moe ? expert_bytes : 0);
+  }
+  shape.pools = mesh_.pools;
+  return shape;
+}
+
+void RouterServer::Impl::StartControl() {
+  ControllerOptions options;
+  options.mesh = Shape();
+  // Above those of earlier runs as long as clocks do not go back.
+  options.first_version =
+      static_cast<uint64_t>(absl::ToUnixMillis(absl::Now()));
+  options.load_window = absl::Seconds(config_.load_window_seconds);
+  options.auto_rebalance = config_.rebalance == "auto";
+  options.rebalance_interval =
+      absl::Seconds(config_.rebalance_interval_seconds);
+  options.rebalance = {
+      .min_improvement = config_.rebalance_min_improvement,
+      .min_windows = static_cast<int>(config_.rebalance_windows),
+      .min_pause = absl::Seconds(config_.rebalance_pause_seconds),
+      .bytes_per_minute = config_.rebalance_bytes_per_minute};
+  orders_ = MakeGrpcExpertOrders();
+  controller_ = std::make_unique<Controller>(std::move(options), orders_.get(),
+                                             Clock::Real());
+}
+
 void RouterServer::Impl::Connect() {
   uncovered_experts_ =
       &metrics_->Gauge("expertmesh_router_uncovered_experts",
@@ -199,6 +243,12 @@ void RouterServer::Impl::Connect() {
   options.on_change = [this](const std::vector<EndpointInfo>& endpoints) {
     OnEndpoints(endpoints);
   };
+  if (controller_ != nullptr) {
+    options.on_load = [this](const std::string& address,
+                             const std::vector<SlotRows>& rows) {
+      controller_->OnLoad(address, rows);
+    };
+  }
   options.metrics = MakeTransportMetrics(metrics_.get());
   endpoints_ = std::make_unique<EndpointSet>(std::move(options));
 }
@@ -230,6 +280,8 @@ void RouterServer::Impl::OnEndpoints(
   EndpointPlacement placed = PlaceOnEndpoints(model(), endpoints, weights);
   placement_->Set(std::move(placed.placement));
   uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
+  // Last to hear: what it sees is routed to.
+  if (controller_ != nullptr) controller_->OnEndpoints(endpoints);
   MutexLock lock(&mutex_);
   const bool covered = placed.uncovered_slots == 0;
   if (covered == is_covered_) return;
@@ -252,6 +304,12 @@ DispatcherOptions RouterServer::Impl::DispatchOptions() const {
   return options;
 }
 
+CapacityOptions RouterServer::Impl::Capacity() const {
+  return {.capacity_factor = config_.capacity_factor,
+          .min_capacity = config_.min_capacity,
+          .max_lost_gate_mass = config_.max_lost_gate_mass};
+}
+
 void RouterServer::Impl::BuildEngine() {
   pool_ = std::make_unique<WorkerPool>(config_.threads > 0 ? config_.threads
                                                            : AvailableCpus());
@@ -264,9 +322,7 @@ void RouterServer::Impl::BuildEngine() {
   transformer.micro_batches =
       config_.micro_batches == "auto" ? 0 : config_.micro_batches[0] - '0';
   transformer.max_context_tokens = max_context_tokens_;
-  transformer.capacity = {.capacity_factor = config_.capacity_factor,
-                          .min_capacity = config_.min_capacity,
-                          .max_lost_gate_mass = config_.max_lost_gate_mass};
+  transformer.capacity = Capacity();
   transformer_ = std::make_unique<Transformer>(model(), weights_, transformer,
                                                dispatcher_.get(), pool_.get());
   EngineOptions engine;
@@ -298,9 +354,17 @@ absl::Status RouterServer::Impl::Listen() {
       translator_.get(), engine_.get(), text_worker_.get(), tokenizer_.get(),
       MakeApiMetrics(metrics_.get()), Clock::Real(), model().num_experts);
   model_service_ = std::make_unique<ModelServiceImpl>(Describe());
+  capacity_ = std::make_unique<CapacitySettings>(
+      Capacity(), translate.overflow_policy, engine_.get(), translator_.get(),
+      model_service_.get());
   admin_service_ = std::make_unique<AdminServiceImpl>(
-      model(), engine_.get(), endpoints_.get(), scale_server_->monitor(),
-      Clock::Real());
+      AdminServiceImpl::Parts{.model = &model(),
+                              .engine = engine_.get(),
+                              .endpoints = endpoints_.get(),
+                              .capacity = capacity_.get(),
+                              .controller = controller_.get(),
+                              .scales = scale_server_->monitor(),
+                              .clock = Clock::Real()});
 
   GrpcServerOptions options;
   options.listen = config_.listen;
@@ -391,6 +455,8 @@ absl::Status RouterServer::Impl::ServeUntil(ShutdownSignals* signals) {
     health_ = nullptr;
   }
   engine_->Drain(absl::Seconds(config_.drain_timeout_seconds));
+  admin_service_->EndWatches();
+  if (controller_ != nullptr) controller_->Stop();
   server_->Shutdown(absl::Seconds(1));
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();

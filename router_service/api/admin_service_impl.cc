@@ -1,8 +1,14 @@
 #include "router_service/api/admin_service_impl.h"
 
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "router_service/api/placement_messages.h"
 #include "router_service/api/raw_message.h"
 #include "router_service/api/scale_recommendation.h"
 #include "router_service/dispatch/endpoint_placement.h"
+#include "services/core/status_macros.h"
 
 namespace expertmesh::router {
 namespace {
@@ -22,17 +28,40 @@ void FillEndpoint(const EndpointInfo& info, admin::v1::Endpoint* out) {
   out->set_credit_rows(info.credit_rows);
   out->set_memory_budget_bytes(info.memory_budget_bytes);
   out->set_placement_epoch(info.placement_epoch);
-  admin::v1::HostedExperts* layer = nullptr;
+  std::vector<SlotId> hosted;
   for (const ExpertSlot& slot : info.hosted) {
-    if (layer == nullptr || layer->layer() != slot.layer) {
-      layer = out->add_hosted();
-      layer->set_layer(slot.layer);
-    }
-    layer->add_expert_ids(slot.expert_id);
+    hosted.push_back({static_cast<int32_t>(slot.layer),
+                      static_cast<int32_t>(slot.expert_id)});
   }
+  FillHosted(hosted, out->mutable_hosted());
+}
+
+// What `fill` makes of a result, or the result's error.
+template <typename Message, typename Result>
+absl::StatusOr<Message> Convert(const absl::StatusOr<Result>& result,
+                                void (*fill)(const Result&, Message*)) {
+  RETURN_IF_ERROR(result.status());
+  Message message;
+  fill(*result, &message);
+  return message;
+}
+
+void FillRebalanced(const RebalancedPlacement& rebalanced,
+                    admin::v1::RebalanceResponse* out) {
+  FillProposal(rebalanced.proposal, out->mutable_proposal());
+  FillApplied(rebalanced.applied, out->mutable_applied());
 }
 
 }  // namespace
+
+AdminServiceImpl::AdminServiceImpl(const Parts& parts)
+    : parts_(parts), config_(*parts.model) {
+  if (parts_.controller != nullptr) watchers_.emplace(parts_.controller);
+}
+
+void AdminServiceImpl::EndWatches() {
+  if (watchers_.has_value()) watchers_->EndAll();
+}
 
 grpc::ServerUnaryReactor* AdminServiceImpl::ListEndpoints(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
@@ -60,13 +89,13 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetScaleRecommendation(
                      GetScaleRecommendationResponse>(
       context, *request, response,
       [this](const auto&, GetScaleRecommendationResponse* out) {
-        FillScaleRecommendation(scales_->Pools(), out);
+        FillScaleRecommendation(parts_.scales->Pools(), out);
       });
 }
 
 void AdminServiceImpl::FillEndpoints(
     admin::v1::ListEndpointsResponse* response) const {
-  const std::vector<EndpointInfo> endpoints = endpoints_->Snapshot();
+  const std::vector<EndpointInfo> endpoints = parts_.endpoints->Snapshot();
   for (const EndpointInfo& info : endpoints) {
     FillEndpoint(info, response->add_endpoints());
   }
@@ -76,8 +105,8 @@ void AdminServiceImpl::FillEndpoints(
 
 void AdminServiceImpl::FillLoad(
     admin::v1::GetExpertLoadResponse* response) const {
-  const absl::Duration now = clock_->Now();
-  const std::vector<uint64_t> rows = engine_->expert_load().Window(now);
+  const absl::Duration now = parts_.clock->Now();
+  const std::vector<uint64_t> rows = parts_.engine->expert_load().Window(now);
   response->set_window_seconds(ExpertLoad::kWindowSeconds);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     if (!config_.layers[layer].is_moe) continue;
@@ -86,15 +115,15 @@ void AdminServiceImpl::FillLoad(
     const uint64_t* first = &rows[layer * config_.num_experts];
     out->mutable_rows()->Add(first, first + config_.num_experts);
   }
-  const Engine::Load load = engine_->load();
+  const Engine::Load load = parts_.engine->load();
   response->set_requests_running(static_cast<uint32_t>(load.running));
   response->set_requests_waiting(static_cast<uint32_t>(load.waiting));
   response->set_kv_cache_usage_ratio(load.kv_cache_usage_ratio);
   const double seconds =
-      absl::ToDoubleSeconds(engine_->expert_load().Covered(now));
+      absl::ToDoubleSeconds(parts_.engine->expert_load().Covered(now));
   if (seconds > 0) {
     response->set_tokens_per_second(
-        static_cast<double>(engine_->expert_load().WindowTokens(now)) /
+        static_cast<double>(parts_.engine->expert_load().WindowTokens(now)) /
         seconds);
   }
   const auto count = [&load](RowOutcome outcome) {
@@ -105,6 +134,159 @@ void AdminServiceImpl::FillLoad(
   response->set_rows_waited(count(RowOutcome::kWaited));
   response->set_rows_rerouted(count(RowOutcome::kRerouted));
   response->set_rows_dropped(count(RowOutcome::kDropped));
+  if (parts_.controller != nullptr) FillMeshLoad(response);
+}
+
+void AdminServiceImpl::FillMeshLoad(
+    admin::v1::GetExpertLoadResponse* response) const {
+  response->set_mesh_window_seconds(
+      absl::ToDoubleSeconds(parts_.controller->load_window()));
+  const std::vector<double> rows = parts_.controller->WindowRows();
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    if (!config_.layers[layer].is_moe) continue;
+    admin::v1::LayerLoad* out = response->add_mesh_layers();
+    out->set_layer(static_cast<uint32_t>(layer));
+    for (int64_t expert = 0; expert < config_.num_experts; ++expert) {
+      out->add_rows(static_cast<uint64_t>(
+          std::llround(rows[layer * config_.num_experts + expert])));
+    }
+  }
+}
+
+// --- Capacity. -------------------------------------------------------------
+
+grpc::ServerUnaryReactor* AdminServiceImpl::SetCapacity(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+    grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  admin::v1::SetCapacityRequest request;
+  const absl::Status parsed = ParseMessage(*bytes, &request);
+  if (parsed.ok()) {
+    FinishUnary(parts_.capacity->Set(request), response, reactor);
+  } else {
+    reactor->Finish(ToGrpcStatus(parsed));
+  }
+  return reactor;
+}
+
+// --- Placement. ------------------------------------------------------------
+
+absl::Status AdminServiceImpl::ParseForControl(
+    const grpc::ByteBuffer& bytes, google::protobuf::Message* request) const {
+  RETURN_IF_ERROR(ParseMessage(bytes, request));
+  if (parts_.controller != nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "this router does not control placement; ask the one that runs with "
+      "--control");
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::GetPlacement(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+    grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  admin::v1::GetPlacementRequest request;
+  const absl::Status status = ParseForControl(*bytes, &request);
+  if (status.ok()) {
+    admin::v1::Placement placement;
+    FillPlacement(parts_.controller->placement(), &placement);
+    *response = SerializeMessage(placement);
+  }
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* AdminServiceImpl::WatchPlacement(
+    grpc::CallbackServerContext*, const grpc::ByteBuffer* bytes) {
+  admin::v1::WatchPlacementRequest request;
+  const absl::Status status = ParseForControl(*bytes, &request);
+  return status.ok() ? watchers_->Add() : RefuseWatch(status);
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::ProposePlacement(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+    grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  admin::v1::ProposePlacementRequest request;
+  const absl::Status status = ParseForControl(*bytes, &request);
+  if (!status.ok()) {
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+  parts_.controller->Propose([=](absl::StatusOr<PlacementProposal> proposal) {
+    FinishUnary(Convert(proposal, FillProposal), response, reactor);
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::ApplyPlacement(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+    grpc::ByteBuffer* response) {
+  using Request = admin::v1::ApplyPlacementRequest;
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Request request;
+  absl::Status status = ParseForControl(*bytes, &request);
+  const bool is_explicit = request.target_case() == Request::kPlacement;
+  if (status.ok() && !is_explicit && !request.as_proposed()) {
+    status = absl::InvalidArgumentError(
+        "nothing to apply; set placement or as_proposed");
+  }
+  PlacementTarget target;
+  if (status.ok() && is_explicit) {
+    absl::StatusOr<PlacementTarget> read = ReadTarget(request.placement());
+    status = read.status();
+    if (read.ok()) target = *std::move(read);
+  }
+  if (!status.ok()) {
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+  const auto done = [=](const absl::StatusOr<AppliedPlacement>& applied) {
+    FinishUnary(Convert(applied, FillApplied), response, reactor);
+  };
+  if (is_explicit) {
+    parts_.controller->Apply(request.expected_version(), std::move(target),
+                             done);
+  } else {
+    parts_.controller->ApplyProposed(request.expected_version(), done);
+  }
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::Rebalance(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+    grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  admin::v1::RebalanceRequest request;
+  const absl::Status status = ParseForControl(*bytes, &request);
+  if (!status.ok()) {
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+  parts_.controller->Rebalance(
+      [=](const absl::StatusOr<RebalancedPlacement>& rebalanced) {
+        FinishUnary(Convert(rebalanced, FillRebalanced), response, reactor);
+      });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::DrainEndpoint(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
+    grpc::ByteBuffer* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  admin::v1::DrainEndpointRequest request;
+  const absl::Status status = ParseForControl(*bytes, &request);
+  if (!status.ok()) {
+    reactor->Finish(ToGrpcStatus(status));
+    return reactor;
+  }
+  parts_.controller->Drain(
+      request.address(), !request.undo(), [=](const absl::Status& done) {
+        if (done.ok()) {
+          *response = SerializeMessage(admin::v1::DrainEndpointResponse());
+        }
+        reactor->Finish(ToGrpcStatus(done));
+      });
+  return reactor;
 }
 
 }  // namespace expertmesh::router

@@ -10,6 +10,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "services/wire/status_codec.h"
 
 namespace expertmesh::router {
@@ -20,6 +21,15 @@ absl::Status ParseMessage(const grpc::ByteBuffer& bytes,
                           google::protobuf::Message* message);
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message);
+
+// Ends a unary call with what came of it.
+template <typename Response>
+void FinishUnary(const absl::StatusOr<Response>& result,
+                 grpc::ByteBuffer* response,
+                 grpc::ServerUnaryReactor* reactor) {
+  if (result.ok()) *response = SerializeMessage(*result);
+  reactor->Finish(ToGrpcStatus(result.status()));
+}
 
 // Answers a unary call that cannot fail once its request is parsed. `response`
 // is gRPC's, as is the result.

@@ -150,7 +150,7 @@ absl::StatusOr<OverflowPolicy> RequestTranslator::Policy(
   if (exact) return OverflowPolicy::kWait;
   switch (policy) {
     case v1::OVERFLOW_POLICY_UNSPECIFIED:
-      return options_.overflow_policy;
+      return overflow_policy_.load(std::memory_order_relaxed);
     case v1::OVERFLOW_POLICY_WAIT:
       return OverflowPolicy::kWait;
     case v1::OVERFLOW_POLICY_NEXT_BEST:

@@ -3,6 +3,7 @@
 // A client's GenerateRequest or ScoreRequest, checked, with every default
 // filled in (stop 1).
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,7 +24,7 @@ inline constexpr size_t kMaxRequestIdBytes = 128;
 // wait for it. Errors: INVALID_ARGUMENT.
 absl::Status CheckTextSize(absl::string_view text);
 
-// Immutable; thread-safe.
+// Thread-safe.
 class RequestTranslator {
  public:
   struct Options {
@@ -35,7 +36,14 @@ class RequestTranslator {
 
   // `tokenizer` may be null: then only token ids are served.
   RequestTranslator(const Options& options, const Tokenizer* tokenizer)
-      : options_(options), tokenizer_(tokenizer) {}
+      : options_(options),
+        tokenizer_(tokenizer),
+        overflow_policy_(options.overflow_policy) {}
+
+  // The deployment's policy, for requests translated from now on.
+  void set_overflow_policy(OverflowPolicy policy) {
+    overflow_policy_.store(policy, std::memory_order_relaxed);
+  }
 
   // Errors: INVALID_ARGUMENT naming the field and what to change;
   // FAILED_PRECONDITION for text where there is no tokenizer.
@@ -75,6 +83,7 @@ class RequestTranslator {
 
   const Options options_;
   const Tokenizer* const tokenizer_;
+  std::atomic<OverflowPolicy> overflow_policy_;
 };
 
 // Sixteen random hexadecimal digits.

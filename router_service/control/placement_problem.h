@@ -28,6 +28,9 @@ struct PlacementHost {
   double speed = 1;          // rows per second, in any unit common to all hosts
   double pool_weight = 1;    // share of rows wanted, relative to the speed
   std::vector<SlotId> hosted;  // now; in any order, each once
+  std::string pool;            // for people
+
+  bool operator==(const PlacementHost&) const = default;
 
   // Replicas of a slot get rows in proportion to this.
   double rate() const { return speed * pool_weight; }

@@ -125,4 +125,13 @@ void ReadAnnouncement(const expert::v1::EndpointState& state,
   info->busy_us = state.busy_us();
 }
 
+std::vector<SlotRows> ReadLoad(const expert::v1::EndpointState& state) {
+  std::vector<SlotRows> load;
+  load.reserve(state.load_size());
+  for (const expert::v1::SlotLoad& slot : state.load()) {
+    load.push_back({{slot.layer(), slot.expert_id()}, slot.rows()});
+  }
+  return load;
+}
+
 }  // namespace expertmesh::router

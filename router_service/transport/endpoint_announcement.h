@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "expertmesh/expert/v1/expert.pb.h"
 #include "router_service/transport/endpoint_info.h"
@@ -24,5 +25,8 @@ std::optional<Refusal> CheckAnnouncement(
 // Requires: CheckAnnouncement(model, state) found nothing.
 void ReadAnnouncement(const expert::v1::EndpointState& state,
                       EndpointInfo* info);
+
+// The counters of an announcement; slots may lie outside the model.
+std::vector<SlotRows> ReadLoad(const expert::v1::EndpointState& state);
 
 }  // namespace expertmesh::router

@@ -45,6 +45,12 @@ struct ExpertSlot {
   bool operator==(const ExpertSlot&) const = default;
 };
 
+// What an endpoint counted: rows it served for a slot since it started.
+struct SlotRows {
+  ExpertSlot slot;
+  uint64_t rows = 0;
+};
+
 // What is known of an endpoint. From `hosted` on it is what the endpoint
 // announced, and empty when nothing it announced holds any more.
 struct EndpointInfo {

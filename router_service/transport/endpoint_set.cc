@@ -220,6 +220,20 @@ void EndpointSet::OnState(int index, const expert::v1::EndpointState& state) {
     ForgetAnnouncement(&endpoint.info);
     if (!endpoint.refusal.has_value()) ReadAnnouncement(state, &endpoint.info);
   });
+  ReportLoad(index, state);
+}
+
+void EndpointSet::ReportLoad(int index,
+                             const expert::v1::EndpointState& state) {
+  if (!options_.on_load) return;
+  std::string address;
+  {
+    MutexLock lock(&mutex_);
+    const auto found = endpoints_.find(index);
+    if (found == endpoints_.end() || found->second.refusal.has_value()) return;
+    address = found->second.info.address;
+  }
+  options_.on_load(address, ReadLoad(state));
 }
 
 ModelIdentity EndpointSet::IdentityFor(int index) const {

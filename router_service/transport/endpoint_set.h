@@ -42,6 +42,12 @@ class EndpointSet {
     // of SetAddresses. Must not block; may call Snapshot().
     // May be empty.
     std::function<void(const std::vector<EndpointInfo>&)> on_change;
+    // Hears what an endpoint that fits the mesh counted, whenever it speaks; of
+    // one endpoint in order. On threads of the transport; must not block. May
+    // be empty.
+    std::function<void(const std::string& address,
+                       const std::vector<SlotRows>& rows)>
+        on_load;
     absl::Duration watch_interval = absl::Seconds(1);
     TransportMetrics metrics;
   };
@@ -94,6 +100,7 @@ class EndpointSet {
 
   void OnStreamChange(int index, const absl::Status& status);
   void OnState(int index, const expert::v1::EndpointState& state);
+  void ReportLoad(int index, const expert::v1::EndpointState& state);
   void OnWatchLost(int index, const absl::Status& status);
   // What an endpoint must announce, given what the others do.
   ModelIdentity IdentityFor(int index) const

@@ -34,14 +34,14 @@ absl::StatusOr<int64_t> RouterWeightBytes(const Checkpoint& checkpoint) {
   return bytes;
 }
 
+}  // namespace
+
 int64_t ExpertBytes(const ModelConfig& config, DType dtype) {
   const int64_t hidden = config.hidden_size;
   const int64_t intermediate = config.expert_intermediate_size;
   return 2 * PackedBytes(intermediate, hidden, dtype) +
          PackedBytes(hidden, intermediate, dtype);
 }
-
-}  // namespace
 
 int64_t PackedBytes(int64_t n, int64_t k, DType dtype) {
   const int64_t panels = (n + kPanelWidth - 1) / kPanelWidth;

@@ -40,6 +40,9 @@ struct MemoryPlan {
 absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
                                       const MemoryPlanOptions& options);
 
+// What one packed expert of one layer takes.
+int64_t ExpertBytes(const ModelConfig& config, DType dtype);
+
 // What a [n, k] weight takes once packed (services/linalg/gemm.h).
 int64_t PackedBytes(int64_t n, int64_t k, DType dtype);
 

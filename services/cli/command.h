@@ -24,5 +24,7 @@ Command TokenizeCommand(CLI::App& root);
 Command DetokenizeCommand(CLI::App& root);
 Command TopCommand(CLI::App& root);
 Command DescribeCommand(CLI::App& root);
+Command PlacementCommand(CLI::App& root);
+Command DrainCommand(CLI::App& root);
 
 }  // namespace expertmesh

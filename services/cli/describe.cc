@@ -57,8 +57,9 @@ std::string EndpointsText(const admin::v1::ListEndpointsResponse& endpoints) {
   for (const admin::v1::Endpoint& endpoint : endpoints.endpoints()) {
     absl::StrAppendFormat(
         &text, "  %-21s %-10s %s, weights %s, %s on %s%s\n", endpoint.address(),
-        endpoint.state(), HostedText(endpoint), endpoint.expert_dtype(),
-        BytesText(endpoint.memory_bytes()), endpoint.device(),
+        endpoint.state(), HostedText(endpoint.hosted()),
+        endpoint.expert_dtype(), BytesText(endpoint.memory_bytes()),
+        endpoint.device(),
         endpoint.reason().empty() ? "" : absl::StrCat(": ", endpoint.reason()));
   }
   if (endpoints.uncovered_slots() > 0) {

@@ -1,7 +1,9 @@
 #include "services/cli/load_view.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -15,8 +17,25 @@ namespace {
 
 constexpr size_t kHottest = 3;
 
-// "  6 (3.5x)  3 (2.1x)": experts by rows, over the layer's mean.
-std::string HottestExperts(absl::Span<const uint64_t> rows) {
+// Ready services that hold each (layer, expert).
+using Replicas = std::map<std::pair<uint32_t, uint32_t>, int>;
+
+Replicas CountReplicas(const admin::v1::ListEndpointsResponse& endpoints) {
+  Replicas replicas;
+  for (const admin::v1::Endpoint& endpoint : endpoints.endpoints()) {
+    if (endpoint.state() != "ready") continue;
+    for (const admin::v1::HostedExperts& hosted : endpoint.hosted()) {
+      for (const uint32_t expert : hosted.expert_ids()) {
+        ++replicas[{hosted.layer(), expert}];
+      }
+    }
+  }
+  return replicas;
+}
+
+// "6 (3.5x, 2 replicas)  3 (2.1x)": experts by rows, over the layer's mean.
+std::string HottestExperts(absl::Span<const uint64_t> rows, uint32_t layer,
+                           const Replicas& replicas) {
   const uint64_t total = std::accumulate(rows.begin(), rows.end(), uint64_t{0});
   if (total == 0) return "idle";
   std::vector<size_t> order(rows.size());
@@ -29,14 +48,19 @@ std::string HottestExperts(absl::Span<const uint64_t> rows) {
   std::string text;
   const double mean = static_cast<double>(total) / rows.size();
   for (size_t i = 0; i < count && rows[order[i]] > 0; ++i) {
-    absl::StrAppendFormat(&text, "%s%d (%.1fx)", i == 0 ? "" : "  ", order[i],
+    absl::StrAppendFormat(&text, "%s%d (%.1fx", i == 0 ? "" : "  ", order[i],
                           rows[order[i]] / mean);
+    const auto held = replicas.find({layer, static_cast<uint32_t>(order[i])});
+    if (held != replicas.end() && held->second > 1) {
+      absl::StrAppend(&text, ", ", held->second, " replicas");
+    }
+    absl::StrAppend(&text, ")");
   }
   return text;
 }
 
-void AppendLayers(const admin::v1::GetExpertLoadResponse& load, size_t width,
-                  std::string* view) {
+void AppendLayers(const admin::v1::GetExpertLoadResponse& load,
+                  const Replicas& replicas, size_t width, std::string* view) {
   constexpr size_t kFixedColumns = 52;  // all but the bars
   const size_t max_bars =
       width > kFixedColumns + 8 ? width - kFixedColumns : size_t{8};
@@ -54,7 +78,7 @@ void AppendLayers(const admin::v1::GetExpertLoadResponse& load, size_t width,
                       : static_cast<double>(total) / rows.size() / greatest;
     absl::StrAppendFormat(view, "%5d  %-9d  %7.2f  %s  %s\n", layer.layer(),
                           total, balance, Bars(rows, max_bars),
-                          HottestExperts(rows));
+                          HottestExperts(rows, layer.layer(), replicas));
   }
 }
 
@@ -63,9 +87,12 @@ void AppendEndpoints(const admin::v1::ListEndpointsResponse& endpoints,
   for (const admin::v1::Endpoint& endpoint : endpoints.endpoints()) {
     absl::StrAppendFormat(
         view, "%-21s  %-10s  %s  %s  %d rows in flight, %d queued",
-        endpoint.address(), endpoint.state(), HostedText(endpoint),
+        endpoint.address(), endpoint.state(), HostedText(endpoint.hosted()),
         BytesText(endpoint.memory_bytes()), endpoint.inflight_rows(),
         endpoint.queue_rows());
+    if (endpoint.credit_rows() > 0) {
+      absl::StrAppend(view, ", ", endpoint.credit_rows(), " credits");
+    }
     if (!endpoint.reason().empty()) {
       absl::StrAppend(view, "  ", endpoint.reason());
     }
@@ -90,18 +117,20 @@ std::string LoadView(const admin::v1::GetExpertLoadResponse& load,
       load.tokens_per_second(), 100 * load.kv_cache_usage_ratio(),
       load.window_seconds(), load.rows_primary(), load.rows_replica(),
       load.rows_waited(), load.rows_rerouted(), load.rows_dropped());
-  AppendLayers(load, width, &view);
+  AppendLayers(load, CountReplicas(endpoints), width, &view);
   absl::StrAppend(&view, "\n");
   AppendEndpoints(endpoints, &view);
   return view;
 }
 
-std::string HostedText(const admin::v1::Endpoint& endpoint) {
-  if (endpoint.hosted().empty()) return "nothing";
+std::string HostedText(
+    const google::protobuf::RepeatedPtrField<admin::v1::HostedExperts>&
+        hosted) {
+  if (hosted.empty()) return "nothing";
   std::vector<std::string> ranges;
-  for (const admin::v1::HostedExperts& hosted : endpoint.hosted()) {
+  for (const admin::v1::HostedExperts& layer : hosted) {
     ranges.push_back(FormatExpertList(std::vector<int64_t>(
-        hosted.expert_ids().begin(), hosted.expert_ids().end())));
+        layer.expert_ids().begin(), layer.expert_ids().end())));
   }
   if (std::all_of(ranges.begin(), ranges.end(),
                   [&](const auto& range) { return range == ranges[0]; })) {
@@ -109,9 +138,9 @@ std::string HostedText(const admin::v1::Endpoint& endpoint) {
                         " layers");
   }
   std::string text = "experts";
-  for (int i = 0; i < endpoint.hosted_size(); ++i) {
+  for (int i = 0; i < hosted.size(); ++i) {
     absl::StrAppend(&text, i == 0 ? " " : "; ", ranges[i], " of layer ",
-                    endpoint.hosted(i).layer());
+                    hosted[i].layer());
   }
   return text;
 }

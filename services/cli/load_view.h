@@ -16,9 +16,10 @@ std::string LoadView(const admin::v1::GetExpertLoadResponse& load,
                      const admin::v1::ListEndpointsResponse& endpoints,
                      size_t width);
 
-// What an endpoint hosts: "experts 0-3 of 4 layers", or by layer where the
+// What a service holds: "experts 0-3 of 4 layers", or by layer where the
 // layers differ; "nothing".
-std::string HostedText(const admin::v1::Endpoint& endpoint);
+std::string HostedText(
+    const google::protobuf::RepeatedPtrField<admin::v1::HostedExperts>& hosted);
 
 // "1.5 GiB", "212.0 MiB", "512 B".
 std::string BytesText(uint64_t bytes);

@@ -90,6 +90,12 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddChoice(app, "--overflow-policy", {"wait", "next_best", "drop"}, router,
             "What becomes of rows above an expert's capacity");
 
+  AddChoice(app, "--rebalance", {"off", "auto"}, router,
+            "Whether managed services follow the traffic by themselves; "
+            "default: off");
+  AddNumber(app, "--rebalance-interval", router,
+            "Seconds between two looks whether to move experts; default: 10");
+
   AddCount(app, "--threads", router, "Threads of the router");
   app.add_option("--expert-threads", mesh.expert_threads,
                  "Threads of each expert service; default: the machine's cores "
@@ -132,8 +138,20 @@ absl::Status LocalMesh::FindBinaries() {
 
 ServiceSpec LocalMesh::ExpertSpec(absl::Span<const int64_t> ids) const {
   const std::string experts = FormatExpertList(ids);
-  const auto command = [mesh = *this, experts](const std::string& ready_file,
-                                               const ReadyInfo* previous) {
+  return ExpertSpecOf(absl::StrCat("expert service ", experts), experts, {});
+}
+
+ServiceSpec LocalMesh::ManagedSpec(const std::string& memory) const {
+  return ExpertSpecOf("managed expert service", "none",
+                      {{"--memory-budget", memory}});
+}
+
+ServiceSpec LocalMesh::ExpertSpecOf(const std::string& name,
+                                    const std::string& experts,
+                                    const FlagValues& flags) const {
+  const auto command = [mesh = *this, experts, flags](
+                           const std::string& ready_file,
+                           const ReadyInfo* previous) {
     std::vector<std::string> argv = {mesh.expert_binary,
                                      "--model",
                                      mesh.model,
@@ -149,12 +167,12 @@ ServiceSpec LocalMesh::ExpertSpec(absl::Span<const int64_t> ids) const {
     if (mesh.expert_threads) {
       Append(argv, {"--threads", absl::StrCat(*mesh.expert_threads)});
     }
-    for (const auto& [flag, value] : mesh.expert_flags) {
-      Append(argv, {flag, value});
+    for (const FlagValues* values : {&mesh.expert_flags, &flags}) {
+      for (const auto& [flag, value] : *values) Append(argv, {flag, value});
     }
     return argv;
   };
-  return {absl::StrCat("expert service ", experts), command};
+  return {name, command};
 }
 
 ServiceSpec LocalMesh::RouterSpec(

@@ -28,6 +28,10 @@ struct LocalMesh {
                              {"--drain-timeout", "5"}};
   FlagValues expert_flags = {{"--log-level", "warning"}};
 
+  // The command line of an expert service that holds `experts`.
+  ServiceSpec ExpertSpecOf(const std::string& name, const std::string& experts,
+                           const FlagValues& flags) const;
+
   // Paths of the binaries, beside this one.
   std::string router_binary;
   std::string expert_binary;
@@ -37,6 +41,9 @@ struct LocalMesh {
 
   // An expert service that holds `experts`, ascending, of every layer.
   ServiceSpec ExpertSpec(absl::Span<const int64_t> experts) const;
+  // One that starts empty and is told what to hold, within `memory`, as in
+  // "512MiB".
+  ServiceSpec ManagedSpec(const std::string& memory) const;
   ServiceSpec RouterSpec(const std::vector<std::string>& experts) const;
 };
 

@@ -44,7 +44,7 @@ int Main(int argc, char** argv) {
   const std::vector<Command> commands = {
       ServeCommand(root),    GenerateCommand(root),   ScoreCommand(root),
       TokenizeCommand(root), DetokenizeCommand(root), TopCommand(root),
-      DescribeCommand(root)};
+      DescribeCommand(root), PlacementCommand(root),  DrainCommand(root)};
   // Only here: commands inherit what the root allows when they are made.
   root.allow_extras();
   for (const Command& command : commands) {

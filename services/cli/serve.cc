@@ -35,6 +35,8 @@ struct ServeFlags {
   LocalMesh mesh;
   std::optional<int64_t> expert_services;
   int64_t replicas = 1;
+  int64_t managed_services = 0;
+  std::string managed_memory = "256MiB";
   std::string ready_file;
 };
 
@@ -53,6 +55,16 @@ void AddFlags(CLI::App& app, ServeFlags& flags) {
                  "service fails no request")
       ->type_name("R")
       ->check(IsWholeNumber(1))
+      ->capture_default_str();
+  app.add_option("--managed-services", flags.managed_services,
+                 "Services besides that start empty and are given copies of "
+                 "hot experts; see --rebalance and `expertmesh placement`")
+      ->type_name("N")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->capture_default_str();
+  app.add_option("--managed-memory", flags.managed_memory,
+                 "What experts may take in each of these")
+      ->type_name("BYTES")
       ->capture_default_str();
   app.add_option("--listen", mesh.listen,
                  "Where the router serves clients; port 0: any free one")
@@ -110,12 +122,18 @@ nlohmann::ordered_json ReadyJson(const Supervisor& supervisor) {
   return json;
 }
 
-absl::Status StartAll(Supervisor& supervisor, const LocalMesh& mesh,
+absl::Status StartAll(Supervisor& supervisor, const ServeFlags& flags,
+                      const LocalMesh& mesh,
                       absl::Span<const std::vector<int64_t>> holdings) {
-  ShowProgress(absl::StrCat("starting ", holdings.size(), " expert services"));
+  ShowProgress(absl::StrCat("starting ",
+                            holdings.size() + flags.managed_services,
+                            " expert services"));
   std::vector<ServiceSpec> experts;
   for (const std::vector<int64_t>& held : holdings) {
     experts.push_back(mesh.ExpertSpec(held));
+  }
+  for (int64_t i = 0; i < flags.managed_services; ++i) {
+    experts.push_back(mesh.ManagedSpec(flags.managed_memory));
   }
   RETURN_IF_ERROR(supervisor.Start(std::move(experts)));
 
@@ -150,7 +168,8 @@ absl::Status Run(const ServeFlags& flags) {
                    SpreadExperts(num_experts, num_services, flags.replicas));
   if (!mesh.expert_threads) {
     const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-    mesh.expert_threads = std::max<int64_t>(1, cores / num_services);
+    mesh.expert_threads =
+        std::max<int64_t>(1, cores / (num_services + flags.managed_services));
   }
   RETURN_IF_ERROR(mesh.FindBinaries());
 
@@ -158,7 +177,7 @@ absl::Status Run(const ServeFlags& flags) {
   options.print_line = PrintLine;
   ASSIGN_OR_RETURN(const auto supervisor,
                    Supervisor::Create(std::move(options)));
-  const absl::Status started = StartAll(*supervisor, mesh, holdings);
+  const absl::Status started = StartAll(*supervisor, flags, mesh, holdings);
   ShowProgress("");
   if (absl::IsCancelled(started)) return absl::OkStatus();
   RETURN_IF_ERROR(started);
@@ -170,7 +189,8 @@ absl::Status Run(const ServeFlags& flags) {
   RETURN_IF_ERROR(write_ready_file());
   PrintLine(absl::StrCat("expertmesh: serving ", mesh.model, " at ",
                          supervisor->services().back()->info()->grpc, " (",
-                         num_services, " expert services, metrics at ",
+                         num_services + flags.managed_services,
+                         " expert services, metrics at ",
                          supervisor->services().back()->info()->metrics, ")"));
   supervisor->Watch([&] {
     const absl::Status written = write_ready_file();

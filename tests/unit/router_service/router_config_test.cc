@@ -37,6 +37,12 @@ TEST(RouterConfigTest, NumbersHaveARange) {
       {"--max-step-tokens", [](auto& c) { c.max_step_tokens = kHuge; }},
       {"--max-sequences", [](auto& c) { c.max_sequences = kHuge; }},
       {"--max-queue", [](auto& c) { c.max_queue = 0; }},
+      {"--load-window", [](auto& c) { c.load_window_seconds = 0; }},
+      {"--rebalance-interval",
+       [](auto& c) { c.rebalance_interval_seconds = 0; }},
+      {"--rebalance-windows", [](auto& c) { c.rebalance_windows = 0; }},
+      {"--rebalance-bytes-per-minute",
+       [](auto& c) { c.rebalance_bytes_per_minute = -1; }},
       {"--max-queue", [](auto& c) { c.max_queue = kHuge; }},
       {"--kv-cache-tokens", [](auto& c) { c.kv_cache_tokens = kHuge; }},
       {"--kv-cache-bytes", [](auto& c) { c.kv_cache_bytes = kHuge; }},
@@ -63,6 +69,22 @@ TEST(RouterConfigTest, NumbersHaveARange) {
     EXPECT_THAT(std::string(status.message()),
                 ContainsRegex("^" + flag + " is .*; it must be from .* to .*"));
   }
+}
+
+TEST(RouterConfigTest, OneRouterOfAMeshControls) {
+  RouterConfig config = Config();
+  EXPECT_TRUE(config.controls());
+  config.control = false;
+  config.rebalance = "auto";
+  EXPECT_FALSE(CheckRouterConfig(config).ok());
+  config.control = true;
+  EXPECT_TRUE(CheckRouterConfig(config).ok());
+  config.rebalance = "sometimes";
+  EXPECT_FALSE(CheckRouterConfig(config).ok());
+  config = Config();
+  config.experts_at.clear();
+  config.mesh_config = "mesh.json";
+  EXPECT_FALSE(config.controls());
 }
 
 TEST(RouterConfigTest, LargeNumbersAreShownWhole) {

@@ -5,6 +5,7 @@
 #include <prometheus/registry.h>
 
 #include <cstring>
+#include <map>
 #include <optional>
 
 #include "services/wire/payload_pool.h"
@@ -61,6 +62,12 @@ class Harness {
       published_ = snapshot;
       changed_.NotifyAll();
     };
+    options.on_load = [this](const std::string& address,
+                             const std::vector<SlotRows>& rows) {
+      MutexLock lock(&mutex_);
+      load_[address] = rows;
+      changed_.NotifyAll();
+    };
     set_ = std::make_unique<EndpointSet>(std::move(options));
     set_->SetAddresses("pool", addresses);
   }
@@ -85,6 +92,16 @@ class Harness {
     return changed_.WaitFor(lock, kPatience,
                             [&] { return condition(published_); });
   }
+  // The counters that come from this address.
+  std::vector<SlotRows> AwaitLoad(const std::string& address) {
+    MutexLock lock(&mutex_);
+    EXPECT_TRUE(
+        changed_.WaitFor(lock, kPatience, [&] { return HasLoad(address); }));
+    return load_[address];
+  }
+  bool HasLoad(const std::string& address) const {
+    return load_.count(address) > 0;
+  }
   EndpointSet& set() { return *set_; }
   void Stop() { set_.reset(); }
 
@@ -92,6 +109,7 @@ class Harness {
   Mutex mutex_;
   CondVar changed_;
   std::vector<EndpointInfo> published_;
+  std::map<std::string, std::vector<SlotRows>> load_;
   std::unique_ptr<EndpointSet> set_;
 };
 
@@ -117,6 +135,26 @@ TEST(EndpointSet, PublishesWhatAnEndpointAnnounces) {
   EXPECT_EQ(info.placement_epoch, 9u);
   EXPECT_EQ(info.memory_budget_bytes, 1u << 21);
   EXPECT_THAT(harness.set().Snapshot(), ElementsAre(info));
+}
+
+TEST(EndpointSet, ReportsWhatEndpointsOfTheMeshCounted) {
+  FakeExpertService good, other;
+  expert::v1::EndpointState state = GoodState();
+  expert::v1::SlotLoad* load = state.add_load();
+  load->set_layer(3);
+  load->set_expert_id(7);
+  load->set_rows(42);
+  good.SetState(state);
+  state.set_checkpoint_fingerprint("another");
+  other.SetState(state);
+  Harness harness({other.address(), good.address()});
+  harness.Await(0, EndpointState::kRefused);
+  const std::vector<SlotRows> rows = harness.AwaitLoad(good.address());
+  ASSERT_THAT(rows, SizeIs(1));
+  EXPECT_EQ(rows[0].slot, (ExpertSlot{3, 7}));
+  EXPECT_EQ(rows[0].rows, 42u);
+  harness.Stop();
+  EXPECT_FALSE(harness.HasLoad(other.address()));
 }
 
 TEST(EndpointSet, FollowsChangesAndDraining) {

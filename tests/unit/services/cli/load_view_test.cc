@@ -50,16 +50,17 @@ TEST(LoadView, SaysWhatIsWrongWithAnEndpoint) {
 
 TEST(HostedText, IsShortWhereLayersAreAlike) {
   admin::v1::Endpoint endpoint;
-  EXPECT_EQ(HostedText(endpoint), "nothing");
+  EXPECT_EQ(HostedText(endpoint.hosted()), "nothing");
   for (const uint32_t layer : {0, 1}) {
     admin::v1::HostedExperts* hosted = endpoint.add_hosted();
     hosted->set_layer(layer);
     for (const uint32_t expert : {0, 1, 2, 7}) hosted->add_expert_ids(expert);
   }
-  EXPECT_EQ(HostedText(endpoint), "experts 0-2,7 of 2 layers");
+  EXPECT_EQ(HostedText(endpoint.hosted()), "experts 0-2,7 of 2 layers");
   endpoint.mutable_hosted(1)->clear_expert_ids();
   endpoint.mutable_hosted(1)->add_expert_ids(5);
-  EXPECT_EQ(HostedText(endpoint), "experts 0-2,7 of layer 0; 5 of layer 1");
+  EXPECT_EQ(HostedText(endpoint.hosted()),
+            "experts 0-2,7 of layer 0; 5 of layer 1");
 }
 
 TEST(BytesText, ChoosesTheUnit) {

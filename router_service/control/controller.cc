@@ -1,0 +1,303 @@
+#include "router_service/control/controller.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/core/log.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh::router {
+namespace {
+
+absl::Status Stopping() {
+  return absl::UnavailableError("the router is shutting down");
+}
+
+absl::Status CheckVersion(uint64_t expected, const MeshPlacement& placement) {
+  if (expected == placement.version) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat("the placement is of version ",
+                                         placement.version, ", not ", expected,
+                                         " as expected; look at it again"));
+}
+
+}  // namespace
+
+Controller::Controller(ControllerOptions options, ExpertOrders* orders,
+                       const Clock* clock)
+    : options_(std::move(options)),
+      orders_(orders),
+      mesh_(options_.mesh, options_.first_version),
+      load_({.num_layers = options_.mesh.num_layers,
+             .num_experts = options_.mesh.num_experts,
+             .window = options_.load_window},
+            clock),
+      runner_(&mesh_, orders),
+      policy_(options_.rebalance, clock),
+      thread_([this] { Loop(); }) {}
+
+Controller::~Controller() { Stop(); }
+
+void Controller::Stop() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+    wake_.NotifyAll();
+  }
+  mesh_.Stop();
+  runner_.Stop();
+  if (thread_.joinable()) thread_.join();
+}
+
+// --- What transport tells. -------------------------------------------------
+
+void Controller::OnEndpoints(const std::vector<EndpointInfo>& endpoints) {
+  for (const std::string& address : mesh_.Update(endpoints)) {
+    load_.Forget(address);
+  }
+}
+
+void Controller::OnLoad(const std::string& address,
+                        const std::vector<SlotRows>& rows) {
+  std::vector<SlotCounter> counters;
+  counters.reserve(rows.size());
+  for (const SlotRows& slot : rows) {
+    counters.push_back({{static_cast<int32_t>(slot.slot.layer),
+                         static_cast<int32_t>(slot.slot.expert_id)},
+                        slot.rows});
+  }
+  load_.Observe(address, counters);
+}
+
+// --- Requests. -------------------------------------------------------------
+
+template <typename Result>
+void Controller::Enqueue(std::function<absl::StatusOr<Result>()> work,
+                         Done<Result> done) {
+  const absl::Status added =
+      Add([work = std::move(work), done](const absl::Status& status) {
+        if (status.ok()) {
+          done(work());
+        } else {
+          done(status);
+        }
+      });
+  if (!added.ok()) done(added);
+}
+
+absl::Status Controller::Add(Request request) {
+  MutexLock lock(&mutex_);
+  if (stopping_) return Stopping();
+  if (requests_.size() >= kMaxRequests) {
+    return absl::ResourceExhaustedError(
+        "too many requests of placement wait; try again later");
+  }
+  requests_.push_back(std::move(request));
+  wake_.NotifyAll();
+  return absl::OkStatus();
+}
+
+void Controller::Propose(Done<PlacementProposal> done) {
+  Enqueue<PlacementProposal>(
+      [this]() -> absl::StatusOr<PlacementProposal> {
+        ASSIGN_OR_RETURN(last_proposal_, MakeProposal());
+        return *last_proposal_;
+      },
+      std::move(done));
+}
+
+void Controller::ApplyProposed(uint64_t expected_version,
+                               Done<AppliedPlacement> done) {
+  Enqueue<AppliedPlacement>(
+      [=, this] { return ApplyLastProposal(expected_version); },
+      std::move(done));
+}
+
+void Controller::Apply(uint64_t expected_version, PlacementTarget target,
+                       Done<AppliedPlacement> done) {
+  Enqueue<AppliedPlacement>(
+      [this, expected_version, target = std::move(target)] {
+        return ApplyTarget(expected_version, target);
+      },
+      std::move(done));
+}
+
+void Controller::Rebalance(Done<RebalancedPlacement> done) {
+  Enqueue<RebalancedPlacement>(
+      [this]() -> absl::StatusOr<RebalancedPlacement> {
+        RebalancedPlacement out;
+        ASSIGN_OR_RETURN(out.proposal, MakeProposal());
+        ASSIGN_OR_RETURN(out.applied,
+                         Carry(out.proposal.from, out.proposal.plan.moves));
+        return out;
+      },
+      std::move(done));
+}
+
+void Controller::Drain(const std::string& address, bool drain,
+                       ExpertOrders::Done done) {
+  const absl::Status status = CheckDrain(address, drain);
+  if (!status.ok()) return done(status);
+  orders_->Drain(address, drain, std::move(done));
+}
+
+absl::Status Controller::CheckDrain(const std::string& address,
+                                    bool drain) const {
+  if (!mesh_.IsKnown(address)) {
+    return absl::NotFoundError(
+        absl::StrCat("there is no expert service ", address));
+  }
+  if (!drain) return absl::OkStatus();
+  for (const PlacementHost& host : mesh_.placement().hosts) {
+    if (host.id != address) continue;
+    for (const SlotId slot : host.hosted) {
+      if (mesh_.IsHeldElsewhere(address, slot)) continue;
+      return absl::FailedPreconditionError(absl::StrCat(
+          "no other ready service holds ", SlotText(slot),
+          "; apply a placement with a copy of it elsewhere first"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// --- The control thread. ---------------------------------------------------
+
+void Controller::Loop() {
+  const Clock& clock = *Clock::Real();
+  absl::Duration next = options_.auto_rebalance
+                            ? clock.Now() + options_.rebalance_interval
+                            : absl::InfiniteDuration();
+  while (true) {
+    Request request;
+    {
+      MutexLock lock(&mutex_);
+      wake_.WaitFor(lock, std::max(absl::ZeroDuration(), next - clock.Now()),
+                    [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+                      return stopping_ || !requests_.empty();
+                    });
+      if (stopping_) break;
+      if (!requests_.empty()) {
+        request = std::move(requests_.front());
+        requests_.pop_front();
+      }
+    }
+    if (request) {
+      request(absl::OkStatus());
+    } else if (clock.Now() >= next) {
+      RebalanceIfWorthIt();
+    }
+    if (clock.Now() >= next) next = clock.Now() + options_.rebalance_interval;
+  }
+  std::deque<Request> left;
+  {
+    MutexLock lock(&mutex_);
+    left.swap(requests_);
+  }
+  for (const Request& request : left) request(Stopping());
+}
+
+void Controller::RebalanceIfWorthIt() {
+  const auto say = [this](LogLevel level, const std::string& reason) {
+    if (reason == last_reason_) return;
+    last_reason_ = reason;
+    Log(level, "automatic rebalance", {{"reason", reason}});
+  };
+  const absl::StatusOr<PlacementProposal> proposal = MakeProposal();
+  if (!proposal.ok()) {
+    return say(LogLevel::kWarning, std::string(proposal.status().message()));
+  }
+  const PlacementProblem problem =
+      MakeProblem(mesh_.shape(), proposal->from, load_.Rows());
+  std::vector<PlacementMove> moves;
+  std::string reason;
+  // Covering every expert does not wait for a better time.
+  const absl::Status now = CheckPlacement(problem, CurrentContents(problem));
+  if (now.ok()) {
+    RebalanceDecision decision = policy_.Consider(proposal->plan);
+    moves = std::move(decision.moves);
+    reason = std::move(decision.reason);
+  } else {
+    moves = proposal->plan.moves;
+    reason = std::string(now.message());
+  }
+  if (moves.empty()) return say(LogLevel::kDebug, reason);
+  Log(LogLevel::kInfo, "automatic rebalance begins",
+      {{"reason", reason}, {"moves", moves.size()}});
+  const absl::StatusOr<AppliedPlacement> applied = Carry(proposal->from, moves);
+  if (!applied.ok()) {
+    say(LogLevel::kWarning, std::string(applied.status().message()));
+  } else {
+    last_reason_.clear();
+  }
+}
+
+absl::StatusOr<PlacementProposal> Controller::MakeProposal() const {
+  PlacementProposal proposal;
+  proposal.from = mesh_.placement();
+  if (proposal.from.hosts.empty()) {
+    return absl::FailedPreconditionError("no expert service is ready");
+  }
+  ASSIGN_OR_RETURN(
+      proposal.plan,
+      PlanPlacement(MakeProblem(mesh_.shape(), proposal.from, load_.Rows()),
+                    options_.planner));
+  return proposal;
+}
+
+absl::StatusOr<AppliedPlacement> Controller::Carry(
+    const MeshPlacement& from, const std::vector<PlacementMove>& moves) {
+  AppliedPlacement applied;
+  if (!moves.empty()) {
+    const absl::Status status = runner_.Run(from.hosts, moves, &applied.made);
+    Log(status.ok() ? LogLevel::kInfo : LogLevel::kWarning, "placement changed",
+        {{"moves", applied.made.moves},
+         {"planned", moves.size()},
+         {"bytes_loaded", applied.made.bytes_loaded},
+         {"status", status.ToString()}});
+    RETURN_IF_ERROR(status);
+  }
+  applied.version = mesh_.placement().version;
+  return applied;
+}
+
+absl::StatusOr<AppliedPlacement> Controller::ApplyLastProposal(
+    uint64_t expected_version) {
+  RETURN_IF_ERROR(CheckVersion(expected_version, mesh_.placement()));
+  if (!last_proposal_.has_value() ||
+      last_proposal_->from.version != expected_version) {
+    return absl::AbortedError(absl::StrCat("nothing was proposed for version ",
+                                           expected_version,
+                                           "; propose again"));
+  }
+  return Carry(last_proposal_->from, last_proposal_->plan.moves);
+}
+
+absl::StatusOr<AppliedPlacement> Controller::ApplyTarget(
+    uint64_t expected_version, const PlacementTarget& target) {
+  const MeshPlacement placement = mesh_.placement();
+  RETURN_IF_ERROR(CheckVersion(expected_version, placement));
+  const PlacementProblem problem =
+      MakeProblem(mesh_.shape(), placement, load_.Rows());
+  HostedSlots hosted = CurrentContents(problem);
+  for (const auto& [address, slots] : target) {
+    const auto host =
+        std::find_if(placement.hosts.begin(), placement.hosts.end(),
+                     [&](const auto& h) { return h.id == address; });
+    if (host == placement.hosts.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("there is no ready expert service ", address));
+    }
+    std::vector<SlotId>& held = hosted[host - placement.hosts.begin()];
+    held = slots;
+    std::sort(held.begin(), held.end());
+  }
+  ASSIGN_OR_RETURN(const MoveSequence sequence, PlanMoves(problem, hosted));
+  if (sequence.reached != hosted) {
+    return absl::FailedPreconditionError(
+        "hosts are too full to exchange what they hold without uncovering an "
+        "expert on the way; leave room for one expert more");
+  }
+  return Carry(placement, sequence.moves);
+}
+
+}  // namespace expertmesh::router

@@ -1,0 +1,140 @@
+#pragma once
+
+// Places experts: plans, carries plans out, rebalances by itself if wanted.
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "router_service/control/load_window.h"
+#include "router_service/control/mesh_state.h"
+#include "router_service/control/move_runner.h"
+#include "router_service/control/planner.h"
+#include "router_service/control/rebalance_policy.h"
+#include "router_service/transport/expert_orders.h"
+#include "services/core/clock.h"
+#include "services/core/mutex.h"
+
+namespace expertmesh::router {
+
+struct ControllerOptions {
+  MeshShape mesh;
+  uint64_t first_version = 1;  // as MeshState has it
+  PlannerOptions planner;
+  absl::Duration load_window = absl::Seconds(30);
+  // Rebalances by itself, looking every interval.
+  bool auto_rebalance = false;
+  absl::Duration rebalance_interval = absl::Seconds(10);
+  RebalanceOptions rebalance;
+};
+
+struct PlacementProposal {
+  MeshPlacement from;
+  PlacementPlan plan;
+};
+
+struct AppliedPlacement {
+  uint64_t version = 0;  // reached
+  MovesMade made;
+};
+
+struct RebalancedPlacement {
+  PlacementProposal proposal;
+  AppliedPlacement applied;
+};
+
+// What hosts shall hold, by address.
+using PlacementTarget = std::map<std::string, std::vector<SlotId>>;
+
+// Owns the control thread, on which everything is planned and carried out, one
+// request after the other; the public methods are thread-safe and return at
+// once. Each request ends with one call of its `done`, mostly on the control
+// thread; it must not block. Common errors: RESOURCE_EXHAUSTED where
+// kMaxRequests wait, UNAVAILABLE from Stop on. Others and what they mean:
+// protos/expertmesh/admin/v1/admin.proto.
+class Controller {
+ public:
+  static constexpr size_t kMaxRequests = 16;
+
+  template <typename Result>
+  using Done = std::function<void(absl::StatusOr<Result>)>;
+
+  // Pointers must outlive this.
+  Controller(ControllerOptions options, ExpertOrders* orders,
+             const Clock* clock);
+  ~Controller();  // Stop
+
+  // What transport hears: as EndpointSet::Options has it.
+  void OnEndpoints(const std::vector<EndpointInfo>& endpoints);
+  void OnLoad(const std::string& address, const std::vector<SlotRows>& rows);
+
+  MeshPlacement placement() const { return mesh_.placement(); }
+  // Told of each new version; as MeshState has it.
+  void OnChange(std::function<void()> on_change) {
+    mesh_.OnChange(std::move(on_change));
+  }
+  // Rows within the window [num_layers, num_experts], of the whole mesh.
+  std::vector<double> WindowRows() const { return load_.Rows(); }
+  absl::Duration load_window() const { return options_.load_window; }
+
+  void Propose(Done<PlacementProposal> done);
+  // As the last proposal has it, or hosts as given (others stay).
+  void ApplyProposed(uint64_t expected_version, Done<AppliedPlacement> done);
+  void Apply(uint64_t expected_version, PlacementTarget target,
+             Done<AppliedPlacement> done);
+  void Rebalance(Done<RebalancedPlacement> done);
+
+  // Does not wait for other requests.
+  void Drain(const std::string& address, bool drain, ExpertOrders::Done done);
+
+  // Gives up what goes on and fails what waits; when it returns, no order is
+  // given any more.
+  void Stop();
+
+ private:
+  // Runs on the control thread. `status` is not OK when it came to no turn.
+  using Request = std::function<void(const absl::Status& status)>;
+
+  template <typename Result>
+  void Enqueue(std::function<absl::StatusOr<Result>()> work, Done<Result> done);
+  absl::Status Add(Request request);
+  void Loop();
+  void RebalanceIfWorthIt();
+
+  // On the control thread.
+  absl::StatusOr<PlacementProposal> MakeProposal() const;
+  absl::StatusOr<AppliedPlacement> Carry(
+      const MeshPlacement& from, const std::vector<PlacementMove>& moves);
+  absl::StatusOr<AppliedPlacement> ApplyTarget(uint64_t expected_version,
+                                               const PlacementTarget& target);
+  absl::StatusOr<AppliedPlacement> ApplyLastProposal(uint64_t expected_version);
+  absl::Status CheckDrain(const std::string& address, bool drain) const;
+
+  const ControllerOptions options_;
+  ExpertOrders* const orders_;
+  MeshState mesh_;
+  LoadWindow load_;
+  MoveRunner runner_;
+
+  // The control thread's own.
+  RebalancePolicy policy_;
+  std::optional<PlacementProposal> last_proposal_;
+  std::string last_reason_;  // logged of the automatic rebalance
+
+  Mutex mutex_;
+  CondVar wake_;
+  std::deque<Request> requests_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+
+  std::thread thread_;  // last: it uses everything above
+};
+
+}  // namespace expertmesh::router

@@ -1,0 +1,439 @@
+#include "router_service/control/controller.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <future>
+#include <map>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "tests/support/fake_clock.h"
+
+namespace expertmesh::router {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr int kExperts = 4;
+constexpr uint64_t kSlotBytes = 100;
+
+bool Before(const ExpertSlot& a, const ExpertSlot& b) {
+  return std::tie(a.layer, a.expert_id) < std::tie(b.layer, b.expert_id);
+}
+
+EndpointInfo Endpoint(const std::string& address,
+                      const std::vector<uint32_t>& experts,
+                      uint64_t budget_slots = 0) {
+  EndpointInfo info;
+  info.pool = kStaticPoolName;
+  info.address = address;
+  info.state = EndpointState::kReady;
+  for (const uint32_t expert : experts) info.hosted.push_back({0, expert});
+  info.memory_bytes = experts.size() * kSlotBytes;
+  info.memory_budget_bytes = budget_slots * kSlotBytes;
+  return info;
+}
+
+// Endpoints that obey, and announce at once what they hold.
+class FakeMesh final : public ExpertOrders {
+ public:
+  explicit FakeMesh(std::vector<EndpointInfo> endpoints)
+      : endpoints_(std::move(endpoints)) {}
+
+  void set_controller(Controller* controller) {
+    controller_ = controller;
+    controller_->OnEndpoints(endpoints_);
+  }
+
+  void Load(const std::string& address, const std::vector<ExpertSlot>& slots,
+            uint64_t epoch, Done done) override {
+    Obey(absl::StrCat("+", address, ":", slots[0].expert_id), address, epoch,
+         done, [&](std::vector<ExpertSlot>* hosted) {
+           hosted->insert(hosted->end(), slots.begin(), slots.end());
+         });
+  }
+  void Unload(const std::string& address, const std::vector<ExpertSlot>& slots,
+              uint64_t epoch, Done done) override {
+    Obey(absl::StrCat("-", address, ":", slots[0].expert_id), address, epoch,
+         done, [&](std::vector<ExpertSlot>* hosted) {
+           for (const ExpertSlot& slot : slots) {
+             hosted->erase(std::find(hosted->begin(), hosted->end(), slot));
+           }
+         });
+  }
+  void Drain(const std::string& address, bool drain, Done done) override {
+    orders.push_back(absl::StrCat(drain ? "drain " : "undo ", address));
+    done(absl::OkStatus());
+  }
+  void CancelAll() override {
+    if (held_) std::exchange(held_, nullptr)(absl::CancelledError("given up"));
+  }
+
+  EndpointInfo& endpoint(const std::string& address) {
+    return *std::find_if(endpoints_.begin(), endpoints_.end(),
+                         [&](const auto& e) { return e.address == address; });
+  }
+  void Announce() { controller_->OnEndpoints(endpoints_); }
+
+  // What was ordered, in order.
+  std::vector<std::string> orders;
+  // Orders that fail, by their number, and how.
+  std::map<size_t, absl::Status> failures;
+  // Number of the order that is never answered.
+  size_t hold = SIZE_MAX;
+  std::promise<void> holding;
+  // Run before an order is obeyed.
+  std::function<void()> before;
+
+ private:
+  template <typename Change>
+  void Obey(const std::string& order, const std::string& address,
+            uint64_t epoch, const Done& done, Change change) {
+    const size_t number = orders.size();
+    orders.push_back(order);
+    if (before) before();
+    if (number == hold) {
+      held_ = done;
+      holding.set_value();
+      return;
+    }
+    const auto failure = failures.find(number);
+    if (failure != failures.end()) return done(failure->second);
+    EndpointInfo& info = endpoint(address);
+    if (epoch < info.placement_epoch) {
+      return done(absl::FailedPreconditionError("an older epoch"));
+    }
+    info.placement_epoch = epoch;
+    change(&info.hosted);
+    std::sort(info.hosted.begin(), info.hosted.end(), Before);
+    info.memory_bytes = info.hosted.size() * kSlotBytes;
+    Announce();
+    done(absl::OkStatus());
+  }
+
+  std::vector<EndpointInfo> endpoints_;
+  Controller* controller_ = nullptr;
+  Done held_;
+};
+
+ControllerOptions Options() {
+  ControllerOptions options;
+  options.mesh.num_layers = 1;
+  options.mesh.num_experts = kExperts;
+  options.mesh.slot_bytes = {kSlotBytes};
+  PoolConfig pool;
+  pool.name = kStaticPoolName;
+  options.mesh.pools = {pool};
+  options.first_version = 100;
+  return options;
+}
+
+// Two fixed services, and two managed ones with room for two experts.
+class ControllerTest : public ::testing::Test {
+ protected:
+  ControllerTest()
+      : mesh_({Endpoint("a", {0, 1}), Endpoint("b", {2, 3}),
+               Endpoint("m", {}, 2), Endpoint("n", {}, 2)}) {
+    Start(Options());
+  }
+
+  void Start(ControllerOptions options) {
+    controller_.emplace(std::move(options), &mesh_, &clock_);
+    mesh_.set_controller(&*controller_);
+  }
+
+  // Reports rows of the base services since they were last reported.
+  void Demand(const std::vector<uint64_t>& rows) {
+    for (const uint64_t factor : {0, 1}) {
+      std::map<std::string, std::vector<SlotRows>> reports;
+      for (uint32_t expert = 0; expert < kExperts; ++expert) {
+        reports[expert < 2 ? "a" : "b"].push_back(
+            {{0, expert}, factor * rows[expert]});
+      }
+      for (const auto& [address, report] : reports) {
+        controller_->OnLoad(address, report);
+      }
+    }
+  }
+
+  absl::StatusOr<PlacementProposal> Propose() {
+    return Await<PlacementProposal>(
+        [&](auto done) { controller_->Propose(done); });
+  }
+  absl::StatusOr<AppliedPlacement> Apply(uint64_t version,
+                                         PlacementTarget target) {
+    return Await<AppliedPlacement>(
+        [&](auto done) { controller_->Apply(version, target, done); });
+  }
+  absl::StatusOr<AppliedPlacement> ApplyProposed(uint64_t version) {
+    return Await<AppliedPlacement>(
+        [&](auto done) { controller_->ApplyProposed(version, done); });
+  }
+  absl::StatusOr<RebalancedPlacement> Rebalance() {
+    return Await<RebalancedPlacement>(
+        [&](auto done) { controller_->Rebalance(done); });
+  }
+  template <typename Result, typename Ask>
+  absl::StatusOr<Result> Await(Ask ask) {
+    std::promise<absl::StatusOr<Result>> promise;
+    ask([&](absl::StatusOr<Result> result) {
+      promise.set_value(std::move(result));
+    });
+    return promise.get_future().get();
+  }
+  absl::Status Drain(const std::string& address, bool drain) {
+    absl::Status out;
+    controller_->Drain(address, drain,
+                       [&](const absl::Status& status) { out = status; });
+    return out;
+  }
+  uint64_t version() const { return controller_->placement().version; }
+
+  FakeClock clock_;
+  FakeMesh mesh_;
+  std::optional<Controller> controller_;
+};
+
+TEST_F(ControllerTest, VersionGrowsWithTheContentsOnly) {
+  EXPECT_EQ(version(), 101);
+  mesh_.endpoint("a").queue_rows = 7;
+  mesh_.Announce();
+  EXPECT_EQ(version(), 101);
+  int told = 0;
+  controller_->OnChange([&] { ++told; });
+  mesh_.endpoint("a").state = EndpointState::kDraining;
+  mesh_.Announce();
+  EXPECT_EQ(version(), 102);
+  EXPECT_EQ(told, 1);
+  controller_->OnChange(nullptr);
+}
+
+TEST_F(ControllerTest, CountsDemandOfTheWholeMesh) {
+  Demand({10, 20, 30, 40});
+  EXPECT_THAT(controller_->WindowRows(), ElementsAre(10, 20, 30, 40));
+}
+
+TEST_F(ControllerTest, ProposesCopiesOfTheHottest) {
+  Demand({1000, 10, 10, 10});
+  const auto proposal = Propose();
+  ASSERT_TRUE(proposal.ok()) << proposal.status();
+  EXPECT_LT(proposal->plan.after.slowest_over_mean,
+            proposal->plan.before.slowest_over_mean);
+  EXPECT_EQ(proposal->plan.hosted[2].front(), (SlotId{0, 0}));
+  EXPECT_EQ(proposal->plan.hosted[3].front(), (SlotId{0, 0}));
+  EXPECT_THAT(mesh_.orders, ElementsAre());
+  EXPECT_EQ(version(), 101);
+}
+
+TEST_F(ControllerTest, RebalanceMovesWhatItProposes) {
+  Demand({1000, 10, 10, 10});
+  const auto done = Rebalance();
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(done->applied.version, version());
+  EXPECT_EQ(done->applied.made.moves,
+            static_cast<int>(done->proposal.plan.moves.size()));
+  EXPECT_EQ(done->applied.made.bytes_loaded, done->proposal.plan.bytes_to_load);
+  EXPECT_EQ(mesh_.endpoint("m").hosted.front(), (ExpertSlot{0, 0}));
+  EXPECT_EQ(mesh_.endpoint("n").hosted.front(), (ExpertSlot{0, 0}));
+}
+
+TEST_F(ControllerTest, AppliesTheLastProposalOnce) {
+  EXPECT_EQ(ApplyProposed(version()).status().code(),
+            absl::StatusCode::kAborted);
+  Demand({1000, 10, 10, 10});
+  ASSERT_TRUE(Propose().ok());
+  const uint64_t proposed = version();
+  const auto applied = ApplyProposed(proposed);
+  ASSERT_TRUE(applied.ok()) << applied.status();
+  EXPECT_GT(applied->made.moves, 0);
+  EXPECT_EQ(ApplyProposed(proposed).status().code(),
+            absl::StatusCode::kAborted);
+}
+
+TEST_F(ControllerTest, AppliesAnExplicitPlacement) {
+  const auto applied = Apply(version(), {{"m", {{0, 3}, {0, 1}}}});
+  ASSERT_TRUE(applied.ok()) << applied.status();
+  EXPECT_EQ(applied->made.moves, 2);
+  EXPECT_EQ(applied->made.bytes_loaded, 2 * kSlotBytes);
+  // Loaded at the new place before it is given up at the old one.
+  ASSERT_TRUE(Apply(version(), {{"m", {}}, {"n", {{0, 3}}}}).ok());
+  EXPECT_THAT(mesh_.orders,
+              ElementsAre("+m:1", "+m:3", "+n:3", "-m:1", "-m:3"));
+}
+
+TEST_F(ControllerTest, RefusesAStaleVersion) {
+  const auto applied = Apply(version() - 1, {{"m", {{0, 1}}}});
+  EXPECT_EQ(applied.status().code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(applied.status().message(), HasSubstr("101, not 100"));
+  EXPECT_THAT(mesh_.orders, ElementsAre());
+}
+
+TEST_F(ControllerTest, RefusesWhatMayNotBe) {
+  using Code = absl::StatusCode;
+  const std::vector<std::tuple<PlacementTarget, Code>> cases = {
+      {{{"a", {{0, 0}}}}, Code::kFailedPrecondition},  // fixed
+      {{{"m", {{0, 0}, {0, 1}, {0, 2}}}}, Code::kFailedPrecondition},
+      {{{"m", {{0, 0}, {0, 0}}}}, Code::kInvalidArgument},
+      {{{"m", {{0, 4}}}}, Code::kInvalidArgument},
+      {{{"m", {{1, 0}}}}, Code::kInvalidArgument},
+      {{{"x", {{0, 0}}}}, Code::kInvalidArgument}};
+  for (const auto& [target, code] : cases) {
+    EXPECT_EQ(Apply(version(), target).status().code(), code);
+  }
+  EXPECT_THAT(mesh_.orders, ElementsAre());
+}
+
+TEST_F(ControllerTest, RefusesToUncoverAnExpert) {
+  // Now the managed service has the only copies of experts 0 and 1.
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.endpoint("a").state = EndpointState::kConnecting;
+  mesh_.Announce();
+  mesh_.orders.clear();
+  const auto applied = Apply(version(), {{"m", {{0, 1}, {0, 2}}}});
+  EXPECT_EQ(applied.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(mesh_.orders, ElementsAre());
+}
+
+TEST_F(ControllerTest, AFailureMidwayEndsTheChangeAndSaysHowFarItCame) {
+  mesh_.failures[1] = absl::ResourceExhaustedError("no memory");
+  const auto applied = Apply(version(), {{"m", {{0, 0}, {0, 1}}}});
+  EXPECT_EQ(applied.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(applied.status().message()),
+              HasSubstr("after 1 of 2 moves: m could not load expert 1 of "
+                        "layer 0: no memory"));
+  EXPECT_EQ(mesh_.orders.size(), 2);
+  // What came after can be tried again.
+  mesh_.failures.clear();
+  EXPECT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+}
+
+TEST_F(ControllerTest, UnloadsNothingWhoseOtherCopyWasLostMeanwhile) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.orders.clear();
+  // Loads go first; while the one below runs, the base service is lost.
+  mesh_.before = [this] {
+    mesh_.endpoint("a").state = EndpointState::kConnecting;
+  };
+  const auto applied = Apply(version(), {{"m", {{0, 1}}}, {"n", {{0, 2}}}});
+  EXPECT_EQ(applied.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(mesh_.orders, ElementsAre("+n:2"));
+}
+
+TEST_F(ControllerTest, ALostHostEndsTheChange) {
+  mesh_.before = [this] {
+    mesh_.endpoint("m").state = EndpointState::kConnecting;
+  };
+  const auto applied = Apply(version(), {{"m", {{0, 0}}}});
+  EXPECT_EQ(applied.status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(ControllerTest, ARestartedControllerGoesOnWithEpochs) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}}}}).ok());
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 1}}}}).ok());
+  EXPECT_EQ(controller_->placement().epoch, 2);
+  Start(Options());
+  EXPECT_EQ(controller_->placement().epoch, 2);
+  ASSERT_TRUE(Apply(version(), {{"n", {{0, 0}}}}).ok());
+  EXPECT_EQ(mesh_.endpoint("n").placement_epoch, 3);
+  EXPECT_EQ(mesh_.endpoint("m").placement_epoch, 2);
+}
+
+TEST_F(ControllerTest, ANewerControllersServicesEndTheChange) {
+  // Obeyed somebody else since it was last heard of.
+  mesh_.before = [this] { mesh_.endpoint("m").placement_epoch = 7; };
+  const auto stale = Apply(version(), {{"m", {{0, 0}}}});
+  EXPECT_EQ(stale.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(stale.status().message()), HasSubstr("older epoch"));
+  EXPECT_THAT(mesh_.endpoint("m").hosted, ElementsAre());
+}
+
+TEST_F(ControllerTest, DrainsWhatOthersCanReplace) {
+  EXPECT_EQ(Drain("x", true).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Drain("a", true).code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.orders.clear();
+  EXPECT_TRUE(Drain("a", true).ok());
+  EXPECT_TRUE(Drain("a", false).ok());
+  EXPECT_THAT(mesh_.orders, ElementsAre("drain a", "undo a"));
+}
+
+TEST_F(ControllerTest, StopGivesUpWhatGoesOnAndWhatWaits) {
+  mesh_.hold = 0;
+  std::promise<absl::Status> running, waiting;
+  controller_->Apply(version(), {{"m", {{0, 0}}}},
+                     [&](const auto& r) { running.set_value(r.status()); });
+  mesh_.holding.get_future().wait();
+  controller_->Propose([&](const auto& r) { waiting.set_value(r.status()); });
+  controller_->Stop();
+  EXPECT_EQ(running.get_future().get().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(waiting.get_future().get().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Propose().status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(ControllerTest, RefusesMoreRequestsThanMayWait) {
+  mesh_.hold = 0;
+  std::promise<absl::Status> running;
+  controller_->Apply(version(), {{"m", {{0, 0}}}},
+                     [&](const auto& r) { running.set_value(r.status()); });
+  mesh_.holding.get_future().wait();
+  for (size_t i = 0; i < Controller::kMaxRequests; ++i) {
+    controller_->Propose([](const auto&) {});
+  }
+  EXPECT_EQ(Propose().status().code(), absl::StatusCode::kResourceExhausted);
+  controller_->Stop();
+}
+
+TEST_F(ControllerTest, RebalancesByItself) {
+  ControllerOptions options = Options();
+  options.auto_rebalance = true;
+  options.rebalance_interval = absl::Milliseconds(5);
+  options.rebalance.min_windows = 2;
+  Start(std::move(options));
+  std::promise<void> filled;
+  std::set<std::string> holders;
+  controller_->OnChange([&] {
+    for (const PlacementHost& host : controller_->placement().hosts) {
+      if (!host.managed || host.hosted.empty()) continue;
+      if (host.hosted.front() != SlotId{0, 0}) continue;
+      if (holders.insert(host.id).second && holders.size() == 2) {
+        filled.set_value();
+      }
+    }
+  });
+  Demand({1000, 10, 10, 10});
+  filled.get_future().wait();
+  controller_->OnChange(nullptr);
+  controller_->Stop();
+}
+
+TEST_F(ControllerTest, CoversEveryExpertAtOnceWhenAutomatic) {
+  ControllerOptions options = Options();
+  options.auto_rebalance = true;
+  options.rebalance_interval = absl::Milliseconds(5);
+  options.rebalance.min_windows = 1000000;
+  mesh_.endpoint("a").state = EndpointState::kConnecting;
+  Start(std::move(options));
+  std::promise<void> covered;
+  controller_->OnChange([&, is_done = false]() mutable {
+    std::set<SlotId> slots;
+    for (const PlacementHost& host : controller_->placement().hosts) {
+      slots.insert(host.hosted.begin(), host.hosted.end());
+    }
+    if (slots.size() == kExperts && !is_done) {
+      is_done = true;
+      covered.set_value();
+    }
+  });
+  covered.get_future().wait();
+  controller_->OnChange(nullptr);
+  controller_->Stop();
+}
+
+}  // namespace
+}  // namespace expertmesh::router
