@@ -198,8 +198,10 @@ MeshShape RouterServer::Impl::Shape() const {
   MeshShape shape;
   shape.num_layers = model().num_layers;
   shape.num_experts = model().num_experts;
+  const std::string expert_dtype =
+      mesh_.expert_dtype.empty() ? "auto" : mesh_.expert_dtype;
   const int64_t expert_bytes =
-      ExpertBytes(model(), ActivationDType("auto", model().dtype));
+      ExpertBytes(model(), ActivationDType(expert_dtype, model().dtype));
   for (const auto& layer : model().layers) {
     shape.slot_bytes.push_back(layer.is_moe ? expert_bytes : 0);
   }

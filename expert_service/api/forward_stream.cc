@@ -43,6 +43,11 @@ void ForwardStream::OnReadDone(bool ok) {
   ForwardBatch* batch = nullptr;
   {
     MutexLock lock(&mutex_);
+    // Finished while this message was on its way: nobody waits for an answer.
+    if (finished_) {
+      reading_ = false;
+      return;
+    }
     batch = TakeFree();
   }
   const absl::Status decoded = batch->Decode(incoming_);
@@ -83,7 +88,8 @@ void ForwardStream::OnAnswer(ForwardBatch* batch, v1::Code code,
   std::shared_ptr<ForwardStream> reference;
   {
     MutexLock lock(&mutex_);
-    const bool listening = !end_.has_value() || end_when_ != When::kAtOnce;
+    const bool listening =
+        !finished_ && (!end_.has_value() || end_when_ != When::kAtOnce);
     if (!listening) {
       reference = Recycle(batch);
     } else {

@@ -1,5 +1,7 @@
 #include "router_service/dispatch/batch_attempt.h"
 
+#include <algorithm>
+
 #include "services/core/clock.h"
 
 namespace expertmesh::router {
@@ -77,11 +79,13 @@ void BatchAttempt::Account(const BatchAnswer& answer, absl::Duration now) {
   if (is_overdue) loads.OnceOverdue(endpoint);
   if (answer.status.ok()) {
     loads.OnAnswer(endpoint,
-                   {.rows = rows,
-                    .rows_ahead = rows_ahead,
-                    .credit_rows = answer.credit_rows,
-                    .taken = taken,
-                    .was_overdue = is_overdue},
+                   {
+                       .rows = rows,
+                       .rows_ahead = rows_ahead,
+                       .credit_rows = answer.credit_rows,
+                       // What it took beyond all measure says no more.
+                       .taken = std::min(taken, 2 * deadline),
+                   },
                    now);
   } else {
     loads.OnError(endpoint, rows, answer.status, now);

@@ -36,6 +36,12 @@ struct RowPiece {
   uint8_t faults = 0;    // answers that were errors of an endpoint's own
   uint8_t attempts = 0;  // that carry it now
   int served_by = -1;    // the endpoint whose answer counted
+  int bad_from = -1;     // the endpoint that gave values that are not finite
+  // Refused together with others: it goes in a message of its own.
+  bool is_alone = false;
+  // No endpoint could take it, however much room there were.
+  bool is_uncovered = false;
+  absl::Duration first_sent = absl::ZeroDuration();
   // Endpoints not to be asked: they carry it, or do not host it.
   absl::InlinedVector<int, 2> avoid;
   absl::Status error;  // the last one
@@ -94,6 +100,7 @@ class BatchAttempt final : public BatchCompletion {
   absl::Duration hedge_at;    // when another replica may be asked, too
   absl::Duration overdue_at;  // when it must be
   absl::Duration predicted;
+  absl::Duration deadline;  // from sent_at to overdue_at, at first
   int64_t rows_ahead = 0;
   bool is_hedge = false;
   bool is_overdue = false;

@@ -141,7 +141,7 @@ void Dispatcher::Retry(absl::Span<const uint32_t> rows,
     AddPiece(group->expert_id, row, row + 1, ticket);
     for (const DispatchTicket::Served& served : ticket->served_) {
       if (served.first_row <= row && row < served.last_row) {
-        ticket->exchange_.pieces.back().avoid.push_back(served.endpoint);
+        ticket->exchange_.pieces.back().bad_from = served.endpoint;
       }
     }
   }
@@ -168,14 +168,17 @@ void Dispatcher::FinishWave(DispatchTicket* ticket) {
     SendUnsent(ticket);
     const absl::Duration now = Clock::Real()->Now();
     absl::Duration wake = AttendLate(now, ticket);
-    const bool is_uncovered = !ticket->unsent_.empty();
-    if (is_uncovered) {
-      if (uncovered_left_ <= absl::ZeroDuration()) {
-        FailUncovered(ticket);
-        continue;
-      }
-      wake = std::min({wake, now + uncovered_left_, now + kOfferAgain});
+    // Others only wait for room, which answers make.
+    const bool is_uncovered = std::any_of(
+        ticket->unsent_.begin(), ticket->unsent_.end(), [&](uint32_t index) {
+          return ticket->exchange_.pieces[index].is_uncovered;
+        });
+    if (is_uncovered && uncovered_left_ <= absl::ZeroDuration()) {
+      FailUncovered(ticket);
+      continue;
     }
+    if (!ticket->unsent_.empty()) wake = std::min(wake, now + kOfferAgain);
+    if (is_uncovered) wake = std::min(wake, now + uncovered_left_);
     MutexLock lock(&state_->mutex);
     if (is_uncovered) {
       wake = std::min(wake, state_->loads.NextReopening(now));
@@ -196,11 +199,9 @@ void Dispatcher::SendUnsent(DispatchTicket* ticket) {
   wanted_.swap(ticket->unsent_);
   ticket->unsent_.clear();
   Choose(wanted_, /*is_hedge=*/false, ticket);
-  std::vector<RowPiece>& pieces = ticket->exchange_.pieces;
-  for (const uint32_t index : wanted_) {
-    if (pieces[index].state != RowPiece::State::kUnsent) continue;
+  for (const uint32_t index : ticket->unsent_) {
     // Who did not host it a while ago may do so when it is offered again.
-    pieces[index].avoid.clear();
+    ticket->exchange_.pieces[index].avoid.clear();
   }
   SendChosen(/*is_hedge=*/false, ticket);
 }
@@ -227,6 +228,9 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
     if (endpoint == EndpointLoads::kNobody) {
       if (piece.state == RowPiece::State::kUnsent) {
         ticket->unsent_.push_back(index);
+        piece.is_uncovered = !state_->loads.AnyUsable(
+            placement_->replicas(ticket->source_.layer, piece.expert_id),
+            piece.avoid);
       }
       continue;
     }
@@ -241,31 +245,52 @@ int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
                               bool is_hedge) {
   EndpointLoads& loads = state_->loads;
   const auto preferred = placement_->preferred(layer, piece.expert_id);
-  // A hedge is no need.
-  if (is_hedge || loads.AnyUsable(preferred, piece.avoid)) {
-    return loads.Choose(preferred, piece.avoid, piece.num_rows());
+  const auto replicas = placement_->replicas(layer, piece.expert_id);
+  absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
+  if (piece.bad_from >= 0) {
+    avoid.push_back(piece.bad_from);
+    if (!loads.AnyUsable(replicas, avoid)) avoid.pop_back();
   }
-  const int endpoint =
-      loads.Choose(placement_->replicas(layer, piece.expert_id), piece.avoid,
-                   piece.num_rows());
-  if (endpoint != EndpointLoads::kNobody && metrics_.crossed_rows != nullptr) {
+  // A hedge is no need.
+  if (is_hedge || loads.AnyUsable(preferred, avoid)) {
+    return loads.Choose(preferred, avoid, piece.num_rows(), !is_hedge);
+  }
+  const int endpoint = loads.Choose(replicas, avoid, piece.num_rows());
+  const bool is_crossed = std::find(preferred.begin(), preferred.end(),
+                                    endpoint) == preferred.end();
+  if (endpoint != EndpointLoads::kNobody && is_crossed &&
+      metrics_.crossed_rows != nullptr) {
     metrics_.crossed_rows->Increment(static_cast<double>(piece.num_rows()));
   }
   return endpoint;
 }
 
 void Dispatcher::SendChosen(bool is_hedge, DispatchTicket* ticket) {
+  const std::vector<RowPiece>& pieces = ticket->exchange_.pieces;
   for (size_t endpoint = 0; endpoint < chosen_.size(); ++endpoint) {
-    if (chosen_[endpoint].empty()) continue;
-    builder_.Begin(ticket->source_, chosen_[endpoint],
-                   &ticket->exchange_.pieces);
-    while (BatchAttempt* attempt =
-               NextAttempt(static_cast<int>(endpoint), ticket)) {
-      attempt->is_hedge = is_hedge;
-      builder_.FillBatch(attempt);
-      hedging_.OnSend();
-      transport_->Send(attempt->endpoint, attempt->batch, attempt);
+    std::vector<uint32_t>& chosen = chosen_[endpoint];
+    const auto alone =
+        std::partition(chosen.begin(), chosen.end(),
+                       [&](uint32_t index) { return !pieces[index].is_alone; });
+    const auto num_together = static_cast<size_t>(alone - chosen.begin());
+    SendTo(static_cast<int>(endpoint),
+           absl::MakeConstSpan(chosen).first(num_together), is_hedge, ticket);
+    for (size_t i = num_together; i < chosen.size(); ++i) {
+      SendTo(static_cast<int>(endpoint),
+             absl::MakeConstSpan(chosen).subspan(i, 1), is_hedge, ticket);
     }
+  }
+}
+
+void Dispatcher::SendTo(int endpoint, absl::Span<const uint32_t> pieces,
+                        bool is_hedge, DispatchTicket* ticket) {
+  if (pieces.empty()) return;
+  builder_.Begin(ticket->source_, pieces, &ticket->exchange_.pieces);
+  while (BatchAttempt* attempt = NextAttempt(endpoint, ticket)) {
+    attempt->is_hedge = is_hedge;
+    builder_.FillBatch(attempt);
+    hedging_.OnSend();
+    transport_->Send(attempt->endpoint, attempt->batch, attempt);
   }
 }
 
@@ -287,6 +312,9 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
       piece.state = RowPiece::State::kSent;
     }
     ++piece.attempts;
+    if (piece.first_sent == absl::ZeroDuration()) {
+      piece.first_sent = Clock::Real()->Now();
+    }
     piece.avoid.push_back(endpoint);
     has_alternatives &= state_->loads.AnyUsable(
         placement_->replicas(ticket->source_.layer, piece.expert_id),
@@ -314,6 +342,7 @@ void Dispatcher::SetTimes(BatchAttempt* attempt, bool has_alternatives) {
                         attempt->predicted * options_.deadline_factor);
     attempt->hedge_at = attempt->sent_at + hedging_.Delay(attempt->predicted);
   }
+  attempt->deadline = deadline;
   attempt->overdue_at = attempt->sent_at + deadline;
   attempt->batch.timeout = deadline + options_.uncovered_timeout;
   // Where nobody else can do it, better late than never.
@@ -347,7 +376,11 @@ void Dispatcher::TakeBack(BatchAttempt* attempt, DispatchTicket* ticket) {
     if (status.ok() || piece.state != RowPiece::State::kSent) continue;
     piece.error = status;
     piece.faults += absl::IsInternal(status) ? 1 : 0;
-    if (!absl::IsFailedPrecondition(status)) {
+    // Of several experts it is not told which is not hosted.
+    const bool is_refused_alone =
+        absl::IsFailedPrecondition(status) && attempt->expert_ids.size() == 1;
+    piece.is_alone |= absl::IsFailedPrecondition(status) && !is_refused_alone;
+    if (!is_refused_alone) {
       piece.avoid.erase(std::remove(piece.avoid.begin(), piece.avoid.end(),
                                     attempt->endpoint),
                         piece.avoid.end());
@@ -382,17 +415,16 @@ void Dispatcher::AttendAgain(uint32_t index, DispatchTicket* ticket) {
 
 bool Dispatcher::IsLost(const RowPiece& piece, const BatchAttempt& attempt,
                         DispatchTicket* ticket) {
-  if (piece.faults >= kMostFaults) return true;
+  BeginChoice();
+  const bool any_usable = state_->loads.AnyUsable(
+      placement_->replicas(ticket->source_.layer, piece.expert_id), {});
+  if (piece.faults >= kMostFaults && !any_usable) return true;
   if (!absl::IsDeadlineExceeded(attempt.status) ||
       attempt.taken < options_.uncovered_timeout) {
     return false;
   }
   // It had all the time there is, unless somebody else can be asked.
-  BeginChoice();
-  if (state_->loads.AnyUsable(
-          placement_->replicas(ticket->source_.layer, piece.expert_id), {})) {
-    return false;
-  }
+  if (any_usable) return false;
   uncovered_left_ = absl::ZeroDuration();
   return true;
 }
@@ -465,8 +497,12 @@ bool Dispatcher::AskOthers(BatchAttempt* late, bool is_hedge,
   wanted_.clear();
   {
     MutexLock lock(&state_->mutex);
+    // Nobody is asked for rows that have had all the time there is.
+    const absl::Duration too_old =
+        Clock::Real()->Now() - kFirstDeadline - options_.uncovered_timeout;
     for (const uint32_t index : late->pieces) {
-      if (ticket->exchange_.pieces[index].state == RowPiece::State::kSent) {
+      const RowPiece& piece = ticket->exchange_.pieces[index];
+      if (piece.state == RowPiece::State::kSent && piece.first_sent > too_old) {
         wanted_.push_back(index);
       }
     }
@@ -481,8 +517,13 @@ bool Dispatcher::AskOthers(BatchAttempt* late, bool is_hedge,
 
 void Dispatcher::FailUncovered(DispatchTicket* ticket) {
   MutexLock lock(&state_->mutex);
+  size_t left = 0;
   for (const uint32_t index : ticket->unsent_) {
     const RowPiece& piece = ticket->exchange_.pieces[index];
+    if (!piece.is_uncovered) {
+      ticket->unsent_[left++] = index;
+      continue;
+    }
     absl::Status status = piece.error;
     if (status.ok()) {
       status = absl::UnavailableError(
@@ -491,7 +532,7 @@ void Dispatcher::FailUncovered(DispatchTicket* ticket) {
     }
     FailPiece(index, status, ticket);
   }
-  ticket->unsent_.clear();
+  ticket->unsent_.resize(left);
 }
 
 void Dispatcher::FailPiece(uint32_t index, const absl::Status& status,

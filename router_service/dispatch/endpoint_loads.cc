@@ -47,9 +47,7 @@ void EndpointLoads::OnAnswer(int endpoint, const Answer& answer,
   Load& load = at(endpoint);
   load.inflight_rows -= answer.rows;
   --load.inflight_batches;
-  if (!answer.was_overdue) {
-    load.latency.Observe(answer.rows_ahead, answer.taken);
-  }
+  load.latency.Observe(answer.rows_ahead, answer.taken);
   load.measured_at = now;
   if (answer.credit_rows > 0) load.credit_rows = answer.credit_rows;
   load.is_on_probation = false;
@@ -85,7 +83,8 @@ bool EndpointLoads::HasRoom(const Load& load, int64_t rows) {
 }
 
 int EndpointLoads::Choose(absl::Span<const int> replicas,
-                          absl::Span<const int> avoid, int64_t rows) {
+                          absl::Span<const int> avoid, int64_t rows,
+                          bool may_force) {
   int best = kNobody;
   bool any_usable = false;
   absl::Duration soonest = absl::InfiniteDuration();
@@ -100,7 +99,7 @@ int EndpointLoads::Choose(absl::Span<const int> replicas,
       best = endpoint;
     }
   }
-  if (!any_usable) best = LastResort(replicas, avoid);
+  if (!any_usable && may_force) best = LastResort(replicas, avoid);
   if (best != kNobody) at(best).set_aside_rows += rows;
   return best;
 }
@@ -121,10 +120,9 @@ absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
   const absl::Duration predicted =
       load.latency.Predict(load.inflight_rows + load.set_aside_rows + rows) /
       load.weight;
-  if (load.set_aside_rows > 0 || load.inflight_batches > 0 ||
-      load.measured_at == absl::ZeroDuration()) {
-    return predicted;
-  }
+  if (load.set_aside_rows > 0 || load.inflight_batches > 0) return predicted;
+  // One that was never measured is measured at once.
+  if (load.measured_at == absl::ZeroDuration()) return absl::ZeroDuration();
   // What was slow when last seen is believed so for a second, then less and
   // less, until it gets some rows again: else it would never be measured anew.
   const double idle =

@@ -34,8 +34,6 @@ class EndpointLoads {
     int64_t rows_ahead = 0;    // in flight there when it was sent, its own too
     uint32_t credit_rows = 0;  // as of BatchAnswer
     absl::Duration taken;
-    // It hung for a time, which says nothing of its speed.
-    bool was_overdue = false;
   };
   void OnAnswer(int endpoint, const Answer& answer, absl::Duration now);
   void OnError(int endpoint, int64_t rows, const absl::Status& status,
@@ -52,8 +50,10 @@ class EndpointLoads {
   // The replica that would have these rows back soonest, counting what is in
   // flight there and set aside; they are set aside for it. kNobody when none
   // has room or all are in `avoid` or left alone, even as the last resort.
+  //   may_force  where all are left alone, one that is closed after errors is
+  //              tried all the same
   int Choose(absl::Span<const int> replicas, absl::Span<const int> avoid,
-             int64_t rows);
+             int64_t rows, bool may_force = true);
   // Whether one of the replicas would be chosen if it had room; how many.
   bool AnyUsable(absl::Span<const int> replicas, absl::Span<const int> avoid);
 

@@ -185,6 +185,8 @@ TEST_F(ExpertServiceTest, ARouterThatFloodsGetsItsShareWhileAnotherAsks) {
   grpc::ClientContext context_a, context_b;
   const auto a = stub_->Forward(&context_a);
   const auto b = stub_->Forward(&context_b);
+  // The one that opens later would have its turn later.
+  while (streams_.Value() < 2) std::this_thread::yield();
   ffn_.Hold(true);
   // Layers of their own, so that nothing merges across routers.
   for (int i = 0; i < kFlood; ++i) ASSERT_TRUE(a->Write(Batch(i, 0, {0})));
