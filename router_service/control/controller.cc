@@ -10,6 +10,9 @@
 namespace expertmesh::router {
 namespace {
 
+// By then the mesh shows that a service drains, or the order came to nothing.
+constexpr absl::Duration kDrainShows = absl::Seconds(10);
+
 absl::Status Stopping() {
   return absl::UnavailableError("the router is shutting down");
 }
@@ -136,7 +139,13 @@ void Controller::Rebalance(Done<RebalancedPlacement> done) {
 
 void Controller::Drain(const std::string& address, bool drain,
                        ExpertOrders::Done done) {
-  const absl::Status status = CheckDrain(address, drain);
+  absl::Status status;
+  {
+    MutexLock lock(&drain_mutex_);
+    status = CheckDrain(address, drain);
+    if (status.ok() && drain) drained_at_[address] = Clock::Real()->Now();
+    if (!drain) drained_at_.erase(address);
+  }
   if (!status.ok()) return done(status);
   orders_->Drain(address, drain, std::move(done));
 }
@@ -148,10 +157,22 @@ absl::Status Controller::CheckDrain(const std::string& address,
         absl::StrCat("there is no expert service ", address));
   }
   if (!drain) return absl::OkStatus();
-  for (const PlacementHost& host : mesh_.placement().hosts) {
+  const absl::Duration now = Clock::Real()->Now();
+  const std::vector<PlacementHost> hosts = mesh_.placement().hosts;
+  const auto stays = [&](const PlacementHost& host) {
+    const auto drained = drained_at_.find(host.id);
+    return host.id != address && (drained == drained_at_.end() ||
+                                  now - drained->second > kDrainShows);
+  };
+  for (const PlacementHost& host : hosts) {
     if (host.id != address) continue;
     for (const SlotId slot : host.hosted) {
-      if (mesh_.IsHeldElsewhere(address, slot)) continue;
+      const bool is_elsewhere = std::any_of(
+          hosts.begin(), hosts.end(), [&](const PlacementHost& other) {
+            return stays(other) && std::binary_search(other.hosted.begin(),
+                                                      other.hosted.end(), slot);
+          });
+      if (is_elsewhere) continue;
       return absl::FailedPreconditionError(absl::StrCat(
           "no other ready service holds ", SlotText(slot),
           "; apply a placement with a copy of it elsewhere first"));

@@ -116,7 +116,8 @@ class Controller {
   absl::StatusOr<AppliedPlacement> ApplyTarget(uint64_t expected_version,
                                                const PlacementTarget& target);
   absl::StatusOr<AppliedPlacement> ApplyLastProposal(uint64_t expected_version);
-  absl::Status CheckDrain(const std::string& address, bool drain) const;
+  absl::Status CheckDrain(const std::string& address, bool drain) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(drain_mutex_);
 
   const ControllerOptions options_;
   ExpertOrders* const orders_;
@@ -128,6 +129,11 @@ class Controller {
   RebalancePolicy policy_;
   std::optional<PlacementProposal> last_proposal_;
   std::string last_reason_;  // logged of the automatic rebalance
+
+  // When each service was last told to drain: the mesh shows it a little later.
+  Mutex drain_mutex_;
+  std::map<std::string, absl::Duration> drained_at_
+      ABSL_GUARDED_BY(drain_mutex_);
 
   Mutex mutex_;
   CondVar wake_;

@@ -353,6 +353,15 @@ TEST_F(ControllerTest, ANewerControllersServicesEndTheChange) {
   EXPECT_THAT(mesh_.endpoint("m").hosted, ElementsAre());
 }
 
+// Neither order shows in the mesh yet.
+TEST_F(ControllerTest, DrainsNotTwoThatReplaceEachOther) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  EXPECT_TRUE(Drain("a", true).ok());
+  EXPECT_EQ(Drain("m", true).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(Drain("a", false).ok());
+  EXPECT_TRUE(Drain("m", true).ok());
+}
+
 TEST_F(ControllerTest, DrainsWhatOthersCanReplace) {
   EXPECT_EQ(Drain("x", true).code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Drain("a", true).code(), absl::StatusCode::kFailedPrecondition);
