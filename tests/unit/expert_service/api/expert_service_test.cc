@@ -321,7 +321,13 @@ TEST_F(ExpertServiceTest, ManyRoutersThatComeAndGo) {
           if (!call->Write(Batch(i, (r + i) % kLayers, {0, 1}))) break;
         }
         v1::ExpertResult result;
-        EXPECT_TRUE(call->Read(&result));
+        if (!call->Read(&result)) {
+          // Streams cancelled a moment ago may still count against the bound.
+          EXPECT_EQ(call->Finish().error_code(),
+                    grpc::StatusCode::RESOURCE_EXHAUSTED);
+          --round;
+          continue;
+        }
         if (round % 2 == 0) context.TryCancel();
         call->WritesDone();
         while (call->Read(&result)) {
