@@ -110,8 +110,10 @@ absl::StatusOr<std::vector<std::vector<int64_t>>> SpreadExperts(
                    SplitExperts(num_experts, num_services));
   if (replicas < 1 || replicas > num_services) {
     return absl::InvalidArgumentError(
-        absl::StrCat(replicas, " replicas of every expert need as many "
-                     "services; there are ", num_services));
+        absl::StrCat(replicas,
+                     " replicas of every expert need as many "
+                     "services; there are ",
+                     num_services));
   }
   std::vector<std::vector<int64_t>> experts(num_services);
   for (int64_t service = 0; service < num_services; ++service) {
