@@ -21,7 +21,7 @@ BatchAttempt* BatchAttempt::Obtain(
   attempt->group_offsets.assign(1, 0);
   attempt->row_token.clear();
   attempt->pieces.clear();
-  attempt->is_hedge = attempt->is_overdue = attempt->is_answered = false;
+  attempt->is_overdue = attempt->is_answered = false;
   attempt->status = absl::OkStatus();
   return attempt.release();
 }

@@ -102,7 +102,6 @@ class BatchAttempt final : public BatchCompletion {
   absl::Duration predicted;
   absl::Duration deadline;  // from sent_at to overdue_at, at first
   int64_t rows_ahead = 0;
-  bool is_hedge = false;
   bool is_overdue = false;
 
   // Null: nobody waits for it any more.

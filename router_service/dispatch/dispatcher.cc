@@ -203,7 +203,7 @@ void Dispatcher::SendUnsent(DispatchTicket* ticket) {
     // Who did not host it a while ago may do so when it is offered again.
     ticket->exchange_.pieces[index].avoid.clear();
   }
-  SendChosen(/*is_hedge=*/false, ticket);
+  SendChosen(ticket);
 }
 
 void Dispatcher::BeginChoice() {
@@ -265,7 +265,7 @@ int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
   return endpoint;
 }
 
-void Dispatcher::SendChosen(bool is_hedge, DispatchTicket* ticket) {
+void Dispatcher::SendChosen(DispatchTicket* ticket) {
   const std::vector<RowPiece>& pieces = ticket->exchange_.pieces;
   for (size_t endpoint = 0; endpoint < chosen_.size(); ++endpoint) {
     std::vector<uint32_t>& chosen = chosen_[endpoint];
@@ -274,20 +274,19 @@ void Dispatcher::SendChosen(bool is_hedge, DispatchTicket* ticket) {
                        [&](uint32_t index) { return !pieces[index].is_alone; });
     const auto num_together = static_cast<size_t>(alone - chosen.begin());
     SendTo(static_cast<int>(endpoint),
-           absl::MakeConstSpan(chosen).first(num_together), is_hedge, ticket);
+           absl::MakeConstSpan(chosen).first(num_together), ticket);
     for (size_t i = num_together; i < chosen.size(); ++i) {
       SendTo(static_cast<int>(endpoint),
-             absl::MakeConstSpan(chosen).subspan(i, 1), is_hedge, ticket);
+             absl::MakeConstSpan(chosen).subspan(i, 1), ticket);
     }
   }
 }
 
 void Dispatcher::SendTo(int endpoint, absl::Span<const uint32_t> pieces,
-                        bool is_hedge, DispatchTicket* ticket) {
+                        DispatchTicket* ticket) {
   if (pieces.empty()) return;
   builder_.Begin(ticket->source_, pieces, &ticket->exchange_.pieces);
   while (BatchAttempt* attempt = NextAttempt(endpoint, ticket)) {
-    attempt->is_hedge = is_hedge;
     builder_.FillBatch(attempt);
     hedging_.OnSend();
     transport_->Send(attempt->endpoint, attempt->batch, attempt);
@@ -511,7 +510,7 @@ bool Dispatcher::AskOthers(BatchAttempt* late, bool is_hedge,
   Choose(wanted_, is_hedge, ticket);
   const bool any = std::any_of(chosen_.begin(), chosen_.end(),
                                [](const auto& c) { return !c.empty(); });
-  SendChosen(is_hedge, ticket);
+  SendChosen(ticket);
   return any;
 }
 

@@ -132,8 +132,8 @@ class Dispatcher {
               DispatchTicket* ticket);
   int ChooseReplica(const RowPiece& piece, int64_t layer, bool is_hedge)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
-  void SendChosen(bool is_hedge, DispatchTicket* ticket);
-  void SendTo(int endpoint, absl::Span<const uint32_t> pieces, bool is_hedge,
+  void SendChosen(DispatchTicket* ticket);
+  void SendTo(int endpoint, absl::Span<const uint32_t> pieces,
               DispatchTicket* ticket);
   // The next message for the endpoint, entered everywhere; null: none is left.
   BatchAttempt* NextAttempt(int endpoint, DispatchTicket* ticket);

@@ -66,9 +66,6 @@ class EndpointLoads {
   }
   bool IsSettled(int endpoint) { return at(endpoint).latency.is_settled(); }
   int64_t inflight_rows(int endpoint) { return at(endpoint).inflight_rows; }
-  double rows_per_second(int endpoint) {
-    return at(endpoint).latency.rows_per_second();
-  }
   // When an endpoint that an error closed may be asked again, the earliest
   // after `now`; InfiniteDuration: none is closed.
   absl::Duration NextReopening(absl::Duration now) const;

@@ -21,7 +21,6 @@ class LatencyModel {
 
   // Whether predictions rest on enough observations to be acted upon.
   bool is_settled() const { return num_observations_ >= 8; }
-  double rows_per_second() const { return 1 / per_row_; }
 
  private:
   int64_t num_observations_ = 0;
