@@ -315,6 +315,20 @@ class StopStringsTest(RouterTest):
         self.assertEqual(own[-1].finish_reason, pb.FINISH_REASON_LENGTH)
 
 
+class LostMassBudgetTest(RouterTest):
+    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
+             "--max-lost-gate-mass", "0")
+
+    def test_a_spent_budget_makes_every_policy_wait(self):
+        for policy in (pb.OVERFLOW_POLICY_NEXT_BEST, pb.OVERFLOW_POLICY_DROP):
+            routing = self.generate("What is the news from Verona? " * 12,
+                                    ignore_eos=True,
+                                    overflow_policy=policy)[-1].routing
+            self.assertGreater(routing.waited, 0)
+            self.assertEqual(routing.rerouted + routing.dropped, 0)
+            self.assertEqual(routing.gate_mass_kept, 1)
+
+
 class TightCapacityTest(RouterTest):
     FLAGS = ("--capacity-factor", "1", "--min-capacity", "1")
     TEXT = "What is the news from Verona? " * 12
