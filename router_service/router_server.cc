@@ -111,6 +111,9 @@ class RouterServer::Impl {
   Mutex mutex_;
   CondVar covered_changed_;
   bool is_covered_ ABSL_GUARDED_BY(mutex_) = false;
+  // Since the mesh was covered first. Read and set by OnEndpoints alone, which
+  // runs once at a time.
+  std::string numerics_id_;
   GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
   std::unique_ptr<ExpertOrders> orders_;
@@ -232,9 +235,9 @@ void RouterServer::Impl::StartControl() {
 void RouterServer::Impl::Connect() {
   uncovered_experts_ =
       &metrics_->Gauge("expertmesh_router_uncovered_experts",
-                       "Slots (layer, expert) that no ready endpoint hosts.");
-  placement_ =
-      std::make_unique<PlacementTable>(PlaceOnEndpoints(model(), {}).placement);
+                       "Slots (layer, expert) that no endpoint serves.");
+  placement_ = std::make_unique<PlacementTable>(
+      PlaceOnEndpoints(model(), {}, "").placement);
   EndpointSet::Options options;
   options.model = {.model_type = model().model_type,
                    .hidden_size = static_cast<uint32_t>(model().hidden_size),
@@ -279,8 +282,17 @@ void RouterServer::Impl::OnEndpoints(
     const std::vector<EndpointInfo>& endpoints) {
   std::map<std::string, double> weights;
   for (const PoolConfig& pool : mesh_.pools) weights[pool.name] = pool.weight;
-  EndpointPlacement placed = PlaceOnEndpoints(model(), endpoints, weights);
+  const std::string numerics_id = MeshNumericsId(endpoints, numerics_id_);
+  EndpointPlacement placed =
+      PlaceOnEndpoints(model(), endpoints, numerics_id, weights);
   placement_->Set(std::move(placed.placement));
+  if (placed.uncovered_slots == 0 && numerics_id != numerics_id_) {
+    if (!numerics_id_.empty()) {
+      Log(LogLevel::kWarning, "the mesh goes on with another numerics_id",
+          {{"before", numerics_id_}, {"now", numerics_id}});
+    }
+    numerics_id_ = numerics_id;
+  }
   uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
   // Last to hear: what it sees is routed to.
   if (controller_ != nullptr) controller_->OnEndpoints(endpoints);
