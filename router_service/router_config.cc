@@ -155,7 +155,7 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       ->capture_default_str();
   app.add_option("--max-lost-gate-mass", config->max_lost_gate_mass,
                  "Share of gate mass that next_best and drop may cost over the "
-                 "last 30 s; beyond it rows wait; 1: no bound")
+                 "last 30 s; rows that would cost more wait; 1: no bound")
       ->capture_default_str();
   AddControlOptions(app, config);
   app.add_option("--uncovered-timeout", config->uncovered_timeout_seconds,

@@ -39,7 +39,7 @@ struct RouterConfig {
   double capacity_factor = 2.0;  // 0: no limit
   int64_t min_capacity = 64;     // rows
   std::string overflow_policy = "wait";
-  double max_lost_gate_mass = 1;  // of all gate mass; 1: no bound
+  double max_lost_gate_mass = 0.02;  // of all gate mass; 1: no bound
 
   // Whether this router places experts; unset: with --experts-at.
   std::optional<bool> control;
