@@ -150,7 +150,7 @@ class Chaos:
                 return
 
     def print_metrics(self):
-        for series, value in sorted(self.mesh.metrics().items()):
+        for series, value in sorted(self.mesh.router.metrics().items()):
             if value > 0 and series.startswith((
                     "expertmesh_router_resent_batches_total",
                     "expertmesh_router_hedged_batches_total",

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.request
 
 import grpc
 
@@ -136,15 +135,6 @@ class Mesh:
     def await_gone(self, index):
         et.wait_until(lambda: self.state(index) != "ready", RECOVERY_SECONDS,
                       f"the router to miss service {index}")
-
-    def metrics(self):
-        """Values of the router's series, by series."""
-        with urllib.request.urlopen(self.router.metrics_url,
-                                    timeout=et.START_SECONDS) as page:
-            lines = page.read().decode().splitlines()
-        return {series: float(value) for series, value in
-                (line.rsplit(" ", 1) for line in lines
-                 if not line.startswith("#"))}
 
     def keep_logs(self, folder):
         (folder / "router.log").write_text(self.router.log())
