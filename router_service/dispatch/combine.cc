@@ -1,6 +1,7 @@
 #include "router_service/dispatch/combine.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "services/linalg/vector_ops.h"
 
@@ -20,6 +21,9 @@ void AddRow(float a, const uint16_t* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * F16ToF32(x[i]);
 }
 
+float AsF32(BF16 x) { return ToF32(x); }
+float AsF32(uint16_t x) { return F16ToF32(x); }
+
 template <typename T>
 void CombineRows(const DispatchPlan& plan, int64_t top_k, const T* rows,
                  int64_t hidden_size, int64_t first_token, int64_t last_token,
@@ -35,7 +39,24 @@ void CombineRows(const DispatchPlan& plan, int64_t top_k, const T* rows,
   }
 }
 
+template <typename T>
+bool AreAllFinite(const T* row, int64_t n) {
+  return std::all_of(row, row + n, [](T x) { return std::isfinite(AsF32(x)); });
+}
+
 }  // namespace
+
+bool IsFiniteRow(DType dtype, const std::byte* row, int64_t hidden_size) {
+  switch (dtype) {
+    case DType::kF32:
+      return AllFinite(reinterpret_cast<const float*>(row), hidden_size);
+    case DType::kBF16:
+      return AreAllFinite(reinterpret_cast<const BF16*>(row), hidden_size);
+    case DType::kF16:
+      return AreAllFinite(reinterpret_cast<const uint16_t*>(row), hidden_size);
+  }
+  return false;
+}
 
 void Combine(const DispatchPlan& plan, int64_t top_k, DType dtype,
              const std::byte* rows, int64_t hidden_size, int64_t first_token,

@@ -21,4 +21,7 @@ void Combine(const DispatchPlan& plan, int64_t top_k, DType dtype,
              const std::byte* rows, int64_t hidden_size, int64_t first_token,
              int64_t last_token, float* y);
 
+// Whether no value of one row [hidden_size] of `dtype` is infinite or NaN.
+bool IsFiniteRow(DType dtype, const std::byte* row, int64_t hidden_size);
+
 }  // namespace expertmesh::router

@@ -5,9 +5,9 @@
 namespace expertmesh::router {
 namespace {
 
-// What an observation still counts once the next one came: the last 50 or so
-// decide.
-constexpr double kForget = 0.98;
+// What an observation still counts once the next one came: the last 20 or so
+// decide, so that a host that changes its speed has its share that soon.
+constexpr double kForget = 0.95;
 constexpr double kLeastPerRow = 1e-9;
 // Rows must vary by this much of their mean before their slope is believed.
 constexpr double kEnoughSpread = 0.05;

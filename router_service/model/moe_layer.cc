@@ -110,11 +110,19 @@ void MoeLayer::FindBadTokens(const MoeTicket& ticket) {
 
 void MoeLayer::RetryBadTokens(MoeTicket* ticket, float* y, WorkerPool& pool) {
   const int64_t top_k = config_.top_k;
+  const int64_t hidden = config_.hidden_size;
+  const DType dtype = dispatcher_->options().wire_dtype;
   std::vector<uint32_t> rows;
   for (const uint32_t token : bad_tokens_) {
     for (int64_t place = 0; place < top_k; ++place) {
       const int32_t row = ticket->plan.token_rows[token * top_k + place];
-      if (row >= 0) rows.push_back(static_cast<uint32_t>(row));
+      // The good ones stay: another replica may be the one that gives bad ones.
+      if (row >= 0 &&
+          !IsFiniteRow(
+              dtype, ticket->dispatch.rows() + row * hidden * DTypeBytes(dtype),
+              hidden)) {
+        rows.push_back(static_cast<uint32_t>(row));
+      }
     }
   }
   dispatcher_->Retry(rows, &ticket->dispatch);

@@ -9,6 +9,7 @@ import pathlib
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ import mesh as mesh_module
 
 # Services that hold no expert together: two that may be broken at a time.
 PAIRS = ((0, 2), (1, 3))
+# Until a service that came back is measured by the routers.
+SETTLE_SECONDS = 2
 
 
 class Chaos:
@@ -33,27 +36,23 @@ class Chaos:
         self.rng = random.Random(flags.seed)
         self.began = time.monotonic()
         self.log = []
-        self.mesh = mesh_module.Mesh(flags.seed, flags.clients)
+        self.mesh = mesh_module.Mesh(flags.seed, flags.clients,
+                                     whole=not flags.kills)
         self.load = load_module.Load(
-            self.mesh.channel,
+            [router.channel for router in self.mesh.routers],
             load_module.make_requests(flags.seed, flags.requests),
             flags.clients, flags.seed, self.began)
-        self._decks = []
+        self._deck = events.Deck(events.KINDS, self.rng)
+        self._managed_deck = events.Deck(events.MANAGED_KINDS, self.rng)
 
     def say(self, what):
         line = f"{time.monotonic() - self.began:8.3f}  {what}"
         self.log.append(line)
         if self.flags.verbose:
-            print(line, flush=True)
+            # In one piece: lanes talk at the same time.
+            print(f"{line}\n", end="", flush=True)
 
     # --- Events. ---
-
-    def draw(self):
-        """A kind of event; each comes up before any comes up again."""
-        if not self._decks:
-            self._decks = list(events.KINDS)
-            self.rng.shuffle(self._decks)
-        return self._decks.pop()
 
     def lane(self, index, kinds, seed, errors):
         """Events of one service, one after the other."""
@@ -68,11 +67,15 @@ class Chaos:
             self.load.ended.set()
 
     def round(self):
-        """Events of two services, independently; the others stay well."""
+        """Events of three services, independently; the others stay well."""
         errors = []
+        hit = [(index, self._deck.deal(self.rng.randrange(1, 3)))
+               for index in self.rng.choice(PAIRS)]
+        # The managed one is given something to lose first.
+        hit.append((mesh_module.NUM_SERVICES, [
+            events.place, *self._managed_deck.deal(self.rng.randrange(1, 3))]))
         lanes = [threading.Thread(target=self.lane, args=(
-            index, [self.draw() for _ in range(self.rng.randrange(1, 3))],
-            self.rng.random(), errors)) for index in self.rng.choice(PAIRS)]
+            index, kinds, self.rng.random(), errors)) for index, kinds in hit]
         for lane in lanes:
             lane.start()
         for lane in lanes:
@@ -84,7 +87,7 @@ class Chaos:
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.load.ended.is_set():
             self.round()
-            self.check_router()
+            self.check_routers()
 
     def roll(self):
         """A rolling restart of all."""
@@ -93,9 +96,10 @@ class Chaos:
             if not self.load.ended.is_set():
                 context.happen(events.restart, self.mesh, service)
 
-    def check_router(self):
-        if self.mesh.router.process.poll() is not None:
-            raise load_module.Failure("the router ended")
+    def check_routers(self):
+        for router in self.mesh.routers:
+            if router.process.process.poll() is not None:
+                raise load_module.Failure("a router ended")
 
     # --- Phases. ---
 
@@ -159,27 +163,47 @@ class Chaos:
                       f"{value:.0f}")
 
     def measure_kills(self):
-        """The longest gap between tokens after SIGKILL of one service, over the
-        undisturbed p99."""
-        print("service  p99 before  longest after  ratio  "
-              "tokens/s before  after, three left")
+        """For each kill: the longest gap between tokens after it over the
+        undisturbed p99, and the throughput after it over that of the same three
+        services undisturbed."""
+        print("| Service | p99 gap before, ms | longest after, ms | ratio "
+              "| tokens/s of four | of three | after the kill | over three |\n"
+              "|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+        ratios, shares = [], []
         for number in range(self.flags.kills):
             service = self.mesh.services[number % mesh_module.NUM_SERVICES]
-            before, calm = self.quiet(self.flags.quiet)
+            three = self.without(service)
+            four, calm = self.quiet(self.flags.quiet)
             at = time.monotonic()
             self.say(f"service {service.index}: kill")
             service.stop(signal.SIGKILL)
-            self.mesh.await_gone(service.index)
-            after, _ = self.quiet(2)
-            p99 = quantile(calm, 0.99)
-            longest = self.load.gaps_between(at, time.monotonic())[-1]
-            print(f"{service.index:7}  {p99 * 1e3:7.1f} ms  "
-                  f"{longest * 1e3:10.1f} ms  {longest / p99:5.1f}  "
-                  f"{before:15.0f}  {after:5.0f}", flush=True)
-            service.restart()
-            events.await_back(self.mesh, service)
+            after, gaps = self.quiet(at + self.flags.quiet - time.monotonic())
+            p99, longest = quantile(calm, 0.99), gaps[-1]
+            ratios.append(longest / p99)
+            shares.append(after / three)
+            self.bring_back(service)
             if self.load.ended.is_set():
                 return
+            print(f"| {service.index} | {p99 * 1e3:.0f} | {longest * 1e3:.0f} "
+                  f"| {ratios[-1]:.1f} | {four:.0f} | {three:.0f} "
+                  f"| {after:.0f} | {shares[-1]:.2f} |", flush=True)
+        print(f"\nmedian gap ratio {statistics.median(ratios):.1f}, largest "
+              f"{max(ratios):.1f}; median throughput after over that of three "
+              f"{statistics.median(shares):.2f}")
+
+    def without(self, service):
+        """Tokens per second of the others, while it is drained and gone."""
+        service.stop(signal.SIGTERM)
+        self.mesh.await_gone(service.index)
+        three, _ = self.quiet(self.flags.quiet)
+        self.bring_back(service)
+        return three
+
+    def bring_back(self, service):
+        self.mesh.await_gone(service.index)
+        service.restart()
+        events.await_back(self.mesh, service)
+        self.load.ended.wait(SETTLE_SECONDS)
 
     # --- What is left of it. ---
 
@@ -189,10 +213,12 @@ class Chaos:
         self.mesh.keep_logs(folder)
         (folder / "events.log").write_text("\n".join(self.log) + "\n")
         if shutil.which("gdb"):
-            stacks = subprocess.run(
-                ["gdb", "-p", str(self.mesh.router.pid), "-batch", "-ex",
-                 "thread apply all backtrace"], capture_output=True, text=True)
-            (folder / "router_stacks.txt").write_text(stacks.stdout)
+            for i, router in enumerate(self.mesh.routers):
+                stacks = subprocess.run(
+                    ["gdb", "-p", str(router.process.pid), "-batch", "-ex",
+                     "thread apply all backtrace"], capture_output=True,
+                    text=True)
+                (folder / f"router{i}_stacks.txt").write_text(stacks.stdout)
         print("\n".join(self.log))
         print(f"\n{what}\nat {time.monotonic() - self.began:.3f} of the run. "
               f"Logs: {folder}\nAgain: tests/chaos/run --seed "
@@ -202,8 +228,8 @@ class Chaos:
 def parse_flags():
     parser = argparse.ArgumentParser(prog="tests/chaos/run",
                                      description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=0.4,
-                        help="of disturbance (default: 0.4)")
+    parser.add_argument("--minutes", type=float, default=0.3,
+                        help="of disturbance (default: 0.3)")
     parser.add_argument("--seed", type=int,
                         help="of requests and events (default: a random one)")
     parser.add_argument("--clients", type=int, default=32)
@@ -227,7 +253,7 @@ def main():
     chaos = Chaos(flags)
     try:
         chaos.run()
-        chaos.check_router()
+        chaos.check_routers()
     except Exception as error:
         chaos.keep(str(error) if isinstance(error, load_module.Failure)
                    else traceback.format_exc())

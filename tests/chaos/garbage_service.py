@@ -1,6 +1,7 @@
 """An expert service that announces what it is told and answers nonsense.
 
-No answer could be taken for a good one: none is OK with the right shape.
+No answer could be taken for a good one: none is OK with the right shape, except
+where all values are not finite.
 """
 
 import concurrent.futures
@@ -20,6 +21,7 @@ class GarbageService:
 
     def __init__(self, rng):
         self.state = b""
+        self.kinds = NONSENSE
         self._rng = rng
         self._lock = threading.Lock()
         handlers = {
@@ -43,7 +45,7 @@ class GarbageService:
     def _forward(self, requests, context):
         for request in requests:
             with self._lock:
-                kind = self._rng.choice(_KINDS)
+                kind = self._rng.choice(self.kinds)
                 answers = list(kind(self._rng, pb.ExpertBatch.FromString(
                     request)))
             for answer in answers:
@@ -106,5 +108,15 @@ def _aborted(_, __):
     yield None
 
 
-_KINDS = (_random_bytes, _cut_short, _wrong_rows, _wrong_payload, _never_sent,
-          _refused, _answered_twice, _unanswered, _aborted)
+def _not_finite(rng, batch):
+    value = rng.choice((b"\xc0\x7f", b"\x80\x7f"))  # NaN, infinity; as f32, NaN
+    halves = 2 if batch.data_type == pb.DATA_TYPE_F32 else 1
+    rows = len(batch.row_token)
+    yield _result(batch, data_type=batch.data_type, num_rows=rows,
+                  hidden_size=batch.hidden_size,
+                  hidden_states=value * (rows * batch.hidden_size * halves))
+
+
+NOT_FINITE = (_not_finite,)
+NONSENSE = (_random_bytes, _cut_short, _wrong_rows, _wrong_payload,
+            _never_sent, _refused, _answered_twice, _unanswered, _aborted)

@@ -96,8 +96,10 @@ class Load:
     """Threads that ask without pause until they are told to stop. What goes
     wrong first is in `failure`, and ends them all."""
 
-    def __init__(self, channel, requests, clients, seed, began):
-        self._stub = generation_pb2_grpc.GenerationServiceStub(channel)
+    def __init__(self, channels, requests, clients, seed, began):
+        # Clients take them in turn.
+        self._stubs = [generation_pb2_grpc.GenerationServiceStub(channel)
+                       for channel in channels]
         self.requests = requests
         self.expected = {}
         self.failure = None
@@ -183,7 +185,8 @@ class Load:
                 call.cancel()
 
     def _ask(self, client, request):
-        call = self._stub.Generate(request, timeout=REQUEST_SECONDS)
+        stub = self._stubs[client % len(self._stubs)]
+        call = stub.Generate(request, timeout=REQUEST_SECONDS)
         responses, last = [], None
         try:
             self._hear(client, call, request)

@@ -10,7 +10,8 @@ what to do with one of them:
   INDEX reset          resets the open connections; new ones are forwarded
   INDEX refuse         resets the open connections, and new ones
   INDEX garbage        connects to a service that answers nonsense
-  INDEX state HEX      what that one announces: an EndpointState
+  INDEX nan            connects to one that answers values that are not finite
+  INDEX state HEX      what these announce: an EndpointState
 
 Each is answered by a line once done. The first line written names the ports.
 """
@@ -122,8 +123,11 @@ class Link:
         was_garbage = self.target != self.real
         self.delay = float(argument) if mode == "delay" else 0.0
         self.refuses = mode == "refuse"
-        self.target = self.garbage.address if mode == "garbage" else self.real
-        if was_garbage or mode in ("reset", "refuse", "garbage"):
+        is_garbage = mode in ("garbage", "nan")
+        self.garbage.kinds = garbage_service.NOT_FINITE if mode == "nan" \
+            else garbage_service.NONSENSE
+        self.target = self.garbage.address if is_garbage else self.real
+        if was_garbage or is_garbage or mode in ("reset", "refuse"):
             self.reset()
         self.is_hole = mode == "hole"
         for side in self.sides:

@@ -9,13 +9,12 @@ import json
 import pathlib
 import subprocess
 import tempfile
-import threading
 import unittest
-import urllib.request
 
 import expertmesh_testing as et
 import grpc
 import name_server
+from asked_all_along import asked_all_along
 from expert_client import health
 from expertmesh.admin.v1 import admin_pb2, admin_pb2_grpc
 from expertmesh.v1 import generation_pb2 as pb
@@ -83,11 +82,8 @@ class Mesh(unittest.TestCase):
         return [i for response in responses for i in response.token_ids]
 
     def metric(self, router, series):
-        with urllib.request.urlopen(router.metrics_url,
-                                    timeout=SECONDS) as page:
-            lines = page.read().decode().splitlines()
-        return [float(line.split()[-1]) for line in lines
-                if line.startswith(series)]
+        return [value for name, value in router.metrics().items()
+                if name.startswith(series)]
 
 
 @unittest.skipIf(NO_NETWORK, NO_NETWORK)
@@ -137,23 +133,7 @@ class NamesTest(Mesh):
         self.names.set("experts.test", addresses[0])
         router = self.router("--resolve-interval", 0.2)
         expected = self.generate()
-
-        # Requests all along, whose tokens must not change.
-        stop, wrong = threading.Event(), []
-
-        def ask():
-            while not stop.is_set():
-                try:
-                    tokens = self.generate()
-                except grpc.RpcError as error:
-                    wrong.append(error.details())
-                    return
-                if tokens != expected:
-                    wrong.append(tokens)
-                    return
-        asker = threading.Thread(target=ask)
-        asker.start()
-        try:
+        with asked_all_along(self.generate, expected):
             for now in ([0, 1], [1], [1, -1], [-1], [0]):
                 known = {addresses[i] for i in now}
                 self.names.set("experts.test", *known)
@@ -164,10 +144,6 @@ class NamesTest(Mesh):
                     len(self.metric(
                         router, "expertmesh_router_expert_inflight_rows{")),
                     len(known))
-        finally:
-            stop.set()
-            asker.join()
-        self.assertEqual(wrong, [])
 
     def test_a_name_that_is_bad_keeps_its_services(self):
         self.expert(f"127.0.0.2:{PORT}")

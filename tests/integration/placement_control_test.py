@@ -1,10 +1,10 @@
 """Experts move between real services while a generation runs."""
 
-import threading
 import unittest
 
 import expertmesh_testing as et
 import grpc
+from asked_all_along import asked_all_along
 from expertmesh.admin.v1 import admin_pb2 as pb
 from expertmesh.admin.v1 import admin_pb2_grpc
 from expertmesh.v1 import generation_pb2, generation_pb2_grpc, model_pb2, \
@@ -98,22 +98,7 @@ class PlacementControl(unittest.TestCase):
 
     def test_hot_experts_move_under_a_running_generation(self):
         expected = self.generate()
-        stop, wrong = threading.Event(), []
-
-        def ask():
-            while not stop.is_set():
-                try:
-                    tokens = self.generate()
-                except grpc.RpcError as error:
-                    wrong.append(error.details())
-                    return
-                if tokens != expected:
-                    wrong.append(tokens)
-                    return
-        askers = [threading.Thread(target=ask) for _ in range(3)]
-        for asker in askers:
-            asker.start()
-        try:
+        with asked_all_along(self.generate, expected, threads=3):
             self.await_load()
             proposal = self.admin.ProposePlacement(
                 pb.ProposePlacementRequest(), timeout=SECONDS)
@@ -138,11 +123,6 @@ class PlacementControl(unittest.TestCase):
             self.apply({self.managed.address: held})
             before = done.applied.version
             self.assertGreater(self.placement().version, before)
-        finally:
-            stop.set()
-            for asker in askers:
-                asker.join()
-        self.assertEqual(wrong, [])
         endpoints = self.admin.ListEndpoints(pb.ListEndpointsRequest(),
                                              timeout=SECONDS)
         by_address = {e.address: slots(e.hosted) for e in endpoints.endpoints}

@@ -6,10 +6,10 @@ import signal
 import tempfile
 import threading
 import unittest
-import urllib.request
 
 import expertmesh_testing as et
 import grpc
+from asked_all_along import asked_all_along
 from expertmesh.admin.v1 import admin_pb2, admin_pb2_grpc
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
@@ -110,13 +110,8 @@ class ScalingTest(unittest.TestCase):
         return self.scaler.IsActive(trigger(pool), timeout=SECONDS).result
 
     def gauge(self, name, pool="base"):
-        with urllib.request.urlopen(self.router.metrics_url,
-                                    timeout=SECONDS) as page:
-            lines = page.read().decode().splitlines()
-        series = f'expertmesh_router_pool_{name}{{pool="{pool}"}} '
-        (value,) = [float(line[len(series):]) for line in lines
-                    if line.startswith(series)]
-        return value
+        return self.router.metrics()[
+            f'expertmesh_router_pool_{name}{{pool="{pool}"}}']
 
     def test_follows_the_load(self):
         # A target that a single service is beyond whenever it has work.
@@ -130,22 +125,11 @@ class ScalingTest(unittest.TestCase):
                       what="the stream to say so")
         self.assertEqual(self.recommendation().demand_rows_per_second, 0)
 
-        stop, wrong = threading.Event(), []
-
         def ask():
-            while not stop.is_set():
-                try:
-                    for _ in self.stub.Generate(pb.GenerateRequest(
-                            text="ROMEO:", max_tokens=32, temperature=0,
-                            ignore_eos=True), timeout=SECONDS):
-                        pass
-                except grpc.RpcError as error:
-                    wrong.append(error.details())
-                    return
-        askers = [threading.Thread(target=ask) for _ in range(4)]
-        for asker in askers:
-            asker.start()
-        try:
+            return [i for response in self.stub.Generate(pb.GenerateRequest(
+                text="ROMEO:", max_tokens=32, temperature=0, ignore_eos=True),
+                timeout=SECONDS) for i in response.token_ids]
+        with asked_all_along(ask, ask(), threads=4):
             et.wait_until(lambda: self.desired() >= 2, what="more replicas")
             busy = self.recommendation()
             self.assertTrue(self.is_active())
@@ -154,11 +138,6 @@ class ScalingTest(unittest.TestCase):
             self.assertGreater(self.gauge("demand_rows_per_second"), 0)
             self.assertGreater(self.gauge("utilization_ratio"), 0.02)
             self.assertEqual(self.gauge("replicas"), 1)
-        finally:
-            stop.set()
-            for asker in askers:
-                asker.join()
-        self.assertEqual(wrong, [])
         self.assertGreater(busy.demand_rows_per_second, 0)
         self.assertGreater(busy.utilization_ratio, 0.02)
         self.assertEqual(busy.current_replicas, 1)

@@ -22,7 +22,8 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
     ASSIGN_OR_RETURN(
         model->local_transport,
         LocalTransport::Load(*model->checkpoint,
-                             {.num_endpoints = options.num_endpoints},
+                             {.num_endpoints = options.num_endpoints,
+                              .is_replicated = options.is_replicated},
                              model->pool.get()));
     transport = model->local_transport.get();
     model->local_placement = std::make_unique<router::PlacementTable>(

@@ -20,7 +20,8 @@ namespace expertmesh::testing {
 struct LocalModelOptions {
   DType router_dtype = DType::kF32;
   DType wire_dtype = DType::kF32;
-  int num_endpoints = 1;  // of the local transport
+  int num_endpoints = 1;       // of the local transport
+  bool is_replicated = false;  // likewise
   int num_threads = 2;
   int micro_batches = 1;  // as TransformerOptions
   int64_t max_step_tokens = 512;

@@ -32,8 +32,10 @@ absl::StatusOr<std::unique_ptr<LocalTransport>> LocalTransport::Load(
   const int64_t endpoints = options.num_endpoints;
   for (int64_t endpoint = 0; endpoint < endpoints; ++endpoint) {
     expert::ExpertLoadOptions load;
-    for (int64_t e = endpoint * config.num_experts / endpoints;
-         e < (endpoint + 1) * config.num_experts / endpoints; ++e) {
+    const int64_t part = options.is_replicated ? 0 : endpoint;
+    const int64_t parts = options.is_replicated ? 1 : endpoints;
+    for (int64_t e = part * config.num_experts / parts;
+         e < (part + 1) * config.num_experts / parts; ++e) {
       load.experts.push_back(e);
     }
     ASSIGN_OR_RETURN(auto weights, expert::LoadExperts(checkpoint, load));
@@ -97,7 +99,9 @@ absl::Status LocalTransport::Run(int endpoint,
   rows.y = y_.data();
   RETURN_IF_ERROR(ffn_->Run(rows));
   // All bits set are a NaN in every type.
-  if (poisoned_ > 0 && poisoned_--) std::memset(y_.data(), 0xff, row_bytes);
+  if (endpoint == poisoned_endpoint_ || (poisoned_ > 0 && poisoned_--)) {
+    std::memset(y_.data(), 0xff, row_bytes);
+  }
   return absl::OkStatus();
 }
 

@@ -18,8 +18,9 @@
 namespace expertmesh::testing {
 
 struct LocalTransportOptions {
-  int num_endpoints = 1;    // experts are split over them in contiguous ranges
-  int64_t max_rows = 4096;  // of one batch
+  int num_endpoints = 1;  // experts are split over them in contiguous ranges
+  bool is_replicated = false;  // instead, each has all of them
+  int64_t max_rows = 4096;     // of one batch
 };
 
 // Runs every batch at once on the caller's thread and `pool`. Rounds at the
@@ -41,6 +42,8 @@ class LocalTransport final : public router::ExpertTransport {
 
   // The next batches, this many, come back with a NaN in their first row.
   void Poison(int num_batches) { poisoned_ = num_batches; }
+  // All of this endpoint do.
+  void PoisonEndpoint(int endpoint) { poisoned_endpoint_ = endpoint; }
 
   int64_t num_batches() const { return num_batches_; }
 
@@ -67,6 +70,7 @@ class LocalTransport final : public router::ExpertTransport {
   std::vector<bool> down_;
   int64_t num_batches_ = 0;
   int poisoned_ = 0;
+  int poisoned_endpoint_ = -1;
   std::vector<const expert::PackedExpert*> experts_;  // of the batch
   Buffer x_;
   Buffer y_;

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 
 BIN = pathlib.Path(os.environ["EXPERTMESH_BIN"])
 SOURCE = pathlib.Path(os.environ["EXPERTMESH_SOURCE"])
@@ -95,6 +96,15 @@ class Service:
     @property
     def metrics_url(self):
         return self.ready["metrics"]
+
+    def metrics(self):
+        """Values of its series, by series as Prometheus writes them."""
+        with urllib.request.urlopen(self.metrics_url,
+                                    timeout=START_SECONDS) as page:
+            lines = page.read().decode().splitlines()
+        return {series: float(value) for series, value in
+                (line.rsplit(" ", 1) for line in lines
+                 if not line.startswith("#"))}
 
     @property
     def pid(self):

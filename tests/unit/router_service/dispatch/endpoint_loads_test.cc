@@ -71,5 +71,57 @@ TEST(EndpointLoadsTest, CreditIsKeptToFromTheFirstRowAndAfterRefusals) {
   EXPECT_EQ(loads.Choose(replicas, {}, 1), 0);
 }
 
+// Two hosts that take 50 us a row, or so many times that.
+class UnevenHosts {
+ public:
+  std::vector<double> slowness = {1, 1};
+
+  // Sends waves of 32 pieces; returns the share of the first host.
+  double Share(int num_waves) {
+    int64_t rows[2] = {};
+    for (int wave = 0; wave < num_waves; ++wave) {
+      now_ += absl::Milliseconds(100);
+      loads_.BeginChoice(now_);
+      int64_t chosen[2] = {};
+      for (int piece = 0; piece < 32; ++piece) {
+        chosen[loads_.Choose({0, 1}, {}, 64)] += 64;
+      }
+      for (const int host : {0, 1}) Serve(host, chosen[host]);
+      for (const int host : {0, 1}) rows[host] += chosen[host];
+    }
+    return static_cast<double>(rows[0]) /
+           static_cast<double>(rows[0] + rows[1]);
+  }
+
+ private:
+  void Serve(int host, int64_t rows) {
+    if (rows == 0) return;
+    loads_.OnSend(host, rows);
+    const absl::Duration taken =
+        slowness[host] * (absl::Milliseconds(1) +
+                          static_cast<double>(rows) * absl::Microseconds(50));
+    loads_.OnAnswer(host, {.rows = rows, .rows_ahead = rows, .taken = taken},
+                    now_);
+  }
+
+  EndpointLoads loads_;
+  absl::Duration now_ = absl::Seconds(1);
+};
+
+TEST(EndpointLoadsTest, RowsAreInProportionToSpeedAndFollowIt) {
+  UnevenHosts hosts;
+  hosts.Share(200);
+  EXPECT_NEAR(hosts.Share(20), 0.5, 0.02);
+  // As soon as some dozens of waves.
+  hosts.slowness = {1, 2};
+  hosts.Share(25);
+  EXPECT_NEAR(hosts.Share(20), 2.0 / 3, 0.02);
+  hosts.Share(200);
+  EXPECT_NEAR(hosts.Share(20), 2.0 / 3, 0.02);
+  hosts.slowness = {1, 1};
+  hosts.Share(25);
+  EXPECT_NEAR(hosts.Share(20), 0.5, 0.02);
+}
+
 }  // namespace
 }  // namespace expertmesh::router

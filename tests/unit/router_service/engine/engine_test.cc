@@ -280,6 +280,21 @@ TEST_F(EngineTest, ANanIsAskedForOnceMoreAndThenFailsOneRequest) {
   EXPECT_EQ(engine_->Run(Request(6, 4)).tokens, healthy.tokens);
 }
 
+TEST_F(EngineTest, AnEndpointThatGivesNansHarmsNobodyWhereThereIsAnother) {
+  LocalEngineOptions options;
+  options.model.num_endpoints = 2;
+  options.model.is_replicated = true;
+  Load(options);
+  const auto healthy = engine_->Run(Request(60, 20));
+  ASSERT_TRUE(healthy.status.ok());
+  for (const int endpoint : {0, 1}) {
+    engine_->model->local_transport->PoisonEndpoint(endpoint);
+    const auto record = engine_->Run(Request(60, 20));
+    EXPECT_TRUE(record.status.ok()) << record.status;
+    EXPECT_EQ(record.tokens, healthy.tokens);
+  }
+}
+
 TEST_F(EngineTest, AccountsForEveryAssignment) {
   LocalEngineOptions options;
   options.model.capacity = {.capacity_factor = 1.0, .min_capacity = 1};
