@@ -107,7 +107,9 @@ class Controller {
   void Enqueue(std::function<absl::StatusOr<Result>()> work, Done<Result> done);
   absl::Status Add(Request request);
   void Loop();
-  void RebalanceIfWorthIt();
+  // Returns when to look again.
+  absl::Duration RebalanceIfWorthIt();
+  RebalanceDecision Judge(const PlacementProposal& proposal);
 
   // On the control thread.
   absl::StatusOr<PlacementProposal> MakeProposal() const;

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <functional>
 #include <future>
 #include <map>
 #include <set>
@@ -12,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/support/fake_clock.h"
 
 namespace expertmesh::router {
@@ -421,11 +424,37 @@ TEST_F(ControllerTest, RebalancesByItself) {
   controller_->Stop();
 }
 
-TEST_F(ControllerTest, CoversEveryExpertAtOnceWhenAutomatic) {
+// Each request is still at work when the next look is due.
+TEST_F(ControllerTest, SteadyRequestsDoNotKeepItFromRebalancing) {
+  ControllerOptions options = Options();
+  options.auto_rebalance = true;
+  options.rebalance_interval = absl::Milliseconds(5);
+  options.rebalance.min_windows = 2;
+  Start(options);
+  std::promise<void> ordered;
+  mesh_.before = [&, is_done = false]() mutable {
+    if (!std::exchange(is_done, true)) ordered.set_value();
+  };
+  Demand({1000, 10, 10, 10});
+  std::function<void()> ask = [&] {
+    controller_->Propose([&](const auto& proposal) {
+      if (!proposal.ok()) return;  // stopped
+      ask();
+      absl::SleepFor(2 * options.rebalance_interval);
+    });
+  };
+  ask();
+  EXPECT_EQ(ordered.get_future().wait_for(std::chrono::seconds(30)),
+            std::future_status::ready);
+  controller_->Stop();
+}
+
+TEST_F(ControllerTest, CoversEveryExpertWithoutWaitingForWindows) {
   ControllerOptions options = Options();
   options.auto_rebalance = true;
   options.rebalance_interval = absl::Milliseconds(5);
   options.rebalance.min_windows = 1000000;
+  options.rebalance.urgent_after = absl::ZeroDuration();
   mesh_.endpoint("a").state = EndpointState::kConnecting;
   Start(std::move(options));
   std::promise<void> covered;
@@ -441,7 +470,34 @@ TEST_F(ControllerTest, CoversEveryExpertAtOnceWhenAutomatic) {
   });
   covered.get_future().wait();
   controller_->OnChange(nullptr);
+  ASSERT_TRUE(Propose().ok());  // its turn comes when the run is over
   controller_->Stop();
+  // What would only make hosts more even is left.
+  EXPECT_EQ(mesh_.orders.size(), 2u);
+}
+
+TEST_F(ControllerTest, LeavesAServiceThatRestartsTheTimeToComeBack) {
+  ControllerOptions options = Options();
+  options.auto_rebalance = true;
+  options.rebalance_interval = absl::Milliseconds(5);
+  options.rebalance.urgent_after = absl::Seconds(5);
+  mesh_.endpoint("a").state = EndpointState::kConnecting;
+  Start(std::move(options));
+  const auto looks = [&] {
+    for (int i = 0; i < 5; ++i) {
+      absl::SleepFor(absl::Milliseconds(5));
+      ASSERT_TRUE(Propose().ok());  // after a look that was due
+    }
+  };
+  looks();
+  clock_.Advance(absl::Seconds(3));
+  mesh_.endpoint("a").state = EndpointState::kReady;
+  mesh_.Announce();
+  looks();
+  clock_.Advance(absl::Seconds(3));
+  looks();
+  controller_->Stop();
+  EXPECT_THAT(mesh_.orders, ElementsAre());
 }
 
 }  // namespace
