@@ -249,8 +249,8 @@ void RouterServer::Impl::Connect() {
   };
   if (controller_ != nullptr) {
     options.on_load = [this](const std::string& address,
-                             const std::vector<SlotRows>& rows) {
-      controller_->OnLoad(address, rows);
+                             const EndpointLoad& load) {
+      controller_->OnLoad(address, load);
     };
   }
   options.metrics = MakeTransportMetrics(metrics_.get());
