@@ -110,6 +110,10 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "covered");
   app.add_flag("--exit-with-parent", config->exit_with_parent,
                "Stop when the process that started this one ends");
+  app.add_flag_callback(
+      "--no-lend-weights", [config] { config->lend_weights = false; },
+      "Refuse to lend the checkpoint at --listen to expert services with "
+      "--weights-from; default: whoever reaches --listen may read the weights");
   app.add_option("--router-dtype", config->router_dtype,
                  "Activations and KV cache: auto (as the checkpoint), f32, "
                  "bf16")

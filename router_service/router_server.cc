@@ -29,6 +29,7 @@
 #include "services/runtime/metrics.h"
 #include "services/runtime/ready_file.h"
 #include "services/runtime/server_runtime.h"
+#include "services/weights_transfer/weight_service_impl.h"
 
 namespace expertmesh::router {
 namespace {
@@ -132,6 +133,7 @@ class RouterServer::Impl {
   std::unique_ptr<ModelServiceImpl> model_service_;
   std::unique_ptr<CapacitySettings> capacity_;
   std::unique_ptr<AdminServiceImpl> admin_service_;
+  std::unique_ptr<WeightServiceImpl> weight_service_;  // null: lends nothing
   std::unique_ptr<GrpcServer> server_;
 };
 
@@ -250,8 +252,8 @@ void RouterServer::Impl::Connect() {
   };
   if (controller_ != nullptr) {
     options.on_load = [this](const std::string& address,
-                             const std::vector<SlotRows>& rows) {
-      controller_->OnLoad(address, rows);
+                             const EndpointLoad& load) {
+      controller_->OnLoad(address, load);
     };
   }
   options.metrics = MakeTransportMetrics(metrics_.get());
@@ -385,10 +387,15 @@ absl::Status RouterServer::Impl::Listen() {
   options.health_names = {"expertmesh.v1.GenerationService",
                           "expertmesh.v1.ModelService",
                           "expertmesh.admin.v1.AdminService"};
-  ASSIGN_OR_RETURN(
-      server_,
-      GrpcServer::Start(options, {generation_service_.get(),
-                                  model_service_.get(), admin_service_.get()}));
+  std::vector<grpc::Service*> services = {
+      generation_service_.get(), model_service_.get(), admin_service_.get()};
+  // Needs no experts: those who are to hold them may be waiting for it.
+  if (config_.lend_weights) {
+    ASSIGN_OR_RETURN(weight_service_,
+                     WeightServiceImpl::Create(*checkpoint_, /*options=*/{}));
+    services.push_back(weight_service_.get());
+  }
+  ASSIGN_OR_RETURN(server_, GrpcServer::Start(options, services));
   MutexLock lock(&mutex_);
   health_ = server_.get();
   health_->SetServing(is_covered_);

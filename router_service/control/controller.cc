@@ -61,16 +61,23 @@ void Controller::OnEndpoints(const std::vector<EndpointInfo>& endpoints) {
   }
 }
 
-void Controller::OnLoad(const std::string& address,
-                        const std::vector<SlotRows>& rows) {
+void Controller::OnLoad(const std::string& address, const EndpointLoad& load) {
   std::vector<SlotCounter> counters;
-  counters.reserve(rows.size());
-  for (const SlotRows& slot : rows) {
+  counters.reserve(load.rows.size());
+  for (const SlotRows& slot : load.rows) {
     counters.push_back({{static_cast<int32_t>(slot.slot.layer),
                          static_cast<int32_t>(slot.slot.expert_id)},
                         slot.rows});
   }
-  load_.Observe(address, counters);
+  load_.Observe(address, counters, {load.busy_us, load.expert_runs});
+}
+
+MeshPlacement Controller::placement() const {
+  MeshPlacement placement = mesh_.placement();
+  MutexLock lock(&speeds_mutex_);
+  speeds_.Update(load_.EndpointWork());
+  speeds_.Fill(&placement.hosts);
+  return placement;
 }
 
 // --- Requests. -------------------------------------------------------------
@@ -264,7 +271,7 @@ RebalanceDecision Controller::Judge(const PlacementProposal& proposal) {
 
 absl::StatusOr<PlacementProposal> Controller::MakeProposal() const {
   PlacementProposal proposal;
-  proposal.from = mesh_.placement();
+  proposal.from = placement();
   if (proposal.from.hosts.empty()) {
     return absl::FailedPreconditionError("no expert service is ready");
   }
@@ -305,7 +312,7 @@ absl::StatusOr<AppliedPlacement> Controller::ApplyLastProposal(
 
 absl::StatusOr<AppliedPlacement> Controller::ApplyTarget(
     uint64_t expected_version, const PlacementTarget& target) {
-  const MeshPlacement placement = mesh_.placement();
+  const MeshPlacement placement = this->placement();
   RETURN_IF_ERROR(CheckVersion(expected_version, placement));
   const PlacementProblem problem =
       MakeProblem(mesh_.shape(), placement, load_.Rows());

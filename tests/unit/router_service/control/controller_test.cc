@@ -160,7 +160,7 @@ class ControllerTest : public ::testing::Test {
             {{0, expert}, factor * rows[expert]});
       }
       for (const auto& [address, report] : reports) {
-        controller_->OnLoad(address, report);
+        controller_->OnLoad(address, {.rows = report});
       }
     }
   }
@@ -220,6 +220,42 @@ TEST_F(ControllerTest, VersionGrowsWithTheContentsOnly) {
 TEST_F(ControllerTest, CountsDemandOfTheWholeMesh) {
   Demand({10, 20, 30, 40});
   EXPECT_THAT(controller_->WindowRows(), ElementsAre(10, 20, 30, 40));
+}
+
+TEST_F(ControllerTest, PlansHalfTheRowsForAHostOfHalfTheSpeed) {
+  constexpr uint32_t kMany = 12;
+  ControllerOptions options = Options();
+  options.mesh.num_experts = kMany;
+  FakeMesh mesh({Endpoint("fast", {}, 8), Endpoint("slow", {}, 8)});
+  Controller controller(options, &mesh, &clock_);
+  mesh.set_controller(&controller);
+  for (const uint64_t time : {0, 1}) {
+    for (const auto& [address, busy_us] :
+         {std::pair("fast", 100'000), std::pair("slow", 200'000)}) {
+      EndpointLoad load;
+      for (uint32_t expert = 0; expert < kMany; ++expert) {
+        load.rows.push_back({{0, expert}, time * 100});
+      }
+      load.busy_us = time * busy_us;
+      load.expert_runs = time * 50;
+      controller.OnLoad(address, load);
+    }
+  }
+  const uint64_t version = controller.placement().version;
+  const auto proposal =
+      Await<PlacementProposal>([&](auto done) { controller.Propose(done); });
+  ASSERT_TRUE(proposal.ok()) << proposal.status();
+  EXPECT_EQ(proposal->from.version, version);  // a speed alone makes no other
+  EXPECT_EQ(proposal->from.hosts[0].speed, 1);
+  EXPECT_EQ(proposal->from.hosts[1].speed, 0.5);
+  const HostedSlots& hosted = proposal->plan.hosted;
+  double slow = 0;  // in slots' rows
+  for (const SlotId slot : hosted[1]) {
+    const bool is_shared =
+        std::binary_search(hosted[0].begin(), hosted[0].end(), slot);
+    slow += is_shared ? 1.0 / 3 : 1;
+  }
+  EXPECT_NEAR(slow, kMany / 3.0, 0.5);
 }
 
 TEST_F(ControllerTest, ProposesCopiesOfTheHottest) {
