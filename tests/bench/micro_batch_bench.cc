@@ -31,7 +31,7 @@ using Measure =
 
 double Decode(LocalModel* model, int64_t num_seqs,
               router::RoutingObserver* observer) {
-  return DecodeTokensPerSecond(model, num_seqs, 16, observer);
+  return DecodeTokensPerSecond(model, num_seqs, 8, observer);
 }
 
 double Prefill(LocalModel* model, int64_t tokens,
@@ -135,7 +135,7 @@ void Compare(const char* name, const Measure& measure, int64_t tokens,
   const auto whole = timed->OfStep(measure, tokens);
   const auto half = timed->OfStep(measure, std::max<int64_t>(1, tokens / 2));
   // Warms up, and teaches the one that goes by time.
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 12; ++i) {
     for (LocalModel* model : models) measure(model, tokens, nullptr);
   }
   StepCounter counter;
