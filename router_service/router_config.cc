@@ -164,7 +164,8 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   AddControlOptions(app, config);
   app.add_option("--uncovered-timeout", config->uncovered_timeout_seconds,
                  "Seconds to wait for an expert that no service serves before "
-                 "the requests that need it fail")
+                 "the requests that need it fail; next_best and drop do "
+                 "without it at once")
       ->capture_default_str();
   app.add_option("--hedge-budget", config->hedge_budget,
                  "Share of batches that may be asked of a second replica "

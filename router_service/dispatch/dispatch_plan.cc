@@ -29,6 +29,13 @@ constexpr auto kBetterRow = [](const auto& a, const auto& b) {
 
 }  // namespace
 
+int32_t DispatchPlan::ExpertOf(uint32_t row) const {
+  const auto group = std::upper_bound(
+      groups.begin(), groups.end(), row,
+      [](uint32_t row, const RowGroup& group) { return row < group.last_row; });
+  return group->expert_id;
+}
+
 DispatchPlanner::DispatchPlanner(const Gate* gate,
                                  const CapacityOptions& capacity)
     : gate_(gate), capacity_options_(capacity) {}

@@ -38,6 +38,8 @@ struct DispatchPlan {
   OverflowCounts overflow = {};
   int64_t max_expert_rows = 0;  // demand of the busiest expert, before capacity
 
+  // Of a row that a group covers.
+  int32_t ExpertOf(uint32_t row) const;
   int64_t num_rows() const { return static_cast<int64_t>(row_token.size()); }
   int64_t num_waves() const {
     return static_cast<int64_t>(wave_groups.size()) - 1;

@@ -17,6 +17,11 @@ constexpr absl::Duration kFirstDeadline = absl::Seconds(1);
 // How often rows that nobody serves are offered again, beside whenever an
 // answer or a new placement comes.
 constexpr absl::Duration kOfferAgain = absl::Milliseconds(20);
+// How long rows wait for somebody to serve them though no token has to: an
+// endpoint whose connection broke is asked again within it.
+constexpr absl::Duration kMoment = absl::Milliseconds(50);
+// How long an endpoint that nobody can stand in for may keep such rows.
+constexpr absl::Duration kLongMoment = absl::Seconds(1);
 // Errors of endpoints' own after which rows are given up.
 constexpr int kMostFaults = 2;
 
@@ -28,6 +33,20 @@ void Count(prometheus::Counter* counter) {
 absl::Status AsFault(const absl::Status& status) {
   return absl::IsInternal(status) ? status
                                   : absl::UnavailableError(status.message());
+}
+
+absl::Status Unserved(const RowPiece& piece, int64_t layer) {
+  return absl::UnavailableError(absl::StrCat("no expert service serves expert ",
+                                             piece.expert_id, " of layer ",
+                                             layer, " now; try again"));
+}
+
+// Whether any token of the piece has to wait for it.
+bool MustWaitFor(const RowPiece& piece, const DispatchPlan& plan,
+                 Dispatcher::MustWait must_wait) {
+  const auto tokens = plan.row_token.begin();
+  return std::any_of(tokens + piece.first_row, tokens + piece.last_row,
+                     must_wait);
 }
 
 }  // namespace
@@ -112,11 +131,11 @@ void Dispatcher::OnNotHosted(const BatchAttempt& attempt, int64_t layer) {
   placement_ = std::move(corrected);
 }
 
-void Dispatcher::Finish(DispatchTicket* ticket) {
+void Dispatcher::Finish(DispatchTicket* ticket, MustWait must_wait) {
   const int64_t num_waves = ticket->source_.plan->num_waves();
   for (int64_t wave = 0; wave < num_waves; ++wave) {
     if (wave > 0) BeginWave(wave, ticket);
-    FinishWave(ticket);
+    FinishWave(ticket, must_wait);
   }
 }
 
@@ -148,16 +167,15 @@ void Dispatcher::AddPiece(int32_t expert_id, uint32_t first_row,
   ++exchange.unfinished;
 }
 
-void Dispatcher::Retry(absl::Span<const uint32_t> rows,
-                       DispatchTicket* ticket) {
+void Dispatcher::Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
+                       MustWait must_wait) {
   const DispatchPlan& plan = *ticket->source_.plan;
+  std::erase_if(ticket->failures_, [&](const DispatchTicket::Failure& failure) {
+    return std::find(rows.begin(), rows.end(), failure.row) != rows.end();
+  });
   ticket->exchange_.pieces.clear();
   for (const uint32_t row : rows) {
-    const auto group = std::find_if(
-        plan.groups.begin(), plan.groups.end(), [row](const RowGroup& group) {
-          return group.first_row <= row && row < group.last_row;
-        });
-    AddPiece(group->expert_id, row, row + 1, ticket);
+    AddPiece(plan.ExpertOf(row), row, row + 1, ticket);
     for (const DispatchTicket::Served& served : ticket->served_) {
       if (served.first_row <= row && row < served.last_row) {
         ticket->exchange_.pieces.back().bad_from = served.endpoint;
@@ -165,10 +183,10 @@ void Dispatcher::Retry(absl::Span<const uint32_t> rows,
     }
   }
   SendUnsent(ticket);
-  FinishWave(ticket);
+  FinishWave(ticket, must_wait);
 }
 
-void Dispatcher::FinishWave(DispatchTicket* ticket) {
+void Dispatcher::FinishWave(DispatchTicket* ticket, MustWait must_wait) {
   uint64_t seen_events;
   for (;;) {
     {
@@ -186,13 +204,9 @@ void Dispatcher::FinishWave(DispatchTicket* ticket) {
     }
     SendUnsent(ticket);
     const absl::Duration now = Clock::Real()->Now();
-    absl::Duration wake = AttendLate(now, ticket);
-    // Others only wait for room, which answers make.
-    const bool is_uncovered = std::any_of(
-        ticket->unsent_.begin(), ticket->unsent_.end(), [&](uint32_t index) {
-          return ticket->exchange_.pieces[index].is_uncovered;
-        });
-    if (is_uncovered && uncovered_left_ <= absl::ZeroDuration()) {
+    absl::Duration wake = AttendLate(now, ticket, must_wait);
+    const bool is_uncovered = AnyUncovered(*ticket);
+    if (is_uncovered && !IsWorthWaiting(*ticket, must_wait)) {
       FailUncovered(ticket);
       continue;
     }
@@ -329,6 +343,7 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
     return nullptr;
   }
   exchange.unfinished += exchange.pieces.size() - num_pieces;
+  const absl::Duration now = Clock::Real()->Now();
   bool has_alternatives = true;
   for (const uint32_t index : attempt->pieces) {
     RowPiece& piece = exchange.pieces[index];
@@ -337,9 +352,7 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
       piece.state = RowPiece::State::kSent;
     }
     ++piece.attempts;
-    if (piece.first_sent == absl::ZeroDuration()) {
-      piece.first_sent = Clock::Real()->Now();
-    }
+    if (piece.first_sent == absl::ZeroDuration()) piece.first_sent = now;
     piece.avoid.push_back(endpoint);
     has_alternatives &= state_->loads.AnyUsable(
         placement_->replicas(ticket->source_.layer, piece.expert_id),
@@ -465,7 +478,8 @@ void Dispatcher::Abandon(DispatchTicket* ticket) {
 }
 
 absl::Duration Dispatcher::AttendLate(absl::Duration now,
-                                      DispatchTicket* ticket) {
+                                      DispatchTicket* ticket,
+                                      MustWait must_wait) {
   absl::Duration next = absl::InfiniteDuration();
   late_.clear();
   {
@@ -485,7 +499,7 @@ absl::Duration Dispatcher::AttendLate(absl::Duration now,
   }
   for (BatchAttempt* attempt : late_) {
     if (attempt->overdue_at <= now) {
-      AttendOverdue(attempt, now, ticket);
+      AttendOverdue(attempt, now, ticket, must_wait);
     } else {
       attempt->hedge_at = absl::InfiniteDuration();
       next = std::min(next, attempt->overdue_at);
@@ -500,19 +514,27 @@ absl::Duration Dispatcher::AttendLate(absl::Duration now,
 }
 
 void Dispatcher::AttendOverdue(BatchAttempt* attempt, absl::Duration now,
-                               DispatchTicket* ticket) {
+                               DispatchTicket* ticket, MustWait must_wait) {
   if (AskOthers(attempt, /*is_hedge=*/false, ticket)) {
     Count(metrics_.resent_overdue);
   }
   MutexLock lock(&state_->mutex);
   if (!attempt->is_in_flight) return;
+  bool is_waited_for = false;
   for (const uint32_t index : attempt->pieces) {
     const RowPiece& piece = ticket->exchange_.pieces[index];
-    if (piece.state == RowPiece::State::kSent && piece.attempts == 1) {
-      // Some of its rows are nobody else's: it is waited for.
-      attempt->overdue_at = now + options_.min_deadline;
-      return;
+    if (piece.state != RowPiece::State::kSent || piece.attempts > 1) continue;
+    // Nobody else has these rows.
+    if (now - piece.first_sent >= kLongMoment &&
+        !MustWaitFor(piece, *ticket->source_.plan, must_wait)) {
+      FailPiece(index, Unserved(piece, ticket->source_.layer), ticket);
+    } else {
+      is_waited_for = true;
     }
+  }
+  if (is_waited_for) {
+    attempt->overdue_at = now + options_.min_deadline;
+    return;
   }
   attempt->hedge_at = attempt->overdue_at = absl::InfiniteDuration();
   if (attempt->is_overdue) return;
@@ -543,6 +565,26 @@ bool Dispatcher::AskOthers(BatchAttempt* late, bool is_hedge,
   return any;
 }
 
+bool Dispatcher::AnyUncovered(const DispatchTicket& ticket) {
+  // Others only wait for room, which answers make.
+  return std::any_of(ticket.unsent_.begin(), ticket.unsent_.end(),
+                     [&](uint32_t index) {
+                       return ticket.exchange_.pieces[index].is_uncovered;
+                     });
+}
+
+bool Dispatcher::IsWorthWaiting(const DispatchTicket& ticket,
+                                MustWait must_wait) const {
+  if (uncovered_left_ <= absl::ZeroDuration()) return false;
+  if (options_.uncovered_timeout - uncovered_left_ < kMoment) return true;
+  return std::any_of(
+      ticket.unsent_.begin(), ticket.unsent_.end(), [&](uint32_t index) {
+        const RowPiece& piece = ticket.exchange_.pieces[index];
+        return piece.is_uncovered &&
+               MustWaitFor(piece, *ticket.source_.plan, must_wait);
+      });
+}
+
 void Dispatcher::FailUncovered(DispatchTicket* ticket) {
   MutexLock lock(&state_->mutex);
   size_t left = 0;
@@ -552,13 +594,10 @@ void Dispatcher::FailUncovered(DispatchTicket* ticket) {
       ticket->unsent_[left++] = index;
       continue;
     }
-    absl::Status status = piece.error;
-    if (status.ok()) {
-      status = absl::UnavailableError(
-          absl::StrCat("no expert service serves expert ", piece.expert_id,
-                       " of layer ", ticket->source_.layer, " now; try again"));
-    }
-    FailPiece(index, status, ticket);
+    FailPiece(
+        index,
+        piece.error.ok() ? Unserved(piece, ticket->source_.layer) : piece.error,
+        ticket);
   }
   ticket->unsent_.resize(left);
 }
@@ -570,7 +609,7 @@ void Dispatcher::FailPiece(uint32_t index, const absl::Status& status,
   --ticket->exchange_.unfinished;
   const absl::Status fault = AsFault(status);
   for (uint32_t row = piece.first_row; row < piece.last_row; ++row) {
-    ticket->failures_.push_back({ticket->source_.plan->row_token[row], fault});
+    ticket->failures_.push_back({row, fault});
   }
 }
 

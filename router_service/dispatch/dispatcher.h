@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "router_service/dispatch/batch_attempt.h"
@@ -50,9 +51,9 @@ class DispatchTicket {
   // Expert outputs [plan.num_rows(), hidden_size] of the wire's type.
   const std::byte* rows() const { return rows_.data(); }
 
-  // Rows that did not come back, by token: their outputs are undefined.
+  // Rows of the plan that did not come back: their outputs are undefined.
   struct Failure {
-    uint32_t token;
+    uint32_t row;
     absl::Status status;
   };
   const std::vector<Failure>& failures() const { return failures_; }
@@ -85,7 +86,8 @@ class DispatchTicket {
 //     to a second replica too (a hedge), one that is overdue certainly. The
 //     first answer counts; a later one is ignored.
 //   - Rows that nobody can serve wait for somebody, up to uncovered_timeout a
-//     step; then they fail with UNAVAILABLE.
+//     step; then they fail with UNAVAILABLE. Where no token has to wait for
+//     them they fail after a moment, which is for a connection that comes back.
 //   - An endpoint that does not hold what it announced is not asked for it
 //     again before something in the mesh changes.
 //
@@ -114,14 +116,21 @@ class Dispatcher {
   void Begin(int64_t layer, const float* hidden_states,
              const DispatchPlan& plan, DispatchTicket* ticket);
 
+  // Whether a token has to wait for rows that nobody serves now: it may not do
+  // without them, and somebody still wants it. Asked again and again while they
+  // wait.
+  using MustWait = absl::FunctionRef<bool(uint32_t token)>;
+
   // Blocks until every row of every wave is back or has failed. Faults of the
   // mesh are UNAVAILABLE (or INTERNAL) whatever the transport called them:
   // another code would blame the client.
-  void Finish(DispatchTicket* ticket);
+  void Finish(DispatchTicket* ticket, MustWait must_wait);
 
   // After Finish: has some rows of the plan computed once more, by another
-  // replica where there is one. Rows that nobody computes join the failures.
-  void Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket);
+  // replica where there is one. They are failures only if nobody computes them
+  // this time.
+  void Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
+             MustWait must_wait);
 
   const DispatcherOptions& options() const { return options_; }
 
@@ -132,7 +141,7 @@ class Dispatcher {
   void BeginWave(int64_t wave, DispatchTicket* ticket);
   void AddPiece(int32_t expert_id, uint32_t first_row, uint32_t last_row,
                 DispatchTicket* ticket);
-  void FinishWave(DispatchTicket* ticket);
+  void FinishWave(DispatchTicket* ticket, MustWait must_wait);
 
   // Sends what waits to be sent; what nobody takes goes on waiting.
   void SendUnsent(DispatchTicket* ticket);
@@ -168,11 +177,15 @@ class Dispatcher {
   void Abandon(DispatchTicket* ticket)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   // Asks others for what is late; returns when to look again.
-  absl::Duration AttendLate(absl::Duration now, DispatchTicket* ticket);
+  absl::Duration AttendLate(absl::Duration now, DispatchTicket* ticket,
+                            MustWait must_wait);
   void AttendOverdue(BatchAttempt* attempt, absl::Duration now,
-                     DispatchTicket* ticket);
+                     DispatchTicket* ticket, MustWait must_wait);
   // Whether anybody could be asked for what `late` has not brought yet.
   bool AskOthers(BatchAttempt* late, bool is_hedge, DispatchTicket* ticket);
+  static bool AnyUncovered(const DispatchTicket& ticket);
+  // Whether uncovered rows are to go on waiting.
+  bool IsWorthWaiting(const DispatchTicket& ticket, MustWait must_wait) const;
   void FailUncovered(DispatchTicket* ticket);
   void FailPiece(uint32_t index, const absl::Status& status,
                  DispatchTicket* ticket)

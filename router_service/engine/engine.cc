@@ -30,7 +30,8 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
       clock_(*clock),
       pages_(cache->num_pages()),
       scheduler_(options.scheduler, &pages_),
-      step_routing_(config.num_layers, config.num_experts),
+      step_routing_(config.num_layers, config.num_experts,
+                    [this](uint64_t id) { return !CancellationOf(id); }),
       logits_(Transformer::kMaxLogitRows * config.vocab_size * sizeof(float)),
       expert_load_(config.num_layers, config.num_experts) {
   for (int i = 0; i < pool->num_threads(); ++i) {
@@ -226,7 +227,11 @@ void Engine::Advance() {
       const absl::Status& token_status = status[chunk.first_token + i];
       if (token_status.ok()) continue;
       const auto sequence = scheduler_.Remove(chunk.sequence->id);
-      Finish(sequence.get(), FinishReason::kError, token_status);
+      if (const auto cancelled = CancellationOf(sequence->id)) {
+        Finish(sequence.get(), FinishReason::kCancelled, *cancelled);
+      } else {
+        Finish(sequence.get(), FinishReason::kError, token_status);
+      }
       chunk.sequence = nullptr;
       break;
     }
@@ -394,6 +399,14 @@ void Engine::FinishPrompts() {
         static_cast<double>(removed->prompt_size()));
     Finish(removed.get(), FinishReason::kLength, absl::OkStatus());
   }
+}
+
+std::optional<absl::Status> Engine::CancellationOf(uint64_t id) const {
+  MutexLock lock(&mutex_);
+  for (const Cancellation& cancellation : cancellations_) {
+    if (cancellation.id == id) return cancellation.status;
+  }
+  return std::nullopt;
 }
 
 void Engine::Finish(Sequence* sequence, FinishReason reason,

@@ -50,7 +50,7 @@ class Engine {
                                   std::shared_ptr<TokenSink> sink);
 
   // Ends a request at the next step boundary with `status`; unknown ids are
-  // ignored.
+  // ignored. A step does not wait for experts that nobody serves on its behalf.
   void Cancel(uint64_t id, absl::Status status);
 
   // From the next step on.
@@ -101,6 +101,8 @@ class Engine {
   void FailPrompts();
   // Ends requests that generate nothing and whose prompt is computed.
   void FinishPrompts();
+  // That has come since the step began.
+  std::optional<absl::Status> CancellationOf(uint64_t id) const;
   void Finish(Sequence* sequence, FinishReason reason,
               const absl::Status& status);
   void RecordStep(absl::Duration start);

@@ -1,16 +1,20 @@
 #include "router_service/engine/step_routing.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace expertmesh::router {
 
-StepRouting::StepRouting(int64_t num_layers, int64_t num_experts)
+StepRouting::StepRouting(int64_t num_layers, int64_t num_experts,
+                         std::function<bool(uint64_t id)> is_wanted)
     : num_experts_(num_experts),
+      is_wanted_(std::move(is_wanted)),
       overflow_(num_layers),
       rows_(num_layers * num_experts) {}
 
 void StepRouting::Begin(const std::vector<ScheduledChunk>& chunks,
                         int64_t num_tokens) {
+  chunks_ = &chunks;
   total_ = RoutingAccount();
   overflow_rows_ = uncovered_rows_ = 0;
   std::fill(overflow_.begin(), overflow_.end(), OverflowCounts{});
@@ -57,6 +61,14 @@ void StepRouting::OnLayer(int64_t layer, int64_t first_token,
         ++sequence->expert_rows[slot];
     }
   }
+}
+
+bool StepRouting::IsWanted(int64_t token) {
+  const auto chunk = std::find_if(
+      chunks_->begin(), chunks_->end(), [token](const ScheduledChunk& chunk) {
+        return token < chunk.first_token + chunk.num_tokens;
+      });
+  return is_wanted_(chunk->sequence->id);
 }
 
 }  // namespace expertmesh::router

@@ -3,6 +3,7 @@
 // Books what became of a step's rows: per request, per expert, in all.
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "router_service/engine/expert_load.h"
@@ -15,12 +16,16 @@ namespace expertmesh::router {
 // sequences of the step carry their accounts. One thread.
 class StepRouting final : public RoutingObserver {
  public:
-  StepRouting(int64_t num_layers, int64_t num_experts);
+  //   is_wanted  whether a sequence of the step has not been cancelled since it
+  //              began, by id
+  StepRouting(int64_t num_layers, int64_t num_experts,
+              std::function<bool(uint64_t id)> is_wanted);
 
   // `chunks` must stay valid until the last OnLayer.
   void Begin(const std::vector<ScheduledChunk>& chunks, int64_t num_tokens);
   void OnLayer(int64_t layer, int64_t first_token, const Routing& routing,
                const DispatchPlan& plan) override;
+  bool IsWanted(int64_t token) override;
 
   // Of the whole step.
   const RoutingAccount& total() const { return total_; }
@@ -35,6 +40,8 @@ class StepRouting final : public RoutingObserver {
 
  private:
   const int64_t num_experts_;
+  const std::function<bool(uint64_t id)> is_wanted_;
+  const std::vector<ScheduledChunk>* chunks_ = nullptr;
   // [num_tokens]; null for tokens that were accounted for before.
   std::vector<Sequence*> sequence_of_;
   bool counts_wanted_ = false;  // by any sequence of the step

@@ -9,12 +9,23 @@
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
+namespace {
+
+// Whether the row's token is combined from it.
+bool IsCombined(uint32_t row, int64_t top_k, const DispatchPlan& plan) {
+  const auto rows = plan.token_rows.begin() + plan.row_token[row] * top_k;
+  return std::find(rows, rows + top_k, static_cast<int32_t>(row)) !=
+         rows + top_k;
+}
+
+}  // namespace
 
 MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
                    DType dtype, int64_t max_tokens, Dispatcher* dispatcher)
     : config_(config),
       gate_(config),
       planner_(&gate_, capacity),
+      repair_(&gate_),
       budget_(capacity.max_lost_gate_mass),
       dispatcher_(dispatcher),
       shared_ffn_(dtype, max_tokens, config.shared_intermediate_size),
@@ -60,17 +71,24 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
 }
 
 void MoeLayer::Finish(MoeTicket* ticket, float* y,
-                      absl::Span<absl::Status> token_status, WorkerPool& pool) {
+                      absl::Span<absl::Status> token_status,
+                      absl::FunctionRef<bool(uint32_t token)> is_wanted,
+                      WorkerPool& pool) {
   const int64_t num_tokens = ticket->routing.num_tokens;
   const int64_t hidden = config_.hidden_size;
   if (ticket->weights->shared) {
     shared_ffn_.Run(*ticket->weights->shared, ticket->x, num_tokens,
                     shared_.as<float>(), pool);
   }
-  dispatcher_->Finish(&ticket->dispatch);
+  const auto must_wait = [&](uint32_t token) {
+    return ticket->routing.policy[token] == OverflowPolicy::kWait &&
+           token_status[token].ok() && is_wanted(token);
+  };
+  dispatcher_->Finish(&ticket->dispatch, must_wait);
+  if (!ticket->dispatch.failures().empty()) RepairPlan(ticket, must_wait);
   CombineTokens(*ticket, y, pool);
   FindBadTokens(*ticket);
-  if (!bad_tokens_.empty()) RetryBadTokens(ticket, y, pool);
+  if (!bad_tokens_.empty()) RetryBadTokens(ticket, must_wait, y, pool);
   if (ticket->weights->shared) AddSharedExpert(*ticket, y, pool);
 
   for (const uint32_t token : bad_tokens_) {
@@ -80,9 +98,53 @@ void MoeLayer::Finish(MoeTicket* ticket, float* y,
         " gave values that are not finite, when asked again as well")));
   }
   for (const DispatchTicket::Failure& failure : ticket->dispatch.failures()) {
-    std::fill_n(y + failure.token * hidden, hidden, 0.0f);
-    token_status[failure.token].Update(failure.status);
+    if (!IsCombined(failure.row, config_.top_k, ticket->plan)) continue;
+    const uint32_t token = ticket->plan.row_token[failure.row];
+    std::fill_n(y + token * hidden, hidden, 0.0f);
+    token_status[token].Update(failure.status);
   }
+}
+
+void MoeLayer::RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait) {
+  // Whoever answers for these meanwhile did not when it was needed.
+  std::vector<int32_t> lost_experts;
+  std::vector<uint32_t> wanted;
+  while (FindLostRows(*ticket)) {
+    for (const uint32_t row : lost_rows_) {
+      lost_experts.push_back(ticket->plan.ExpertOf(row));
+    }
+    dispatcher_->CountReplicas(ticket->layer, &ticket->replicas);
+    for (const int32_t expert : lost_experts) ticket->replicas[expert] = 0;
+    RoutingAccount account;
+    account.kept_mass -= repair_.Repair(ticket->routing, ticket->replicas,
+                                        lost_rows_, &ticket->plan, &wanted);
+    budget_.Add({&account, 1}, Clock::Real()->Now());
+    for (const uint32_t row : lost_rows_) {
+      if (!IsCombined(row, config_.top_k, ticket->plan) ||
+          ticket->replicas[ticket->plan.ExpertOf(row)] > 0) {
+        continue;
+      }
+      // Too few experts are left for its token, which waits after all.
+      ticket->routing.policy[ticket->plan.row_token[row]] =
+          OverflowPolicy::kWait;
+      wanted.push_back(row);
+    }
+    if (wanted.empty()) return;
+    dispatcher_->Retry(wanted, &ticket->dispatch, must_wait);
+  }
+}
+
+bool MoeLayer::FindLostRows(const MoeTicket& ticket) {
+  lost_rows_.clear();
+  for (const DispatchTicket::Failure& failure : ticket.dispatch.failures()) {
+    const uint32_t token = ticket.plan.row_token[failure.row];
+    if (absl::IsUnavailable(failure.status) &&
+        ticket.routing.policy[token] != OverflowPolicy::kWait &&
+        IsCombined(failure.row, config_.top_k, ticket.plan)) {
+      lost_rows_.push_back(failure.row);
+    }
+  }
+  return !lost_rows_.empty();
 }
 
 void MoeLayer::CombineTokens(const MoeTicket& ticket, float* y,
@@ -101,14 +163,16 @@ void MoeLayer::FindBadTokens(const MoeTicket& ticket) {
   bad_tokens_.clear();
   // Rows that did not come back hold anything.
   for (const DispatchTicket::Failure& failure : ticket.dispatch.failures()) {
-    is_bad_[failure.token] = 0;
+    if (!IsCombined(failure.row, config_.top_k, ticket.plan)) continue;
+    is_bad_[ticket.plan.row_token[failure.row]] = 0;
   }
   for (int64_t token = 0; token < ticket.routing.num_tokens; ++token) {
     if (is_bad_[token]) bad_tokens_.push_back(static_cast<uint32_t>(token));
   }
 }
 
-void MoeLayer::RetryBadTokens(MoeTicket* ticket, float* y, WorkerPool& pool) {
+void MoeLayer::RetryBadTokens(MoeTicket* ticket, Dispatcher::MustWait must_wait,
+                              float* y, WorkerPool& pool) {
   const int64_t top_k = config_.top_k;
   const int64_t hidden = config_.hidden_size;
   const DType dtype = dispatcher_->options().wire_dtype;
@@ -125,7 +189,7 @@ void MoeLayer::RetryBadTokens(MoeTicket* ticket, float* y, WorkerPool& pool) {
       }
     }
   }
-  dispatcher_->Retry(rows, &ticket->dispatch);
+  dispatcher_->Retry(rows, &ticket->dispatch, must_wait);
   CombineTokens(*ticket, y, pool);
   FindBadTokens(*ticket);
 }

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "router_service/dispatch/dispatcher.h"
 #include "router_service/dispatch/lost_mass_budget.h"
+#include "router_service/dispatch/plan_repair.h"
 #include "router_service/model/activations.h"
 #include "router_service/model/dense_weights.h"
 #include "router_service/model/ffn.h"
@@ -54,8 +55,12 @@ class MoeLayer {
   //   token_status  [num_tokens]; the first failure of a token's rows is kept,
   //                 and its y is zero. A token that experts gave values for
   //                 that are not finite is asked for once more, then INTERNAL
+  //   is_wanted     whether anybody still waits for a token; asked now and then
+  //                 while its rows wait for somebody to serve them
   void Finish(MoeTicket* ticket, float* y,
-              absl::Span<absl::Status> token_status, WorkerPool& pool);
+              absl::Span<absl::Status> token_status,
+              absl::FunctionRef<bool(uint32_t token)> is_wanted,
+              WorkerPool& pool);
 
   void set_capacity(const CapacityOptions& capacity) {
     planner_.set_capacity(capacity);
@@ -63,15 +68,23 @@ class MoeLayer {
   }
 
  private:
+  // Rows that nobody served go elsewhere, where their tokens' policies let
+  // them.
+  void RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait);
+  // Leaves in lost_rows_ those that did not come back and that tokens of such
+  // policies are combined from. Returns whether there are any.
+  bool FindLostRows(const MoeTicket& ticket);
   void CombineTokens(const MoeTicket& ticket, float* y, WorkerPool& pool);
   // Leaves in bad_tokens_ those with values that are not finite.
   void FindBadTokens(const MoeTicket& ticket);
-  void RetryBadTokens(MoeTicket* ticket, float* y, WorkerPool& pool);
+  void RetryBadTokens(MoeTicket* ticket, Dispatcher::MustWait must_wait,
+                      float* y, WorkerPool& pool);
   void AddSharedExpert(const MoeTicket& ticket, float* y, WorkerPool& pool);
 
   const ModelConfig& config_;
   const Gate gate_;
   DispatchPlanner planner_;
+  PlanRepair repair_;
   LostMassBudget budget_;
   Dispatcher* const dispatcher_;
   Ffn shared_ffn_;
@@ -79,6 +92,7 @@ class MoeLayer {
   Buffer shared_gate_;           // [max_tokens] f32
   std::vector<uint8_t> is_bad_;  // [num_tokens]
   std::vector<uint32_t> bad_tokens_;
+  std::vector<uint32_t> lost_rows_;
 };
 
 }  // namespace expertmesh::router

@@ -94,10 +94,15 @@ void Transformer::BeginFfn(int64_t layer, MicroBatch* part) {
 void Transformer::FinishFfn(int64_t layer, MicroBatch* part,
                             RoutingObserver* observer) {
   if (layer < 0 || weights_.layers[layer].dense) return;
-  moe_.Finish(&part->ticket, Rows(branch_, *part),
-              absl::MakeSpan(token_status_)
-                  .subspan(part->first_token, part->batch.num_tokens()),
-              pool_);
+  moe_.Finish(
+      &part->ticket, Rows(branch_, *part),
+      absl::MakeSpan(token_status_)
+          .subspan(part->first_token, part->batch.num_tokens()),
+      [&](uint32_t token) {
+        return observer == nullptr ||
+               observer->IsWanted(part->first_token + token);
+      },
+      pool_);
   AddToResidual(*part);
   if (observer) {
     observer->OnLayer(layer, part->first_token, part->ticket.routing,

@@ -23,7 +23,7 @@ struct TransformerOptions {
 };
 
 // Sees the routing of every MoE layer of a step, on the engine's thread, after
-// the layer's rows are back.
+// the layer's rows are back; knows whom they are for.
 class RoutingObserver {
  public:
   virtual ~RoutingObserver() = default;
@@ -31,6 +31,9 @@ class RoutingObserver {
   // a step may come in parts.
   virtual void OnLayer(int64_t layer, int64_t first_token,
                        const Routing& routing, const DispatchPlan& plan) = 0;
+  // Whether anybody still wants this token of the step. Asked now and then
+  // while rows wait for an expert that nobody serves.
+  virtual bool IsWanted(int64_t /*token*/) { return true; }
 };
 
 // Owns the workspace of a step, sized once: a steady step allocates nothing.

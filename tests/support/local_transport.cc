@@ -19,7 +19,7 @@ LocalTransport::LocalTransport(const ModelConfig& config,
            .max_rows = options.max_rows,
            .activation = config.activation},
           pool)),
-      down_(options.num_endpoints, false),
+      down_(options.num_endpoints),
       x_(options.max_rows * config.hidden_size * sizeof(float)),
       y_(options.max_rows * config.hidden_size * sizeof(float)) {}
 

@@ -2,6 +2,7 @@
 
 // Experts in the router's own process, for tests and benchmarks.
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -37,7 +38,7 @@ class LocalTransport final : public router::ExpertTransport {
   // Every slot at its endpoint.
   std::shared_ptr<const router::Placement> placement() const;
 
-  // Batches to this endpoint fail from now on (or work again).
+  // Batches to this endpoint fail from now on (or work again). Thread-safe.
   void SetDown(int endpoint, bool down) { down_[endpoint] = down; }
 
   // The next batches, this many, come back with a NaN in their first row.
@@ -67,8 +68,8 @@ class LocalTransport final : public router::ExpertTransport {
   std::vector<std::vector<int64_t>> experts_of_;  // by endpoint
   std::vector<std::unique_ptr<const expert::ExpertWeights>> weights_;
   std::unique_ptr<expert::GroupedFfn> ffn_;
-  std::vector<bool> down_;
-  int64_t num_batches_ = 0;
+  std::vector<std::atomic<bool>> down_;
+  std::atomic<int64_t> num_batches_ = 0;
   int poisoned_ = 0;
   int poisoned_endpoint_ = -1;
   std::vector<const expert::PackedExpert*> experts_;  // of the batch

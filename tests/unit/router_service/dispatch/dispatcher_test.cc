@@ -72,7 +72,7 @@ class DispatcherTest : public ::testing::Test {
   }
   void ExchangeInStep() {
     dispatcher_->Begin(0, hidden_.data(), plan_, ticket_.get());
-    dispatcher_->Finish(ticket_.get());
+    dispatcher_->Finish(ticket_.get(), must_wait_);
   }
   // So many exchanges that the endpoints' times are known.
   void Settle() {
@@ -104,6 +104,7 @@ class DispatcherTest : public ::testing::Test {
   std::vector<float> hidden_ = std::vector<float>(kMaxTokens * kHidden);
   PlacementTable table_{std::make_shared<Placement>(1, kNumExperts)};
   FakeMesh mesh_;
+  std::function<bool(uint32_t)> must_wait_ = [](uint32_t) { return true; };
   std::unique_ptr<DispatchTicket> ticket_;
   std::unique_ptr<Dispatcher> dispatcher_;
 };
@@ -291,6 +292,77 @@ TEST_F(DispatcherTest, RowsWaitForAPlacementThatCoversThem) {
   operator_thread.join();
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(1), 1);
+}
+
+TEST_F(DispatcherTest, RowsThatNoTokenHasToWaitForFailSoon) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0}, {}});
+  Plan({0, 1}, 2);
+  must_wait_ = [](uint32_t) { return false; };
+  Exchange();
+  ASSERT_EQ(ticket_->failures().size(), 2u);
+  EXPECT_EQ(ticket_->failures()[0].row, 2u);
+  EXPECT_EQ(ticket_->failures()[1].row, 3u);
+  EXPECT_EQ(FailureCode(), absl::StatusCode::kUnavailable);
+  // Another expert may give them, in their place.
+  plan_.groups[1].expert_id = 0;
+  dispatcher_->Retry({2, 3}, ticket_.get(), must_wait_);
+  ExpectEchoed();
+}
+
+TEST_F(DispatcherTest, AConnectionThatComesBackAtOnceIsWaitedFor) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0}});
+  Plan({0}, 2);
+  must_wait_ = [](uint32_t) { return false; };
+  mesh_.Fail(0, absl::UnavailableError("gone"));
+  Exchange();
+  ExpectEchoed();
+}
+
+TEST_F(DispatcherTest, OneTokenThatHasToWaitKeepsThePiece) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0}, {}});
+  Plan({0, 1}, 2);
+  Start();
+  std::atomic<int> asked = 0;
+  must_wait_ = [&](uint32_t token) { return asked += token, token == 1; };
+  std::thread operator_thread([&] {
+    while (asked < 3) std::this_thread::yield();
+    Place({{0}, {1}});
+  });
+  Exchange();
+  operator_thread.join();
+  ExpectEchoed();
+}
+
+TEST_F(DispatcherTest, WhoIsNotWantedAnyMoreIsNotWaitedFor) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{}});
+  Plan({0}, 1);
+  int asked = 0;
+  must_wait_ = [&](uint32_t) { return ++asked < 4; };
+  Exchange();
+  EXPECT_EQ(asked, 4);
+  EXPECT_EQ(FailureCode(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(DispatcherTest, AStuckEndpointIsNotWaitedForWhereNoTokenHasTo) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0}});
+  Plan({0}, 2);
+  Start();
+  Settle();
+  mesh_.Hold(0);
+  must_wait_ = [](uint32_t) { return false; };
+  Exchange();
+  EXPECT_EQ(ticket_->failures().size(), 2u);
+  EXPECT_EQ(FailureCode(), absl::StatusCode::kUnavailable);
+  // Its late answer is no harm, and it serves again.
+  mesh_.Hold(0, false);
+  mesh_.Release(0);
+  Exchange();
+  ExpectEchoed();
 }
 
 TEST_F(DispatcherTest, AnOverdueBatchIsAskedOfAnother) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <future>
 #include <limits>
+#include <thread>
 
 #include "tests/support/allocation_counter.h"
 #include "tests/support/local_engine.h"
@@ -265,6 +266,109 @@ TEST_F(EngineTest, ALostEndpointFailsOnlyRequestsThatNeedIt) {
   EXPECT_EQ(engine_->Run(Request(1, 1)).tokens, healthy.tokens);
 }
 
+// Each expert at an endpoint of its own, and time to wait for it.
+class LostExpertTest : public EngineTest {
+ protected:
+  LostExpertTest() {
+    LocalEngineOptions options;
+    options.model.num_endpoints = 8;
+    options.model.uncovered_timeout = absl::Minutes(5);
+    Load(options);
+    request_ = Request(6, 4);
+    request_.expert_counts = true;
+    healthy_ = engine_->Run(request_);
+    for (int expert = 0; expert < 8; ++expert) {
+      if (RowsOf(expert, healthy_) > RowsOf(busiest_, healthy_)) {
+        busiest_ = expert;
+      }
+    }
+  }
+  static uint32_t RowsOf(int expert, const RecordingSink::Record& record) {
+    uint32_t rows = 0;
+    for (int layer = 0; layer < 3; ++layer) {
+      rows += record.expert_rows[layer * 8 + expert];
+    }
+    return rows;
+  }
+  void SetDown(bool down) {
+    engine_->model->local_transport->SetDown(busiest_, down);
+  }
+
+  SequenceRequest request_;
+  RecordingSink::Record healthy_;
+  int busiest_ = 0;
+};
+
+TEST_F(LostExpertTest, NextBestAndDropDoWithoutIt) {
+  for (const auto& [policy, outcome] :
+       {std::pair(router::OverflowPolicy::kNextBest,
+                  router::RowOutcome::kRerouted),
+        {router::OverflowPolicy::kDrop, router::RowOutcome::kDropped}}) {
+    SetDown(true);  // which the first plan does not know
+    SequenceRequest request = request_;
+    request.policy = policy;
+    const auto record = engine_->Run(request);
+    ASSERT_TRUE(record.status.ok()) << record.status;
+    EXPECT_GT(record.routing[outcome], 0u);
+    EXPECT_LT(record.routing.GateMassKept(), 1);
+    EXPECT_EQ(RowsOf(busiest_, record), 0u);
+    uint32_t rows = record.routing[router::RowOutcome::kDropped];
+    for (int expert = 0; expert < 8; ++expert) rows += RowsOf(expert, record);
+    EXPECT_EQ(rows, (6u + 3u) * 3u * 2u);
+    SetDown(false);
+    EXPECT_EQ(engine_->Run(request_).tokens, healthy_.tokens);
+  }
+}
+
+TEST_F(LostExpertTest, OthersWaitForItAndGetTheirOwnTokens) {
+  SetDown(true);
+  SequenceRequest next_best = request_;
+  next_best.policy = router::OverflowPolicy::kNextBest;
+  const auto exact = engine_->Submit(request_);
+  const auto changed = engine_->Submit(next_best);
+  const auto& transport = *engine_->model->local_transport;
+  // It is asked again and again.
+  const int64_t before = transport.num_batches();
+  while (transport.num_batches() < before + 10) std::this_thread::yield();
+  SetDown(false);
+  const auto record = exact->Await();
+  EXPECT_TRUE(record.status.ok()) << record.status;
+  EXPECT_EQ(record.tokens, healthy_.tokens);
+  EXPECT_EQ(record.routing.GateMassKept(), 1);
+  EXPECT_TRUE(changed->Await().status.ok());
+}
+
+TEST_F(LostExpertTest, NextBestWaitsWhereTooFewAreLeft) {
+  const auto& transport = *engine_->model->local_transport;
+  const auto set_all_down = [this](bool down) {
+    for (int expert = 0; expert < 8; ++expert) {
+      engine_->model->local_transport->SetDown(expert, down);
+    }
+  };
+  set_all_down(true);
+  SequenceRequest request = request_;
+  request.policy = router::OverflowPolicy::kNextBest;
+  const int64_t before = transport.num_batches();
+  const auto sink = engine_->Submit(request);
+  while (transport.num_batches() < before + 50) std::this_thread::yield();
+  set_all_down(false);
+  EXPECT_TRUE(sink->Await().status.ok());
+}
+
+TEST_F(LostExpertTest, ACancelledRequestDoesNotWaitForIt) {
+  SetDown(true);
+  auto sink = std::make_shared<RecordingSink>();
+  const auto id = engine_->engine->Submit(request_, sink);
+  ASSERT_TRUE(id.ok());
+  while (engine_->engine->load().running == 0) std::this_thread::yield();
+  engine_->engine->Cancel(*id, absl::CancelledError("gone"));
+  const auto record = sink->Await();
+  EXPECT_EQ(record.reason, FinishReason::kCancelled);
+  EXPECT_EQ(record.status.message(), "gone");
+  SetDown(false);
+  EXPECT_EQ(engine_->Run(request_).tokens, healthy_.tokens);
+}
+
 TEST_F(EngineTest, ANanIsAskedForOnceMoreAndThenFailsOneRequest) {
   Load({});
   const auto healthy = engine_->Run(Request(6, 4));
@@ -297,7 +401,8 @@ TEST_F(EngineTest, AnEndpointThatGivesNansHarmsNobodyWhereThereIsAnother) {
 
 TEST_F(EngineTest, AccountsForEveryAssignment) {
   LocalEngineOptions options;
-  options.model.capacity = {.capacity_factor = 1.0, .min_capacity = 1};
+  options.model.capacity = {
+      .capacity_factor = 1.0, .min_capacity = 1, .max_lost_gate_mass = 1};
   Load(options);
   for (const auto policy :
        {router::OverflowPolicy::kWait, router::OverflowPolicy::kNextBest,
@@ -332,7 +437,8 @@ TEST_F(EngineTest, WhatAPolicyDropsIsToldAlsoAfterAPreemption) {
   LocalEngineOptions options;
   options.model.kv_cache_tokens = 128;
   options.model.max_context_tokens = 128;
-  options.model.capacity = {.capacity_factor = 0.5, .min_capacity = 1};
+  options.model.capacity = {
+      .capacity_factor = 0.5, .min_capacity = 1, .max_lost_gate_mass = 1};
   Load(options);
   SequenceRequest request = Request(40, 60);
   request.policy = router::OverflowPolicy::kDrop;
