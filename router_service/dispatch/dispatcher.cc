@@ -23,6 +23,17 @@ void Count(prometheus::Counter* counter) {
   if (counter != nullptr) counter->Increment();
 }
 
+// Who is not to be asked for a piece now. Who gave values that are not finite
+// is asked again only where there is no other replica, however busy.
+absl::InlinedVector<int, 4> Avoided(const RowPiece& piece,
+                                    absl::Span<const int> replicas) {
+  absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
+  if (piece.bad_from >= 0 && replicas.size() > 1) {
+    avoid.push_back(piece.bad_from);
+  }
+  return avoid;
+}
+
 // To clients, whatever goes wrong in the mesh is not their fault.
 absl::Status AsFault(const absl::Status& status) {
   return absl::IsInternal(status) ? status
@@ -228,9 +239,10 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
     if (endpoint == EndpointLoads::kNobody) {
       if (piece.state == RowPiece::State::kUnsent) {
         ticket->unsent_.push_back(index);
-        piece.is_uncovered = !state_->loads.AnyUsable(
-            placement_->replicas(ticket->source_.layer, piece.expert_id),
-            piece.avoid);
+        const auto replicas =
+            placement_->replicas(ticket->source_.layer, piece.expert_id);
+        piece.is_uncovered =
+            !state_->loads.AnyUsable(replicas, Avoided(piece, replicas));
       }
       continue;
     }
@@ -246,11 +258,7 @@ int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
   EndpointLoads& loads = state_->loads;
   const auto preferred = placement_->preferred(layer, piece.expert_id);
   const auto replicas = placement_->replicas(layer, piece.expert_id);
-  absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
-  if (piece.bad_from >= 0) {
-    avoid.push_back(piece.bad_from);
-    if (!loads.AnyUsable(replicas, avoid)) avoid.pop_back();
-  }
+  const auto avoid = Avoided(piece, replicas);
   // A hedge is no need.
   if (is_hedge || loads.AnyUsable(preferred, avoid)) {
     return loads.Choose(preferred, avoid, piece.num_rows(), !is_hedge);
@@ -315,9 +323,10 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
       piece.first_sent = Clock::Real()->Now();
     }
     piece.avoid.push_back(endpoint);
-    has_alternatives &= state_->loads.AnyUsable(
-        placement_->replicas(ticket->source_.layer, piece.expert_id),
-        piece.avoid);
+    const auto replicas =
+        placement_->replicas(ticket->source_.layer, piece.expert_id);
+    has_alternatives &=
+        state_->loads.AnyUsable(replicas, Avoided(piece, replicas));
   }
   exchange.attempts.push_back(attempt);
   attempt->exchange = &exchange;
