@@ -69,11 +69,13 @@ class Chaos:
     def round(self):
         """Events of three services, independently; the others stay well."""
         errors = []
-        hit = [(index, self._deck) for index in self.rng.choice(PAIRS)]
-        hit.append((mesh_module.NUM_SERVICES, self._managed_deck))
+        hit = [(index, self._deck.deal(self.rng.randrange(1, 3)))
+               for index in self.rng.choice(PAIRS)]
+        # The managed one is given something to lose first.
+        hit.append((mesh_module.NUM_SERVICES, [
+            events.place, *self._managed_deck.deal(self.rng.randrange(1, 3))]))
         lanes = [threading.Thread(target=self.lane, args=(
-            index, deck.deal(self.rng.randrange(1, 3)), self.rng.random(),
-            errors)) for index, deck in hit]
+            index, kinds, self.rng.random(), errors)) for index, kinds in hit]
         for lane in lanes:
             lane.start()
         for lane in lanes:

@@ -213,8 +213,8 @@ KINDS = (kill, freeze, freeze_and_kill, restart, drain, order_drain, hole,
          hole_and_reset, reset, refuse, delay, garbage, nan, unload)
 # Values that are not finite are asked for once more: one replica of an expert
 # may give some at a time, and it is one of those above.
-MANAGED_KINDS = (place, rebalance, kill_while_placing, place, kill, freeze,
-                 restart, order_drain, hole, hole_and_reset, delay, garbage)
+MANAGED_KINDS = (place, rebalance, kill_while_placing, kill, freeze, restart,
+                 order_drain, hole, hole_and_reset, delay, garbage)
 
 
 class Deck:

@@ -23,7 +23,7 @@ REQUESTS = [
     for i, size in enumerate((3, 40, 200, 900, 12, 500, 80, 300))]
 # Little but prefill.
 LONG = pb.GenerateRequest(text=TEXT[:1200], max_tokens=1, temperature=0)
-SHORT = pb.GenerateRequest(text="ROMEO:", max_tokens=32, temperature=0,
+SHORT = pb.GenerateRequest(text="ROMEO:", max_tokens=64, temperature=0,
                            ignore_eos=True, logprobs=1)
 
 
@@ -54,9 +54,10 @@ class Router:
         return self.process.metrics()[
             "expertmesh_router_step_duration_seconds_count"]
 
-    def rows_in_flight(self):
+    def rows_in_flight(self, service):
         return sum(value for series, value in self.process.metrics().items()
-                   if series.startswith("expertmesh_router_expert_inflight"))
+                   if series.startswith("expertmesh_router_expert_inflight")
+                   and f'"{service.address}"' in series)
 
 
 def answer(responses):
@@ -138,7 +139,8 @@ class SeveralRouters(unittest.TestCase):
             calls = [second.stub.Generate(LONG, timeout=SECONDS)
                      for _ in range(8)]
             service.process.send_signal(signal.SIGSTOP)
-            et.wait_until(second.rows_in_flight, what="rows on their way")
+            et.wait_until(lambda: second.rows_in_flight(service),
+                          what="rows on their way")
             second.process.stop(signal.SIGKILL)
             service.process.send_signal(signal.SIGCONT)
             for call in calls:
