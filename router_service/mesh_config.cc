@@ -141,6 +141,11 @@ absl::Status ReadScaling(const mesh::v1::Pool& pool, PoolConfig* out) {
                      "; it must be above 0 and at most ", kMaxWeight));
   }
   if (pool.has_min_replicas()) out->min_replicas = pool.min_replicas();
+  if (out->min_replicas == 0) {
+    return absl::InvalidArgumentError(
+        "min_replicas is 0; it must be at least 1, for a pool without services "
+        "counts no demand that could bring one back");
+  }
   if (!pool.has_max_replicas()) return absl::OkStatus();
   out->max_replicas = pool.max_replicas();
   if (out->max_replicas == 0 || out->max_replicas < out->min_replicas) {

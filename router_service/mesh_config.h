@@ -33,7 +33,7 @@ struct PoolConfig {
   // Managed: of each service; 0: as it announces.
   uint64_t memory_budget_bytes = 0;
   double weight = 1;
-  uint32_t min_replicas = 1;
+  uint32_t min_replicas = 1;  // ≥ 1
   uint32_t max_replicas = 0;  // 0: no bound
 };
 

@@ -110,6 +110,10 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "covered");
   app.add_flag("--exit-with-parent", config->exit_with_parent,
                "Stop when the process that started this one ends");
+  app.add_flag_callback(
+      "--no-lend-weights", [config] { config->lend_weights = false; },
+      "Refuse to lend the checkpoint at --listen to expert services with "
+      "--weights-from; default: whoever reaches --listen may read the weights");
   app.add_option("--router-dtype", config->router_dtype,
                  "Activations and KV cache: auto (as the checkpoint), f32, "
                  "bf16")
@@ -155,7 +159,7 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       ->capture_default_str();
   app.add_option("--max-lost-gate-mass", config->max_lost_gate_mass,
                  "Share of gate mass that next_best and drop may cost over the "
-                 "last 30 s; beyond it rows wait; 1: no bound")
+                 "last 30 s; rows that would cost more wait; 1: no bound")
       ->capture_default_str();
   AddControlOptions(app, config);
   app.add_option("--uncovered-timeout", config->uncovered_timeout_seconds,

@@ -24,6 +24,7 @@ struct RouterConfig {
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once every expert is covered
   bool exit_with_parent = false;
+  bool lend_weights = true;  // whether hosts without the checkpoint may pull it
 
   std::string router_dtype = "auto";  // auto, f32, bf16
   std::string wire_dtype = "auto";    // auto, f32, bf16
@@ -39,7 +40,7 @@ struct RouterConfig {
   double capacity_factor = 2.0;  // 0: no limit
   int64_t min_capacity = 64;     // rows
   std::string overflow_policy = "wait";
-  double max_lost_gate_mass = 1;  // of all gate mass; 1: no bound
+  double max_lost_gate_mass = 0.02;  // of all gate mass; 1: no bound
 
   // Whether this router places experts; unset: with --experts-at.
   std::optional<bool> control;

@@ -29,6 +29,7 @@
 #include "services/runtime/metrics.h"
 #include "services/runtime/ready_file.h"
 #include "services/runtime/server_runtime.h"
+#include "services/weights_transfer/weight_service_impl.h"
 
 namespace expertmesh::router {
 namespace {
@@ -111,6 +112,9 @@ class RouterServer::Impl {
   Mutex mutex_;
   CondVar covered_changed_;
   bool is_covered_ ABSL_GUARDED_BY(mutex_) = false;
+  // Since the mesh was covered first. Read and set by OnEndpoints alone, which
+  // runs once at a time.
+  std::string numerics_id_;
   GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
   std::unique_ptr<ExpertOrders> orders_;
@@ -129,6 +133,7 @@ class RouterServer::Impl {
   std::unique_ptr<ModelServiceImpl> model_service_;
   std::unique_ptr<CapacitySettings> capacity_;
   std::unique_ptr<AdminServiceImpl> admin_service_;
+  std::unique_ptr<WeightServiceImpl> weight_service_;  // null: lends nothing
   std::unique_ptr<GrpcServer> server_;
 };
 
@@ -232,9 +237,9 @@ void RouterServer::Impl::StartControl() {
 void RouterServer::Impl::Connect() {
   uncovered_experts_ =
       &metrics_->Gauge("expertmesh_router_uncovered_experts",
-                       "Slots (layer, expert) that no ready endpoint hosts.");
-  placement_ =
-      std::make_unique<PlacementTable>(PlaceOnEndpoints(model(), {}).placement);
+                       "Slots (layer, expert) that no endpoint serves.");
+  placement_ = std::make_unique<PlacementTable>(
+      PlaceOnEndpoints(model(), {}, "").placement);
   EndpointSet::Options options;
   options.model = {.model_type = model().model_type,
                    .hidden_size = static_cast<uint32_t>(model().hidden_size),
@@ -247,8 +252,8 @@ void RouterServer::Impl::Connect() {
   };
   if (controller_ != nullptr) {
     options.on_load = [this](const std::string& address,
-                             const std::vector<SlotRows>& rows) {
-      controller_->OnLoad(address, rows);
+                             const EndpointLoad& load) {
+      controller_->OnLoad(address, load);
     };
   }
   options.metrics = MakeTransportMetrics(metrics_.get());
@@ -279,8 +284,17 @@ void RouterServer::Impl::OnEndpoints(
     const std::vector<EndpointInfo>& endpoints) {
   std::map<std::string, double> weights;
   for (const PoolConfig& pool : mesh_.pools) weights[pool.name] = pool.weight;
-  EndpointPlacement placed = PlaceOnEndpoints(model(), endpoints, weights);
+  const std::string numerics_id = MeshNumericsId(endpoints, numerics_id_);
+  EndpointPlacement placed =
+      PlaceOnEndpoints(model(), endpoints, numerics_id, weights);
   placement_->Set(std::move(placed.placement));
+  if (placed.uncovered_slots == 0 && numerics_id != numerics_id_) {
+    if (!numerics_id_.empty()) {
+      Log(LogLevel::kWarning, "the mesh goes on with another numerics_id",
+          {{"before", numerics_id_}, {"now", numerics_id}});
+    }
+    numerics_id_ = numerics_id;
+  }
   uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
   // Last to hear: what it sees is routed to.
   if (controller_ != nullptr) controller_->OnEndpoints(endpoints);
@@ -373,10 +387,15 @@ absl::Status RouterServer::Impl::Listen() {
   options.health_names = {"expertmesh.v1.GenerationService",
                           "expertmesh.v1.ModelService",
                           "expertmesh.admin.v1.AdminService"};
-  ASSIGN_OR_RETURN(
-      server_,
-      GrpcServer::Start(options, {generation_service_.get(),
-                                  model_service_.get(), admin_service_.get()}));
+  std::vector<grpc::Service*> services = {
+      generation_service_.get(), model_service_.get(), admin_service_.get()};
+  // Needs no experts: those who are to hold them may be waiting for it.
+  if (config_.lend_weights) {
+    ASSIGN_OR_RETURN(weight_service_,
+                     WeightServiceImpl::Create(*checkpoint_, /*options=*/{}));
+    services.push_back(weight_service_.get());
+  }
+  ASSIGN_OR_RETURN(server_, GrpcServer::Start(options, services));
   MutexLock lock(&mutex_);
   health_ = server_.get();
   health_->SetServing(is_covered_);

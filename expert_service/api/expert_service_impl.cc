@@ -171,6 +171,7 @@ void ExpertServiceImpl::FillState(v1::EndpointState* state) const {
       static_cast<uint32_t>(parts_.queue->NewcomerCredits()));
   const SlotLoad& load = *parts_.load;
   state->set_busy_us(load.busy_us());
+  state->set_expert_runs(load.runs());
   for (int64_t layer = 0; layer < load.num_layers(); ++layer) {
     for (int64_t expert = 0; expert < load.num_experts(); ++expert) {
       const uint64_t rows = load.rows(layer, expert);

@@ -136,6 +136,7 @@ void ExpertExecutor::CountRows() {
     parts_.load->Add(merged_.layer, range.expert,
                      static_cast<uint64_t>(range.num_rows()));
   }
+  parts_.load->AddRuns(chunk_.experts.size());
   if (metrics_.rows != nullptr) {
     metrics_.rows->Increment(static_cast<double>(chunk_.num_rows()));
   }

@@ -10,7 +10,8 @@
 
 namespace expertmesh::expert {
 
-// Rows served per slot, and the time that took. Thread-safe; counts only grow.
+// Rows served per slot, how often experts ran for them, and the time that took.
+// Thread-safe; counts only grow.
 class SlotLoad {
  public:
   SlotLoad(int64_t num_layers, int64_t num_experts);
@@ -29,6 +30,12 @@ class SlotLoad {
   }
   uint64_t busy_us() const { return busy_us_.load(std::memory_order_relaxed); }
 
+  // Computed `experts`, each for one or more rows.
+  void AddRuns(size_t experts) {
+    runs_.fetch_add(experts, std::memory_order_relaxed);
+  }
+  uint64_t runs() const { return runs_.load(std::memory_order_relaxed); }
+
   int64_t num_layers() const { return num_layers_; }
   int64_t num_experts() const { return num_experts_; }
 
@@ -41,6 +48,7 @@ class SlotLoad {
   const int64_t num_experts_;
   std::vector<std::atomic<uint64_t>> rows_;  // [num_layers, num_experts]
   std::atomic<uint64_t> busy_us_{0};
+  std::atomic<uint64_t> runs_{0};
 };
 
 }  // namespace expertmesh::expert

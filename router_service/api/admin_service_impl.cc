@@ -100,7 +100,7 @@ void AdminServiceImpl::FillEndpoints(
     FillEndpoint(info, response->add_endpoints());
   }
   response->set_uncovered_slots(static_cast<uint32_t>(
-      PlaceOnEndpoints(config_, endpoints).uncovered_slots));
+      PlaceOnEndpoints(config_, endpoints, "").uncovered_slots));
 }
 
 void AdminServiceImpl::FillLoad(

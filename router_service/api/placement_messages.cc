@@ -16,6 +16,7 @@ void FillHost(const PlacementHost& host, std::vector<SlotId> hosted,
   out->set_address(host.id);
   out->set_pool(host.pool);
   out->set_managed(host.managed);
+  out->set_speed(host.speed);
   out->set_memory_budget_bytes(static_cast<uint64_t>(host.budget_bytes));
   std::sort(hosted.begin(), hosted.end());
   FillHosted(hosted, out->mutable_hosted());

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "router_service/control/urgent_moves.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 
@@ -60,16 +61,23 @@ void Controller::OnEndpoints(const std::vector<EndpointInfo>& endpoints) {
   }
 }
 
-void Controller::OnLoad(const std::string& address,
-                        const std::vector<SlotRows>& rows) {
+void Controller::OnLoad(const std::string& address, const EndpointLoad& load) {
   std::vector<SlotCounter> counters;
-  counters.reserve(rows.size());
-  for (const SlotRows& slot : rows) {
+  counters.reserve(load.rows.size());
+  for (const SlotRows& slot : load.rows) {
     counters.push_back({{static_cast<int32_t>(slot.slot.layer),
                          static_cast<int32_t>(slot.slot.expert_id)},
                         slot.rows});
   }
-  load_.Observe(address, counters);
+  load_.Observe(address, counters, {load.busy_us, load.expert_runs});
+}
+
+MeshPlacement Controller::placement() const {
+  MeshPlacement placement = mesh_.placement();
+  MutexLock lock(&speeds_mutex_);
+  speeds_.Update(load_.EndpointWork());
+  speeds_.Fill(&placement.hosts);
+  return placement;
 }
 
 // --- Requests. -------------------------------------------------------------
@@ -197,7 +205,8 @@ void Controller::Loop() {
                       return stopping_ || !requests_.empty();
                     });
       if (stopping_) break;
-      if (!requests_.empty()) {
+      // A look that is due comes first: there may always be a request.
+      if (clock.Now() < next && !requests_.empty()) {
         request = std::move(requests_.front());
         requests_.pop_front();
       }
@@ -205,9 +214,9 @@ void Controller::Loop() {
     if (request) {
       request(absl::OkStatus());
     } else if (clock.Now() >= next) {
-      RebalanceIfWorthIt();
+      const absl::Duration look_again = RebalanceIfWorthIt();
+      next = clock.Now() + look_again;
     }
-    if (clock.Now() >= next) next = clock.Now() + options_.rebalance_interval;
   }
   std::deque<Request> left;
   {
@@ -217,7 +226,8 @@ void Controller::Loop() {
   for (const Request& request : left) request(Stopping());
 }
 
-void Controller::RebalanceIfWorthIt() {
+absl::Duration Controller::RebalanceIfWorthIt() {
+  const absl::Duration interval = options_.rebalance_interval;
   const auto say = [this](LogLevel level, const std::string& reason) {
     if (reason == last_reason_) return;
     last_reason_ = reason;
@@ -225,36 +235,43 @@ void Controller::RebalanceIfWorthIt() {
   };
   const absl::StatusOr<PlacementProposal> proposal = MakeProposal();
   if (!proposal.ok()) {
-    return say(LogLevel::kWarning, std::string(proposal.status().message()));
+    say(LogLevel::kWarning, std::string(proposal.status().message()));
+    return interval;
   }
-  const PlacementProblem problem =
-      MakeProblem(mesh_.shape(), proposal->from, load_.Rows());
-  std::vector<PlacementMove> moves;
-  std::string reason;
-  // Covering every expert does not wait for a better time.
-  const absl::Status now = CheckPlacement(problem, CurrentContents(problem));
-  if (now.ok()) {
-    RebalanceDecision decision = policy_.Consider(proposal->plan);
-    moves = std::move(decision.moves);
-    reason = std::move(decision.reason);
-  } else {
-    moves = proposal->plan.moves;
-    reason = std::string(now.message());
+  const RebalanceDecision decision = Judge(*proposal);
+  if (decision.moves.empty()) {
+    say(LogLevel::kDebug, decision.reason);
+    return std::min(interval, decision.look_again);
   }
-  if (moves.empty()) return say(LogLevel::kDebug, reason);
   Log(LogLevel::kInfo, "automatic rebalance begins",
-      {{"reason", reason}, {"moves", moves.size()}});
-  const absl::StatusOr<AppliedPlacement> applied = Carry(proposal->from, moves);
+      {{"reason", decision.reason}, {"moves", decision.moves.size()}});
+  const absl::StatusOr<AppliedPlacement> applied =
+      Carry(proposal->from, decision.moves);
+  policy_.Ended(applied.ok());
   if (!applied.ok()) {
     say(LogLevel::kWarning, std::string(applied.status().message()));
   } else {
     last_reason_.clear();
   }
+  return interval;
+}
+
+RebalanceDecision Controller::Judge(const PlacementProposal& proposal) {
+  const PlacementPlan& plan = proposal.plan;
+  const PlacementProblem problem =
+      MakeProblem(mesh_.shape(), proposal.from, load_.Rows());
+  const absl::Status now = CheckPlacement(problem, CurrentContents(problem));
+  if (now.ok()) return policy_.Consider(plan);
+  // Covering every expert does not wait for a better time.
+  absl::StatusOr<std::vector<PlacementMove>> moves =
+      UrgentMoves(problem, plan.hosted);
+  return policy_.ConsiderUrgent(moves.ok() ? *std::move(moves) : plan.moves,
+                                now.message());
 }
 
 absl::StatusOr<PlacementProposal> Controller::MakeProposal() const {
   PlacementProposal proposal;
-  proposal.from = mesh_.placement();
+  proposal.from = placement();
   if (proposal.from.hosts.empty()) {
     return absl::FailedPreconditionError("no expert service is ready");
   }
@@ -295,7 +312,7 @@ absl::StatusOr<AppliedPlacement> Controller::ApplyLastProposal(
 
 absl::StatusOr<AppliedPlacement> Controller::ApplyTarget(
     uint64_t expected_version, const PlacementTarget& target) {
-  const MeshPlacement placement = mesh_.placement();
+  const MeshPlacement placement = this->placement();
   RETURN_IF_ERROR(CheckVersion(expected_version, placement));
   const PlacementProblem problem =
       MakeProblem(mesh_.shape(), placement, load_.Rows());

@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "router_service/control/host_speeds.h"
 #include "router_service/control/load_window.h"
 #include "router_service/control/mesh_state.h"
 #include "router_service/control/move_runner.h"
@@ -74,9 +75,11 @@ class Controller {
 
   // What transport hears: as EndpointSet::Options has it.
   void OnEndpoints(const std::vector<EndpointInfo>& endpoints);
-  void OnLoad(const std::string& address, const std::vector<SlotRows>& rows);
+  void OnLoad(const std::string& address, const EndpointLoad& load);
 
-  MeshPlacement placement() const { return mesh_.placement(); }
+  // As it is now, with the speeds that hosts were last seen to have; they alone
+  // make no new version.
+  MeshPlacement placement() const;
   // Told of each new version; as MeshState has it.
   void OnChange(std::function<void()> on_change) {
     mesh_.OnChange(std::move(on_change));
@@ -107,7 +110,9 @@ class Controller {
   void Enqueue(std::function<absl::StatusOr<Result>()> work, Done<Result> done);
   absl::Status Add(Request request);
   void Loop();
-  void RebalanceIfWorthIt();
+  // Returns when to look again.
+  absl::Duration RebalanceIfWorthIt();
+  RebalanceDecision Judge(const PlacementProposal& proposal);
 
   // On the control thread.
   absl::StatusOr<PlacementProposal> MakeProposal() const;
@@ -124,6 +129,9 @@ class Controller {
   MeshState mesh_;
   LoadWindow load_;
   MoveRunner runner_;
+
+  mutable Mutex speeds_mutex_;
+  mutable HostSpeeds speeds_ ABSL_GUARDED_BY(speeds_mutex_);
 
   // The control thread's own.
   RebalancePolicy policy_;

@@ -1,9 +1,25 @@
 #include "router_service/control/load_window.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace expertmesh::router {
+namespace {
+
+// Moves a counter on; returns by how much. One that went down is that of a
+// restarted service.
+uint64_t Advance(uint64_t now, uint64_t* counter) {
+  const uint64_t more = now >= *counter ? now - *counter : now;
+  *counter = now;
+  return more;
+}
+
+void Add(const HostWork& more, HostWork* sum) {
+  sum->rows += more.rows;
+  sum->runs += more.runs;
+  sum->busy += more.busy;
+}
+
+}  // namespace
 
 LoadWindow::LoadWindow(const LoadWindowOptions& options, const Clock* clock)
     : options_(options),
@@ -31,24 +47,29 @@ void LoadWindow::Slide() const {
       bucket[slot] = 0;
     }
     for (auto& [name, endpoint] : endpoints_) {
-      endpoint.rows[number % options_.num_buckets] = 0;
+      endpoint.done[number % options_.num_buckets] = {};
     }
   }
   newest_bucket_ = std::max(newest_bucket_, now);
 }
 
 void LoadWindow::Observe(absl::string_view name,
-                         absl::Span<const SlotCounter> counters) {
+                         absl::Span<const SlotCounter> counters,
+                         const WorkCounters& work) {
   MutexLock lock(&mutex_);
   Slide();
   const auto [it, is_new] = endpoints_.try_emplace(std::string(name));
   Endpoint& endpoint = it->second;
   if (is_new) {
     endpoint.counters.resize(total_.size());
-    endpoint.rows.resize(options_.num_buckets);
+    endpoint.done.resize(options_.num_buckets);
     first_report_ = std::min(first_report_, clock_->Now());
   }
   const size_t position = newest_bucket_ % options_.num_buckets;
+  HostWork done;
+  done.busy = absl::Microseconds(
+      static_cast<int64_t>(Advance(work.busy_us, &endpoint.work.busy_us)));
+  done.runs = Advance(work.runs, &endpoint.work.runs);
   for (const SlotCounter& counter : counters) {
     const SlotId slot = counter.slot;
     if (slot.layer < 0 || slot.layer >= options_.num_layers ||
@@ -56,15 +77,13 @@ void LoadWindow::Observe(absl::string_view name,
       continue;
     }
     const int64_t index = slot.layer * options_.num_experts + slot.expert;
-    uint64_t& before = endpoint.counters[index];
-    const uint64_t rows =
-        counter.rows >= before ? counter.rows - before : counter.rows;
-    before = counter.rows;
+    const uint64_t rows = Advance(counter.rows, &endpoint.counters[index]);
     if (is_new) continue;
     buckets_[position][index] += rows;
     total_[index] += rows;
-    endpoint.rows[position] += rows;
+    done.rows += rows;
   }
+  if (!is_new) Add(done, &endpoint.done[position]);
 }
 
 void LoadWindow::Forget(absl::string_view endpoint) {
@@ -79,15 +98,15 @@ std::vector<double> LoadWindow::Rows() const {
   return std::vector<double>(total_.begin(), total_.end());
 }
 
-std::map<std::string, uint64_t> LoadWindow::EndpointRows() const {
+LoadWindow::Work LoadWindow::EndpointWork() const {
   MutexLock lock(&mutex_);
   Slide();
-  std::map<std::string, uint64_t> rows;
+  Work work;
   for (const auto& [name, endpoint] : endpoints_) {
-    rows[name] = std::accumulate(endpoint.rows.begin(), endpoint.rows.end(),
-                                 uint64_t{0});
+    HostWork& sum = work[name];
+    for (const HostWork& done : endpoint.done) Add(done, &sum);
   }
-  return rows;
+  return work;
 }
 
 absl::Duration LoadWindow::Covered() const {

@@ -30,6 +30,21 @@ struct SlotCounter {
   uint64_t rows = 0;
 };
 
+// The same of a whole service.
+struct WorkCounters {
+  uint64_t busy_us = 0;  // microseconds its device computed
+  uint64_t runs = 0;     // experts it computed, each for all rows at hand
+};
+
+// What a service did.
+struct HostWork {
+  uint64_t rows = 0;
+  uint64_t runs = 0;
+  absl::Duration busy;
+
+  bool operator==(const HostWork&) const = default;
+};
+
 // Turns the counters that services report from time to time into rows within
 // the window. Rows belong to the time at which they were reported. Thread-safe.
 class LoadWindow {
@@ -37,12 +52,15 @@ class LoadWindow {
   // `clock` must outlive this.
   LoadWindow(const LoadWindowOptions& options, const Clock* clock);
 
+  using Work = std::map<std::string, HostWork>;  // by endpoint
+
   // Takes a report. The first one of an endpoint only sets its counters, for
   // nobody knows how old they are. A counter that went down is that of a
   // restarted service and counts from 0; a slot that is not named keeps its
   // counter. Slots outside the model are ignored.
   void Observe(absl::string_view endpoint,
-               absl::Span<const SlotCounter> counters);
+               absl::Span<const SlotCounter> counters,
+               const WorkCounters& work = {});
 
   // Drops an endpoint that is gone: its counters, and its total. Its rows stay
   // in the window, for they were demand.
@@ -52,8 +70,8 @@ class LoadWindow {
   // has them.
   std::vector<double> Rows() const;
 
-  // Rows within the window by endpoint.
-  std::map<std::string, uint64_t> EndpointRows() const;
+  // What each endpoint did within the window.
+  Work EndpointWork() const;
 
   // The part of the window for which there are reports: divide by this to get
   // rows per second. 0 before the second report of any endpoint.
@@ -62,7 +80,8 @@ class LoadWindow {
  private:
   struct Endpoint {
     std::vector<uint64_t> counters;  // [num_slots] as last reported
-    std::vector<uint64_t> rows;      // [num_buckets]
+    WorkCounters work;               // likewise
+    std::vector<HostWork> done;      // [num_buckets]
   };
 
   // Number of the bucket that `now` falls into, counted from the clock's start.

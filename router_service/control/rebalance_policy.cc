@@ -1,6 +1,7 @@
 #include "router_service/control/rebalance_policy.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -40,11 +41,13 @@ RebalancePolicy::RebalancePolicy(const RebalanceOptions& options,
                                  const Clock* clock)
     : options_(options),
       clock_(clock),
+      retry_delay_(options.urgent_after),
       bytes_(static_cast<double>(options.bytes_per_minute)),
       last_refill_(clock->Now()) {}
 
 RebalanceDecision RebalancePolicy::Consider(const PlacementPlan& plan) {
   Refill();
+  urgent_since_ = absl::InfiniteDuration();
   const double improvement =
       1 - plan.after.slowest_over_mean / plan.before.slowest_over_mean;
   RebalanceDecision decision;
@@ -74,21 +77,53 @@ RebalanceDecision RebalancePolicy::Consider(const PlacementPlan& plan) {
     return decision;
   }
   decision.moves = Afford(plan.moves);
-  decision.is_cut = decision.moves.size() < plan.moves.size();
   if (decision.moves.empty()) {
     decision.reason = "the byte budget is spent";
     return decision;
   }
-  is_under_way_ = decision.is_cut;
-  if (!decision.is_cut) {
-    last_end_ = clock_->Now();
-    windows_ = 0;
-  }
+  is_under_way_ = decision.moves.size() < plan.moves.size();
   decision.reason = absl::StrCat(
       "the slowest host's load falls by ", Percent(improvement), " with ",
-      plan.moves.size(), " moves", decision.is_cut ? ", of which now " : "",
-      decision.is_cut ? absl::StrCat(decision.moves.size()) : "");
+      plan.moves.size(), " moves", is_under_way_ ? ", of which now " : "",
+      is_under_way_ ? absl::StrCat(decision.moves.size()) : "");
   return decision;
+}
+
+RebalanceDecision RebalancePolicy::ConsiderUrgent(
+    std::vector<PlacementMove> moves, absl::string_view why) {
+  Refill();
+  windows_ = 0;
+  const absl::Duration now = clock_->Now();
+  urgent_since_ = std::min(urgent_since_, now);
+  const absl::Duration due =
+      std::max(urgent_since_ + options_.urgent_after, retry_at_);
+  RebalanceDecision decision;
+  if (now < due) {
+    decision.reason = absl::StrCat(why, "; it may be back soon by itself");
+    decision.look_again = due - now;
+    return decision;
+  }
+  decision.reason = std::string(why);
+  bytes_ -= static_cast<double>(LoadedBytes(moves));
+  decision.moves = std::move(moves);
+  return decision;
+}
+
+void RebalancePolicy::Ended(bool ok) {
+  const absl::Duration now = clock_->Now();
+  if (ok) {
+    retry_delay_ = options_.urgent_after;
+  } else {
+    is_under_way_ = false;
+    retry_at_ = now + retry_delay_;
+    retry_delay_ = std::min(
+        2 * retry_delay_, std::max(options_.min_pause, options_.urgent_after));
+  }
+  const bool was_urgent =
+      std::exchange(urgent_since_, absl::InfiniteDuration()) <= now;
+  if (is_under_way_ || was_urgent) return;
+  last_end_ = now;
+  windows_ = 0;
 }
 
 void RebalancePolicy::Refill() {

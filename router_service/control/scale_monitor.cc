@@ -6,12 +6,9 @@
 namespace expertmesh::router {
 namespace {
 
-bool IsReady(const EndpointInfo& endpoint) {
-  return endpoint.state == EndpointState::kReady;
-}
-
 bool IsServing(const EndpointInfo& endpoint) {
-  return IsReady(endpoint) || endpoint.state == EndpointState::kDraining;
+  return endpoint.state == EndpointState::kReady ||
+         endpoint.state == EndpointState::kDraining;
 }
 
 void Set(prometheus::Gauge* gauge, double value) {
@@ -69,7 +66,20 @@ void ScaleMonitor::Measure(absl::Span<const EndpointInfo> endpoints,
 
 void ScaleMonitor::Count(const EndpointInfo& endpoint,
                          PoolObservation* pool) const {
-  if (IsReady(endpoint)) ++pool->replicas;
+  switch (endpoint.state) {
+    case EndpointState::kReady:
+      ++pool->replicas;
+      break;
+    case EndpointState::kDraining:
+      ++pool->draining_replicas;
+      break;
+    case EndpointState::kConnecting:
+      ++pool->unseen_replicas;
+      break;
+    case EndpointState::kRefused:
+    case EndpointState::kLeaving:
+      break;
+  }
   const auto found = samples_.find(endpoint.index);
   if (found == samples_.end()) return;
   const Sample& first = found->second.front();

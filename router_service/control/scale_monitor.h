@@ -53,7 +53,9 @@ struct PoolScale {
 // queues grew. Rows that a router's capacity turned away are asked again, there
 // or elsewhere, unless its policy drops them; so demand is before capacity. A
 // service that was not in use, or started anew, is measured from when it is
-// back. One that drains is no replica any more, but its work is demand.
+// back. One that drains is no replica any more, but its work is demand. One
+// that is not heard of, while its address is the pool's, is a replica out of
+// sight; one that is refused or leaves is none.
 // Thread-safe.
 class ScaleMonitor {
  public:

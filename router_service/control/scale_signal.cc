@@ -26,9 +26,6 @@ double Utilisation(const PoolObservation& observation) {
 // Replicas for `utilisation`, before bounds and history.
 int Need(const PoolObservation& observation, double utilisation,
          const ScaleOptions& options) {
-  if (observation.replicas == 0) {
-    return Sane(observation.demand_rows_per_second) > 0 ? 1 : 0;
-  }
   const double ratio = utilisation / options.target_utilisation;
   if (std::abs(ratio - 1) <= options.tolerance) return observation.replicas;
   // A hair above a whole number is rounding, not need.
@@ -63,13 +60,16 @@ ScaleRecommendation ScaleSignal::Recommend(const PoolObservation& observation) {
   result.utilisation = Utilisation(observation);
   result.current_replicas = current;
 
-  const int need = Need(observation, result.utilisation, options_);
+  const int unseen = observation.unseen_replicas;
+  const int known = current + observation.draining_replicas + unseen;
+  const int seen_need = Need(observation, result.utilisation, options_);
+  const int need = std::max(seen_need, std::min(seen_need + unseen, known));
   History& history = histories_[observation.pool];
-  if (current > history.replicas) Stabilise(current, &history);
-  history.replicas = current;
+  if (known > history.replicas) Stabilise(known, &history);
+  history.replicas = known;
   const int held = Stabilise(need, &history);
   // History only slows shrinking; it never makes a pool grow.
-  const int steady = need < current ? std::min(held, current) : need;
+  const int steady = std::max(need, std::min(held, known));
   result.desired_replicas =
       std::clamp(steady, observation.min_replicas,
                  std::max(observation.min_replicas, observation.max_replicas));
@@ -78,9 +78,13 @@ ScaleRecommendation ScaleSignal::Recommend(const PoolObservation& observation) {
       "demand %.0f rows/s; utilisation %.2f over target %.2f with %d replicas "
       "needs %d",
       result.demand_rows_per_second, result.utilisation,
-      options_.target_utilisation, current, need);
-  if (current > 0 && need == current) {
+      options_.target_utilisation, current, seen_need);
+  if (current > 0 && seen_need == current) {
     absl::StrAppend(&result.reason, " (within tolerance or rounding)");
+  }
+  if (need != seen_need) {
+    absl::StrAppend(&result.reason, "; ", need - seen_need,
+                    " out of sight left alone");
   }
   if (steady != need) {
     absl::StrAppend(&result.reason, "; kept at ", steady,

@@ -25,11 +25,13 @@ struct ScaleOptions {
 // One pool, as measured over a window.
 struct PoolObservation {
   std::string pool;
-  int replicas = 0;  // that serve now
+  int replicas = 0;           // that serve now
+  int draining_replicas = 0;  // finish what they have
+  int unseen_replicas = 0;    // are to be there, and are not heard of
   int min_replicas = 1;
   int max_replicas = 1;  // ≥ min_replicas
-  // Rows per second that its services were asked for, before capacity, and
-  // those that they served.
+  // Rows per second that the services heard of were asked for, before capacity,
+  // and those that they served.
   double demand_rows_per_second = 0;
   double served_rows_per_second = 0;
   double busy_share = 0;  // of time, mean over replicas
@@ -52,17 +54,18 @@ class ScaleSignal {
   ScaleSignal(const ScaleOptions& options, const Clock* clock);
 
   // desired = ceil(replicas · utilisation ÷ target), within tolerance, scale
-  // down window and bounds. Replicas that have come count as desired when they
-  // came: nobody knows yet what they are needed for. A pool without replicas is
-  // given one if there is demand. Figures that are negative or not finite count
-  // as 0.
+  // down window and bounds. It never falls because replicas are lost from
+  // sight: what those do is not known, so a pool that may shrink keeps as many
+  // beside what the others need. Replicas that have come, heard of or not,
+  // count as desired when they came: nobody knows yet what they are needed for.
+  // Figures that are negative or not finite count as 0.
   ScaleRecommendation Recommend(const PoolObservation& observation);
 
  private:
   struct History {
     // (time, replicas desired then), oldest first.
     std::deque<std::pair<absl::Duration, int>> desired;
-    int replicas = 0;  // last observed
+    int replicas = 0;  // last observed, in whatever state
   };
 
   // The most desired within the scale-down window, `desired` included.

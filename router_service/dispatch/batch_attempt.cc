@@ -75,20 +75,18 @@ void BatchAttempt::Account(const BatchAnswer& answer, absl::Duration now) {
   EndpointLoads& loads = state_->loads;
   taken = now - sent_at;
   is_in_flight = false;
-  const auto rows = static_cast<int64_t>(row_token.size());
   if (is_overdue) loads.OnceOverdue(endpoint);
+  const EndpointLoads::Answer counted = {
+      .rows = static_cast<int64_t>(row_token.size()),
+      .rows_ahead = rows_ahead,
+      .credit_rows = answer.credit_rows,
+      // What it took beyond all measure says no more.
+      .taken = std::min(taken, 2 * deadline),
+  };
   if (answer.status.ok()) {
-    loads.OnAnswer(endpoint,
-                   {
-                       .rows = rows,
-                       .rows_ahead = rows_ahead,
-                       .credit_rows = answer.credit_rows,
-                       // What it took beyond all measure says no more.
-                       .taken = std::min(taken, 2 * deadline),
-                   },
-                   now);
+    loads.OnAnswer(endpoint, counted, now);
   } else {
-    loads.OnError(endpoint, rows, answer.status, now);
+    loads.OnError(endpoint, counted, answer.status, now);
   }
 }
 

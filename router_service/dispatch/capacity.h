@@ -10,8 +10,8 @@ struct CapacityOptions {
   double capacity_factor = 2.0;  // 0: no limit
   int64_t min_capacity = 64;     // rows
   // Gate mass that policies other than `wait` may cost, over all mass, in a
-  // sliding window; 1: no bound.
-  double max_lost_gate_mass = 1.0;
+  // sliding window; 0: they change nothing; 1: no bound.
+  double max_lost_gate_mass = 0.02;
 };
 
 // Rows an expert accepts in one wave of one layer:

@@ -16,6 +16,12 @@ float Rank(float score) {
   return std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
 }
 
+// What an expert counts for in gate mass.
+double MassOf(const Routing& routing, int64_t token, int32_t expert) {
+  const float score = routing.scores[token * routing.num_experts + expert];
+  return std::isnan(score) ? 0.0 : score;
+}
+
 // Higher score first; of equal scores the earlier row.
 constexpr auto kBetterRow = [](const auto& a, const auto& b) {
   return a.score != b.score ? a.score > b.score : a.slot < b.slot;
@@ -118,34 +124,83 @@ void DispatchPlanner::RankOverfull(const Routing& routing) {
 }
 
 void DispatchPlanner::ApplyPolicies(const Routing& routing) {
-  for (int64_t token = 0; token < routing.num_tokens; ++token) {
-    const OverflowPolicy policy = routing.PolicyOf(token);
-    if (policy == OverflowPolicy::kWait) continue;
-    const auto first = serving_.begin() + token * routing.top_k;
-    if (std::none_of(first, first + routing.top_k,
-                     [](const Serving& s) { return s.wave == kUndecided; })) {
-      continue;
-    }
-    if (policy == OverflowPolicy::kDrop) {
-      Drop(routing, token);
+  FindContenders(routing);
+  SetAllowance(routing);
+  for (const Contender& contender : contenders_) {
+    const auto places = absl::MakeSpan(serving_).subspan(
+        contender.token * routing.top_k, routing.top_k);
+    if (contender.is_covered && allowance_ <= 0) {
+      HoldBack(places);
+    } else if (routing.policy[contender.token] == OverflowPolicy::kDrop) {
+      Drop(routing, contender, places);
     } else {
-      ChooseAgain(routing, token);
+      ChooseAgain(routing, contender, places);
     }
   }
 }
 
-void DispatchPlanner::Drop(const Routing& routing, int64_t token) {
-  for (int64_t place = 0; place < routing.top_k; ++place) {
-    Serving& serving = serving_[token * routing.top_k + place];
-    if (serving.wave == kUndecided)
-      serving = {kNobody, 0.0f, /*wave=*/0, false};
+void DispatchPlanner::HoldBack(absl::Span<Serving> places) {
+  for (Serving& serving : places) {
+    serving.is_held_back = serving.wave == kUndecided;
   }
 }
 
-void DispatchPlanner::ChooseAgain(const Routing& routing, int64_t token) {
+void DispatchPlanner::FindContenders(const Routing& routing) {
+  contenders_.clear();
+  for (uint32_t token = 0; token < routing.num_tokens; ++token) {
+    if (routing.policy[token] == OverflowPolicy::kWait) continue;
+    const Serving* const places = serving_.data() + token * routing.top_k;
+    Contender contender = {/*is_covered=*/true, /*stake=*/0, token};
+    bool overflows = false;
+    for (int64_t place = 0; place < routing.top_k; ++place) {
+      if (places[place].wave != kUndecided) continue;
+      overflows = true;
+      contender.stake += MassOf(routing, token, places[place].expert);
+      contender.is_covered &= room_[places[place].expert] > 0;
+    }
+    if (overflows) contenders_.push_back(contender);
+  }
+  std::sort(contenders_.begin(), contenders_.end(),
+            [](const Contender& a, const Contender& b) {
+              return std::tie(a.is_covered, a.stake, a.token) <
+                     std::tie(b.is_covered, b.stake, b.token);
+            });
+}
+
+void DispatchPlanner::SetAllowance(const Routing& routing) {
+  allowance_ = routing.allowance.mass;
+  if (!(routing.allowance.share > 0)) return;
+  double original = 0;
+  for (size_t slot = 0; slot < serving_.size(); ++slot) {
+    original += MassOf(routing, slot / routing.top_k, routing.topk_ids[slot]);
+  }
+  allowance_ += routing.allowance.share * original;
+}
+
+bool DispatchPlanner::Spend(double loss, bool is_covered) {
+  if (is_covered && (allowance_ <= 0 || loss > allowance_)) return false;
+  allowance_ -= loss;
+  return true;
+}
+
+void DispatchPlanner::Drop(const Routing& routing, const Contender& contender,
+                           absl::Span<Serving> places) {
+  for (Serving& serving : places) {
+    if (serving.wave != kUndecided) continue;
+    const double loss = MassOf(routing, contender.token, serving.expert);
+    if (Spend(loss, room_[serving.expert] > 0)) {
+      serving = {kNobody, 0.0f, /*wave=*/0, /*is_extra=*/false};
+    } else {
+      serving.is_held_back = true;
+    }
+  }
+}
+
+void DispatchPlanner::ChooseAgain(const Routing& routing,
+                                  const Contender& contender,
+                                  absl::Span<Serving> places) {
   const int64_t top_k = routing.top_k;
-  const absl::Span<Serving> places =
-      absl::MakeSpan(serving_).subspan(token * top_k, top_k);
+  const int64_t token = contender.token;
   for (const Serving& held : places) {
     if (held.wave == 0) full_[held.expert] = 0;
   }
@@ -155,13 +210,21 @@ void DispatchPlanner::ChooseAgain(const Routing& routing, int64_t token) {
       absl::MakeConstSpan(routing.scores)
           .subspan(token * routing.num_experts, routing.num_experts),
       full_, absl::MakeSpan(chosen_ids_), absl::MakeSpan(chosen_weights_));
-  if (found == top_k) {
+  double loss = 0;
+  for (int64_t place = 0; place < found; ++place) {
+    loss += MassOf(routing, token, places[place].expert) -
+            MassOf(routing, token, chosen_ids_[place]);
+  }
+  if (found == top_k && Spend(loss, contender.is_covered)) {
     for (int64_t place = 0; place < top_k; ++place) {
-      if (places[place].wave == 0) --load_[places[place].expert];
+      Serving& serving = places[place];
+      if (serving.wave == 0) --load_[serving.expert];
       ++load_[chosen_ids_[place]];
-      places[place] = {chosen_ids_[place], chosen_weights_[place], /*wave=*/0,
-                       /*is_extra=*/false};
+      serving = {chosen_ids_[place], chosen_weights_[place], /*wave=*/0,
+                 /*is_extra=*/false};
     }
+  } else if (found == top_k) {
+    HoldBack(places);
   }
   const auto refresh = [this](int32_t expert) {
     full_[expert] = load_[expert] >= room_[expert];
@@ -266,17 +329,15 @@ void DispatchPlanner::EmitLateWaves(const Routing& routing,
   }
 }
 
-// Why a token's rows overflow, should any.
-OverflowReason DispatchPlanner::ReasonOf(const Routing& routing,
-                                         int64_t token) const {
-  for (int64_t place = 0; place < routing.top_k; ++place) {
-    if (room_[routing.topk_ids[token * routing.top_k + place]] == 0) {
-      return OverflowReason::kUncovered;
-    }
+RowOutcome DispatchPlanner::OutcomeOf(const Serving& serving,
+                                      absl::Span<const int32_t> first_choice) {
+  if (serving.expert == kNobody) return RowOutcome::kDropped;
+  if (serving.wave > 0) return RowOutcome::kWaited;
+  if (std::find(first_choice.begin(), first_choice.end(), serving.expert) ==
+      first_choice.end()) {
+    return RowOutcome::kRerouted;
   }
-  return routing.policy[token] != routing.PolicyOf(token)
-             ? OverflowReason::kBudget
-             : OverflowReason::kCapacity;
+  return serving.is_extra ? RowOutcome::kReplica : RowOutcome::kPrimary;
 }
 
 void DispatchPlanner::Account(const Routing& routing,
@@ -287,31 +348,25 @@ void DispatchPlanner::Account(const Routing& routing,
     RoutingAccount& account = plan->accounts[token];
     const float* const scores =
         routing.scores.data() + token * routing.num_experts;
-    const int32_t* const first_choice =
-        routing.topk_ids.data() + token * routing.top_k;
-    const Serving* const places = serving_.data() + token * routing.top_k;
-    const auto reason = static_cast<int>(ReasonOf(routing, token));
-    const auto count = [&](RowOutcome outcome) {
-      ++account.rows[static_cast<int>(outcome)];
-      if (outcome == RowOutcome::kPrimary) return;
-      ++plan->overflow[reason][static_cast<int>(outcome)];
-    };
+    const auto first_choice =
+        absl::MakeConstSpan(routing.topk_ids)
+            .subspan(token * routing.top_k, routing.top_k);
+    const bool is_covered =
+        std::all_of(first_choice.begin(), first_choice.end(),
+                    [this](int32_t expert) { return room_[expert] > 0; });
     for (int64_t place = 0; place < routing.top_k; ++place) {
+      const Serving& serving = serving_[token * routing.top_k + place];
+      const RowOutcome outcome = OutcomeOf(serving, first_choice);
+      ++account.rows[static_cast<int>(outcome)];
       account.original_mass += scores[first_choice[place]];
-      const Serving& serving = places[place];
-      if (serving.expert == kNobody) {
-        count(RowOutcome::kDropped);
-        continue;
-      }
-      account.kept_mass += scores[serving.expert];
-      if (serving.wave > 0) {
-        count(RowOutcome::kWaited);
-      } else if (std::find(first_choice, first_choice + routing.top_k,
-                           serving.expert) != first_choice + routing.top_k) {
-        count(serving.is_extra ? RowOutcome::kReplica : RowOutcome::kPrimary);
-      } else {
-        count(RowOutcome::kRerouted);
-      }
+      if (serving.expert != kNobody)
+        account.kept_mass += scores[serving.expert];
+      if (outcome == RowOutcome::kPrimary) continue;
+      const OverflowReason reason = !is_covered ? OverflowReason::kUncovered
+                                    : serving.is_held_back
+                                        ? OverflowReason::kBudget
+                                        : OverflowReason::kCapacity;
+      ++plan->overflow[static_cast<int>(reason)][static_cast<int>(outcome)];
     }
   }
 }

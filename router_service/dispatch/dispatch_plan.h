@@ -54,16 +54,20 @@ struct DispatchPlan {
 //   kWait      the row stays with its expert and ranks after the rows of the
 //              first wave; the r-th of all rows that stay (0-based, waiting
 //              rows by the same order) goes in wave r / room.
-//   kNextBest  tokens in ascending order: experts that are full and do not
-//              already serve this token are masked and the gate's own rule,
-//              weights included, is applied again. What the token already
-//              holds and is not chosen again is given back; what is newly
-//              chosen takes room in the first wave. Later tokens see both. A
-//              token that finds fewer than top_k experts keeps its first
-//              choice, and its overflowing rows wait.
+//   kNextBest  experts that are full and do not already serve this token are
+//              masked and the gate's own rule, weights included, is applied
+//              again. What the token already holds and is not chosen again is
+//              given back; what is newly chosen takes room in the first wave.
+//              Later tokens see both. A token that finds fewer than top_k
+//              experts keeps its first choice, and its overflowing rows wait.
 //   kDrop      the row is left out; the other rows keep their weights.
+// Tokens take their turn by the gate mass of their overflowing rows, the least
+// first; of equal ones the earlier. A choice (kNextBest) or a row (kDrop) that
+// would lose more than what routing.allowance leaves waits.
 // An expert that nobody serves has no room: rows that may go elsewhere do, the
-// others wait for somebody, in the first wave.
+// others wait for somebody, in the first wave. Tokens with such rows come first
+// and are not held to the allowance, though what they lose counts: waiting, for
+// them, may mean to fail.
 // Outcomes: kWaited is a row outside the first wave, kRerouted a row served by
 // an expert the token did not choose first, kReplica a row of the first wave
 // that only a further replica had room for.
@@ -88,6 +92,14 @@ class DispatchPlanner {
     float weight;
     uint32_t wave;  // kUndecided: overflows, and no policy has moved it yet
     bool is_extra;  // only a further replica had room
+    // The allowance keeps its policy from moving it.
+    bool is_held_back = false;
+  };
+  // A token whose policy decides about overflowing rows.
+  struct Contender {
+    bool is_covered;  // somebody serves the experts of these rows
+    double stake;     // gate mass of these rows
+    uint32_t token;
   };
   // A row that competes for an expert with more rows than capacity.
   struct RankedRow {
@@ -112,12 +124,21 @@ class DispatchPlanner {
   void CountDemand(const Routing& routing, DispatchPlan* plan);
   void RankOverfull(const Routing& routing);
   void ApplyPolicies(const Routing& routing);
-  void Drop(const Routing& routing, int64_t token);
-  void ChooseAgain(const Routing& routing, int64_t token);
+  void FindContenders(const Routing& routing);
+  void SetAllowance(const Routing& routing);
+  // Whether the loss is within what is left, which it lowers.
+  bool Spend(double loss, bool is_covered);
+  static void HoldBack(absl::Span<Serving> places);
+  //   places  [top_k] the contender's
+  void Drop(const Routing& routing, const Contender& contender,
+            absl::Span<Serving> places);
+  void ChooseAgain(const Routing& routing, const Contender& contender,
+                   absl::Span<Serving> places);
   void AssignWaves();
   void EmitFirstWave(const Routing& routing, DispatchPlan* plan);
   void EmitLateWaves(const Routing& routing, DispatchPlan* plan);
-  OverflowReason ReasonOf(const Routing& routing, int64_t token) const;
+  static RowOutcome OutcomeOf(const Serving& serving,
+                              absl::Span<const int32_t> first_choice);
   void Account(const Routing& routing, DispatchPlan* plan) const;
 
   const Gate* const gate_;
@@ -131,6 +152,8 @@ class DispatchPlanner {
   std::vector<int64_t> cursor_;    // [num_experts] scratch of counting sorts
   std::vector<RankedRow> ranked_;  // rows of overfull experts
   std::vector<OverfullExpert> overfull_;
+  std::vector<Contender> contenders_;
+  double allowance_ = 0;               // gate mass that may still be lost
   std::vector<int32_t> chosen_ids_;    // [top_k]
   std::vector<float> chosen_weights_;  // [top_k]
   std::vector<LateRow> late_;

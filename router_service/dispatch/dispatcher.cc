@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/core/clock.h"
+#include "services/core/log.h"
 
 namespace expertmesh::router {
 namespace {
@@ -21,17 +22,6 @@ constexpr int kMostFaults = 2;
 
 void Count(prometheus::Counter* counter) {
   if (counter != nullptr) counter->Increment();
-}
-
-// Who is not to be asked for a piece now. Who gave values that are not finite
-// is asked again only where there is no other replica, however busy.
-absl::InlinedVector<int, 4> Avoided(const RowPiece& piece,
-                                    absl::Span<const int> replicas) {
-  absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
-  if (piece.bad_from >= 0 && replicas.size() > 1) {
-    avoid.push_back(piece.bad_from);
-  }
-  return avoid;
 }
 
 // To clients, whatever goes wrong in the mesh is not their fault.
@@ -62,7 +52,8 @@ Dispatcher::Dispatcher(const DispatcherOptions& options, PlacementTable* table,
                 .max_tokens = options.max_tokens,
                 .max_message_bytes = options.max_message_bytes}),
       hedging_(options.hedge_budget),
-      uncovered_left_(options.uncovered_timeout) {
+      uncovered_left_(options.uncovered_timeout),
+      cross_left_(options.cross_after) {
   table_->OnChange([state = state_.get()] {
     MutexLock lock(&state->mutex);
     state->Notify();
@@ -90,19 +81,35 @@ void Dispatcher::CountReplicas(int64_t layer, std::vector<uint16_t>* replicas) {
   MutexLock lock(&state_->mutex);
   BeginChoice();
   for (int64_t expert = 0; expert < placement_->num_experts(); ++expert) {
-    (*replicas)[expert] =
-        state_->loads.CountUsable(placement_->replicas(layer, expert));
+    const auto preferred = placement_->preferred(layer, expert);
+    (*replicas)[expert] = state_->loads.CountUsable(
+        preferred.empty() ? placement_->replicas(layer, expert) : preferred);
   }
 }
 
 void Dispatcher::LookUpPlacement() {
   std::shared_ptr<const Placement> latest = table_->Get();
-  if (latest == placement_) return;
-  placement_ = std::move(latest);
+  if (latest == published_) return;
+  placement_ = published_ = std::move(latest);
+  published_at_ = Clock::Real()->Now();
   MutexLock lock(&state_->mutex);
+  for (const auto& [endpoint, rows] : placement_->first_credits()) {
+    state_->loads.SetFirstCredit(endpoint, rows);
+  }
   for (const auto& [endpoint, weight] : placement_->weights()) {
     state_->loads.SetWeight(endpoint, weight);
   }
+}
+
+void Dispatcher::OnNotHosted(const BatchAttempt& attempt, int64_t layer) {
+  // What it announced since then may hold again.
+  if (attempt.sent_at < published_at_) return;
+  static LogRateLimit limit({.per_second = 1, .burst = 10});
+  Log(limit, LogLevel::kInfo, "an expert service lacks what it announced",
+      {{"error", attempt.status.message()}});
+  auto corrected = std::make_shared<Placement>(*placement_);
+  corrected->Remove(layer, attempt.expert_ids[0], attempt.endpoint);
+  placement_ = std::move(corrected);
 }
 
 void Dispatcher::Finish(DispatchTicket* ticket) {
@@ -117,6 +124,7 @@ void Dispatcher::BeginWave(int64_t wave, DispatchTicket* ticket) {
   const DispatchPlan& plan = *ticket->source_.plan;
   RowExchange& exchange = ticket->exchange_;
   exchange.pieces.clear();
+  is_held_back_ = false;
   for (uint32_t g = plan.wave_groups[wave]; g < plan.wave_groups[wave + 1];
        ++g) {
     const RowGroup& group = plan.groups[g];
@@ -198,7 +206,9 @@ void Dispatcher::FinishWave(DispatchTicket* ticket) {
                             [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
                               return state_->events != seen_events;
                             });
-    if (is_uncovered) uncovered_left_ -= Clock::Real()->Now() - now;
+    const absl::Duration waited = Clock::Real()->Now() - now;
+    if (is_uncovered) uncovered_left_ -= waited;
+    if (is_held_back_) cross_left_ -= waited;
   }
 }
 
@@ -239,10 +249,9 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
     if (endpoint == EndpointLoads::kNobody) {
       if (piece.state == RowPiece::State::kUnsent) {
         ticket->unsent_.push_back(index);
-        const auto replicas =
-            placement_->replicas(ticket->source_.layer, piece.expert_id);
-        piece.is_uncovered =
-            !state_->loads.AnyUsable(replicas, Avoided(piece, replicas));
+        piece.is_uncovered = !state_->loads.AnyUsable(
+            placement_->replicas(ticket->source_.layer, piece.expert_id),
+            Avoided(piece, ticket->source_.layer));
       }
       continue;
     }
@@ -253,15 +262,32 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
   }
 }
 
+absl::InlinedVector<int, 4> Dispatcher::Avoided(const RowPiece& piece,
+                                                int64_t layer) const {
+  absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
+  if (piece.bad_from >= 0) {
+    const auto preferred = placement_->preferred(layer, piece.expert_id);
+    const auto others = preferred.empty()
+                            ? placement_->replicas(layer, piece.expert_id)
+                            : preferred;
+    if (others.size() > 1) avoid.push_back(piece.bad_from);
+  }
+  return avoid;
+}
+
 int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
                               bool is_hedge) {
   EndpointLoads& loads = state_->loads;
   const auto preferred = placement_->preferred(layer, piece.expert_id);
   const auto replicas = placement_->replicas(layer, piece.expert_id);
-  const auto avoid = Avoided(piece, replicas);
+  const auto avoid = Avoided(piece, layer);
   // A hedge is no need.
   if (is_hedge || loads.AnyUsable(preferred, avoid)) {
     return loads.Choose(preferred, avoid, piece.num_rows(), !is_hedge);
+  }
+  if (!preferred.empty() && cross_left_ > absl::ZeroDuration()) {
+    is_held_back_ = true;
+    return loads.Choose(preferred, avoid, piece.num_rows());
   }
   const int endpoint = loads.Choose(replicas, avoid, piece.num_rows());
   const bool is_crossed = std::find(preferred.begin(), preferred.end(),
@@ -323,10 +349,9 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
       piece.first_sent = Clock::Real()->Now();
     }
     piece.avoid.push_back(endpoint);
-    const auto replicas =
-        placement_->replicas(ticket->source_.layer, piece.expert_id);
-    has_alternatives &=
-        state_->loads.AnyUsable(replicas, Avoided(piece, replicas));
+    has_alternatives &= state_->loads.AnyUsable(
+        placement_->replicas(ticket->source_.layer, piece.expert_id),
+        Avoided(piece, ticket->source_.layer));
   }
   exchange.attempts.push_back(attempt);
   attempt->exchange = &exchange;
@@ -387,6 +412,7 @@ void Dispatcher::TakeBack(BatchAttempt* attempt, DispatchTicket* ticket) {
     // Of several experts it is not told which is not hosted.
     const bool is_refused_alone =
         absl::IsFailedPrecondition(status) && attempt->expert_ids.size() == 1;
+    if (is_refused_alone) OnNotHosted(*attempt, ticket->source_.layer);
     piece.is_alone |= absl::IsFailedPrecondition(status) && !is_refused_alone;
     if (!is_refused_alone) {
       piece.avoid.erase(std::remove(piece.avoid.begin(), piece.avoid.end(),
@@ -471,7 +497,9 @@ absl::Duration Dispatcher::AttendLate(absl::Duration now,
     } else {
       attempt->hedge_at = absl::InfiniteDuration();
       next = std::min(next, attempt->overdue_at);
-      if (hedging_.Take() && AskOthers(attempt, /*is_hedge=*/true, ticket)) {
+      if (hedging_.HasBudget() &&
+          AskOthers(attempt, /*is_hedge=*/true, ticket)) {
+        hedging_.OnHedge();
         Count(metrics_.hedged);
       }
     }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "router_service/dispatch/batch_attempt.h"
@@ -33,6 +34,9 @@ struct DispatcherOptions {
   // How long rows wait in one step for somebody to serve them, where nobody
   // does or the only one that could does not answer.
   absl::Duration uncovered_timeout = absl::Seconds(10);
+  // How long rows wait in one step for an endpoint of the mesh's numerics_id
+  // that hosts them and cannot be asked just now, before one of another id is.
+  absl::Duration cross_after = absl::Seconds(1);
   // Batches sent to a second replica because they are late, over all batches.
   double hedge_budget = 0.05;
 };
@@ -83,8 +87,11 @@ class DispatchTicket {
 //     first answer counts; a later one is ignored.
 //   - Rows that nobody can serve wait for somebody, up to uncovered_timeout a
 //     step; then they fail with UNAVAILABLE.
+//   - An endpoint that does not hold what it announced is not asked for it
+//     again before something in the mesh changes.
 //
-// Which replica answers changes no bit of the rows. One thread.
+// Which replica of the mesh's numerics_id answers changes no bit of the rows;
+// rows that cross to another id are counted. One thread.
 class Dispatcher {
  public:
   // `table` and `transport` must outlive this.
@@ -94,7 +101,10 @@ class Dispatcher {
   ~Dispatcher();
 
   // A step begins: rows may wait for endpoints anew.
-  void BeginStep() { uncovered_left_ = options_.uncovered_timeout; }
+  void BeginStep() {
+    uncovered_left_ = options_.uncovered_timeout;
+    cross_left_ = options_.cross_after;
+  }
 
   // How many endpoints would take rows of each expert of the layer now.
   //   replicas  [num_experts], overwritten
@@ -118,6 +128,8 @@ class Dispatcher {
 
  private:
   void LookUpPlacement();
+  // The endpoint was told to be the wrong one for the expert, with `status`.
+  void OnNotHosted(const BatchAttempt& attempt, int64_t layer);
   void BeginWave(int64_t wave, DispatchTicket* ticket);
   void AddPiece(int32_t expert_id, uint32_t first_row, uint32_t last_row,
                 DispatchTicket* ticket);
@@ -130,6 +142,10 @@ class Dispatcher {
   // nobody has room for go to unsent_.
   void Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
               DispatchTicket* ticket);
+  // Who is not to be asked for the piece now. Who gave values that are not
+  // finite is asked again only where there is no other, however busy.
+  absl::InlinedVector<int, 4> Avoided(const RowPiece& piece,
+                                      int64_t layer) const;
   int ChooseReplica(const RowPiece& piece, int64_t layer, bool is_hedge)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   void SendChosen(DispatchTicket* ticket);
@@ -174,9 +190,15 @@ class Dispatcher {
   const std::shared_ptr<DispatchState> state_;
   BatchBuilder builder_;
   HedgePolicy hedging_;
-  std::shared_ptr<const Placement> placement_;  // the latest seen
+  std::shared_ptr<const Placement> published_;  // the latest seen
+  absl::Duration published_at_;
+  // The same without what endpoints turned out not to host.
+  std::shared_ptr<const Placement> placement_;
   // Of this step.
   absl::Duration uncovered_left_;
+  absl::Duration cross_left_;
+  // Some rows of this wave were kept from crossing.
+  bool is_held_back_ = false;
 
   // Scratch.
   std::vector<std::vector<uint32_t>> chosen_;  // [endpoint] pieces

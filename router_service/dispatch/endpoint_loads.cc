@@ -54,11 +54,12 @@ void EndpointLoads::OnAnswer(int endpoint, const Answer& answer,
   load.backoff = absl::ZeroDuration();
 }
 
-void EndpointLoads::OnError(int endpoint, int64_t rows,
+void EndpointLoads::OnError(int endpoint, const Answer& answer,
                             const absl::Status& status, absl::Duration now) {
   Load& load = at(endpoint);
-  load.inflight_rows -= rows;
+  load.inflight_rows -= answer.rows;
   --load.inflight_batches;
+  if (answer.credit_rows > 0) load.credit_rows = answer.credit_rows;
   // It was told what it does not host; that is no fault.
   if (absl::IsFailedPrecondition(status)) return;
   load.closed_to_all_until = now + FirstBackoff(status);

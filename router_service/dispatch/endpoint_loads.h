@@ -33,10 +33,10 @@ class EndpointLoads {
     int64_t rows = 0;
     int64_t rows_ahead = 0;    // in flight there when it was sent, its own too
     uint32_t credit_rows = 0;  // as of BatchAnswer
-    absl::Duration taken;
+    absl::Duration taken = absl::ZeroDuration();
   };
   void OnAnswer(int endpoint, const Answer& answer, absl::Duration now);
-  void OnError(int endpoint, int64_t rows, const absl::Status& status,
+  void OnError(int endpoint, const Answer& answer, const absl::Status& status,
                absl::Duration now);
   // A batch is unanswered for longer than it may be; until OnceOverdue.
   void OnOverdue(int endpoint) { ++at(endpoint).overdue; }
@@ -44,6 +44,11 @@ class EndpointLoads {
 
   // Begins choices at time `now`: no rows are set aside yet.
   void BeginChoice(absl::Duration now);
+  // Until it answers, this many rows may be in flight there.
+  void SetFirstCredit(int endpoint, uint32_t rows) {
+    Load& load = at(endpoint);
+    if (load.credit_rows == kNoBound && rows > 0) load.credit_rows = rows;
+  }
   // Of two endpoints that would have rows back as soon, one of twice the weight
   // is given twice as many.
   void SetWeight(int endpoint, double weight) { at(endpoint).weight = weight; }
@@ -71,12 +76,13 @@ class EndpointLoads {
   absl::Duration NextReopening(absl::Duration now) const;
 
  private:
+  static constexpr int64_t kNoBound = std::numeric_limits<int64_t>::max();
   struct Load {
     int64_t inflight_rows = 0;
     int64_t inflight_batches = 0;
     int64_t overdue = 0;
     int64_t set_aside_rows = 0;
-    int64_t credit_rows = std::numeric_limits<int64_t>::max();
+    int64_t credit_rows = kNoBound;
     double weight = 1;
     LatencyModel latency;
     absl::Duration measured_at = absl::ZeroDuration();

@@ -3,13 +3,38 @@
 #include <algorithm>
 
 namespace expertmesh::router {
+namespace {
 
-std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints) {
+bool IsInModel(const ExpertSlot& slot, const ModelConfig& config) {
+  return slot.layer < config.num_layers && slot.expert_id < config.num_experts;
+}
+
+// Gives the slots that nobody serves to draining endpoints.
+void AddDraining(const ModelConfig& config,
+                 const std::vector<EndpointInfo>& endpoints,
+                 const std::string& numerics_id, Placement* placement) {
+  const Placement of_ready = *placement;
+  for (const EndpointInfo& endpoint : endpoints) {
+    if (endpoint.state != EndpointState::kDraining) continue;
+    for (const ExpertSlot& slot : endpoint.hosted) {
+      if (IsInModel(slot, config) &&
+          of_ready.replicas(slot.layer, slot.expert_id).empty()) {
+        placement->Add(slot.layer, slot.expert_id, endpoint.index,
+                       endpoint.numerics_id == numerics_id);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints,
+                           const std::string& current) {
   std::map<std::string, size_t> slots;
   for (const EndpointInfo& endpoint : endpoints) {
-    if (endpoint.state == EndpointState::kReady) {
-      slots[endpoint.numerics_id] += endpoint.hosted.size();
-    }
+    if (endpoint.state != EndpointState::kReady) continue;
+    if (endpoint.numerics_id == current) return current;
+    slots[endpoint.numerics_id] += endpoint.hosted.size();
   }
   const auto most = std::max_element(
       slots.begin(), slots.end(),
@@ -19,24 +44,29 @@ std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints) {
 
 EndpointPlacement PlaceOnEndpoints(
     const ModelConfig& config, const std::vector<EndpointInfo>& endpoints,
+    const std::string& numerics_id,
     const std::map<std::string, double>& pool_weights) {
-  const std::string numerics_id = MeshNumericsId(endpoints);
   auto placement =
       std::make_shared<Placement>(config.num_layers, config.num_experts);
+  bool any_draining = false;
   for (const EndpointInfo& endpoint : endpoints) {
+    any_draining |= endpoint.state == EndpointState::kDraining;
     if (endpoint.state != EndpointState::kReady) continue;
     const bool is_preferred = endpoint.numerics_id == numerics_id;
     if (const auto weight = pool_weights.find(endpoint.pool);
         weight != pool_weights.end()) {
       placement->set_weight(endpoint.index, weight->second);
     }
+    placement->set_first_credit(endpoint.index, endpoint.credit_rows);
     for (const ExpertSlot& slot : endpoint.hosted) {
-      if (slot.layer < config.num_layers &&
-          slot.expert_id < config.num_experts) {
+      if (IsInModel(slot, config)) {
         placement->Add(slot.layer, slot.expert_id, endpoint.index,
                        is_preferred);
       }
     }
+  }
+  if (any_draining) {
+    AddDraining(config, endpoints, numerics_id, placement.get());
   }
   EndpointPlacement out;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {

@@ -16,19 +16,25 @@ namespace expertmesh::router {
 
 struct EndpointPlacement {
   std::shared_ptr<const Placement> placement;
-  int64_t uncovered_slots = 0;  // of MoE layers, hosted by no ready endpoint
+  int64_t uncovered_slots = 0;  // of MoE layers, served by no endpoint
 };
 
 // Every ready endpoint serves what it hosts; endpoints are indices of the
-// transport. What lies outside the model is ignored. The numerics_id that hosts
-// most slots is the mesh's: endpoints with another one serve when none of these
-// can.
+// transport. What lies outside the model is ignored. A slot that no ready
+// endpoint hosts is served by draining ones, which answer what comes all the
+// same.
+//   numerics_id   the mesh's: endpoints with another one serve when none of
+//                 these can
 //   pool_weights  by pool; 1 where absent
 EndpointPlacement PlaceOnEndpoints(
     const ModelConfig& config, const std::vector<EndpointInfo>& endpoints,
+    const std::string& numerics_id,
     const std::map<std::string, double>& pool_weights = {});
 
-// The id PlaceOnEndpoints takes for the mesh's; empty without ready endpoints.
-std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints);
+// The numerics_id a mesh goes on with: `current` as long as a ready endpoint
+// has it, so that no endpoint that comes or goes changes results; else the one
+// that hosts most slots. Empty without ready endpoints.
+std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints,
+                           const std::string& current = "");
 
 }  // namespace expertmesh::router

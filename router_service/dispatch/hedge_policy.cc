@@ -32,10 +32,4 @@ absl::Duration HedgePolicy::Delay(absl::Duration predicted) const {
 
 void HedgePolicy::OnSend() { saved_ = std::min(kMostSaved, saved_ + budget_); }
 
-bool HedgePolicy::Take() {
-  if (saved_ < 1) return false;
-  saved_ -= 1;
-  return true;
-}
-
 }  // namespace expertmesh::router

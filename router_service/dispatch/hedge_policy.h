@@ -22,8 +22,9 @@ class HedgePolicy {
   absl::Duration Delay(absl::Duration predicted) const;
 
   void OnSend();
-  // Takes one hedge out of the budget; false: there is none.
-  bool Take();
+  // Whether the budget has a hedge left, and that one was made.
+  bool HasBudget() const { return saved_ >= 1; }
+  void OnHedge() { saved_ -= 1; }
 
  private:
   const double budget_;

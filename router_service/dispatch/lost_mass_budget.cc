@@ -1,24 +1,31 @@
 #include "router_service/dispatch/lost_mass_budget.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace expertmesh::router {
 
-bool LostMassBudget::IsSpent(absl::Duration now) {
-  if (max_lost_ >= 1) return false;
+LossAllowance LostMassBudget::Allowance(absl::Duration now) {
+  if (max_lost_ >= 1) return {};
+  if (max_lost_ <= 0) return {.mass = 0};
   MoveOn(now);
-  // While nothing is known, a budget above zero may be used.
-  return max_lost_ <= 0 ||
-         total_.original - total_.kept > max_lost_ * total_.original;
+  const double lost = total_.original - total_.kept;
+  return {.mass = max_lost_ * total_.original - lost, .share = max_lost_};
 }
 
-void LostMassBudget::Add(const RoutingAccount& account, absl::Duration now) {
+void LostMassBudget::Add(absl::Span<const RoutingAccount> accounts,
+                         absl::Duration now) {
   MoveOn(now);
-  Second& second = seconds_[now_ % kWindowSeconds];
-  second.kept += account.kept_mass;
-  second.original += account.original_mass;
-  total_.kept += account.kept_mass;
-  total_.original += account.original_mass;
+  Second sum;
+  for (const RoutingAccount& account : accounts) {
+    if (!std::isfinite(account.kept_mass + account.original_mass)) continue;
+    sum.kept += account.kept_mass;
+    sum.original += account.original_mass;
+  }
+  for (Second* second : {&seconds_[now_ % kWindowSeconds], &total_}) {
+    second->kept += sum.kept;
+    second->original += sum.original;
+  }
 }
 
 void LostMassBudget::MoveOn(absl::Duration now) {

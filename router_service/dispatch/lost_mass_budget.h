@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "router_service/dispatch/routing.h"
 
 namespace expertmesh::router {
@@ -14,16 +15,17 @@ namespace expertmesh::router {
 // end. One thread.
 class LostMassBudget {
  public:
-  // `max_lost`: 0: nothing may be lost; 1: no bound.
+  // `max_lost`: 0: no routing may change; 1: no bound.
   explicit LostMassBudget(double max_lost) : max_lost_(max_lost) {}
 
   void set_max_lost(double max_lost) { max_lost_ = max_lost; }
 
-  // Whether no more may be lost now.
-  bool IsSpent(absl::Duration now);
+  // What the next plan may lose, so that with it no more than max_lost of the
+  // window's mass is.
+  LossAllowance Allowance(absl::Duration now);
 
-  // What became of a layer's rows.
-  void Add(const RoutingAccount& account, absl::Duration now);
+  // What became of a plan's rows. Mass that is not finite is left out.
+  void Add(absl::Span<const RoutingAccount> accounts, absl::Duration now);
 
  private:
   static constexpr int kWindowSeconds = 30;

@@ -2,6 +2,7 @@
 
 // Which endpoints serve each slot.
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -42,12 +43,29 @@ class Placement {
       slot.endpoints.push_back(endpoint);
     }
   }
+  void Remove(int64_t layer, int64_t expert, int endpoint) {
+    Slot& slot = slots_[layer * num_experts_ + expert];
+    const auto it =
+        std::find(slot.endpoints.begin(), slot.endpoints.end(), endpoint);
+    if (it == slot.endpoints.end()) return;
+    if (it - slot.endpoints.begin() < slot.num_preferred) --slot.num_preferred;
+    slot.endpoints.erase(it);
+  }
   int64_t num_experts() const { return num_experts_; }
 
   // By endpoint: how much of the rows it is given beside others that would have
   // them back as soon; 1 where absent.
   const absl::flat_hash_map<int, double>& weights() const { return weights_; }
   void set_weight(int endpoint, double weight) { weights_[endpoint] = weight; }
+
+  // By endpoint: rows it lets us have in flight before it has answered any; 0:
+  // no bound.
+  const absl::flat_hash_map<int, uint32_t>& first_credits() const {
+    return first_credits_;
+  }
+  void set_first_credit(int endpoint, uint32_t rows) {
+    first_credits_[endpoint] = rows;
+  }
 
  private:
   struct Slot {
@@ -57,6 +75,7 @@ class Placement {
   int64_t num_experts_;
   std::vector<Slot> slots_;
   absl::flat_hash_map<int, double> weights_;
+  absl::flat_hash_map<int, uint32_t> first_credits_;
 };
 
 // The current placement: swapped whole by whoever watches the endpoints, read

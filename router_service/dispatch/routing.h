@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -35,7 +36,7 @@ absl::string_view RowOutcomeName(RowOutcome outcome);
 enum class OverflowReason : uint8_t {
   kCapacity,   // the expert is full
   kUncovered,  // nobody serves the expert now
-  kBudget,     // full, and its policy may change no more routing for a while
+  kBudget,     // full, and its policy would lose more than it may now
 };
 inline constexpr int kNumOverflowReasons = 3;
 absl::string_view OverflowReasonName(OverflowReason reason);
@@ -43,6 +44,13 @@ absl::string_view OverflowReasonName(OverflowReason reason);
 // Rows by reason and outcome.
 using OverflowCounts =
     std::array<std::array<uint32_t, kNumRowOutcomes>, kNumOverflowReasons>;
+
+// Gate mass that policies other than `wait` may lose in one plan: so much, and
+// a share of the plan's own.
+struct LossAllowance {
+  double mass = std::numeric_limits<double>::infinity();  // may be negative
+  double share = 0;
+};
 
 // The gate's answer for all tokens of a step at one layer.
 struct Routing {
@@ -53,12 +61,7 @@ struct Routing {
   std::vector<int32_t> topk_ids;       // [num_tokens, top_k], ascending id
   std::vector<float> topk_weights;     // [num_tokens, top_k]
   std::vector<OverflowPolicy> policy;  // [num_tokens]
-  // All tokens wait, whatever their policy: no more may be lost.
-  bool is_budget_spent = false;
-
-  OverflowPolicy PolicyOf(int64_t token) const {
-    return is_budget_spent ? OverflowPolicy::kWait : policy[token];
-  }
+  LossAllowance allowance;
 };
 
 // Counts of what became of assignments; of a token, a request or a service.

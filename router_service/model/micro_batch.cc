@@ -6,11 +6,10 @@
 namespace expertmesh::router {
 namespace {
 
-// Steps of one magnitude after which the other number is tried again.
-constexpr int64_t kTryAgain = 64;
+// Steps of one magnitude from one trial of the other number to the next.
+constexpr int64_t kTryAgain = 128;
 // Two must win by this much, or noise would decide.
 constexpr double kWin = 0.97;
-constexpr double kNewest = 0.2;  // weight of the newest step
 
 template <typename T>
 void AssignSlice(const std::vector<T>& whole, int64_t first, int64_t last,
@@ -44,27 +43,27 @@ size_t MicroBatchPolicy::MagnitudeOf(int64_t num_tokens) {
                           19);
 }
 
+double MicroBatchPolicy::Recent::Median() const {
+  std::array<double, kTrial> sorted = latest;
+  std::nth_element(sorted.begin(), sorted.begin() + kTrial / 2, sorted.end());
+  return sorted[kTrial / 2];
+}
+
 int MicroBatchPolicy::Choose(int64_t num_tokens) {
   if (num_tokens < 2) return 1;
   if (fixed_ != 0) return fixed_;
   Magnitude& magnitude = magnitudes_[MagnitudeOf(num_tokens)];
   const int64_t step = magnitude.steps++;
-  const auto [one, two] = magnitude.seconds;
-  // The first step warms up whatever is cold.
-  if (step == 0 || one == 0) return 1;
-  if (two == 0) return 2;
-  const int best = two < kWin * one ? 2 : 1;
-  return step % kTryAgain == 0 ? 3 - best : best;
+  if (step < 2 * kTrial) return step < kTrial ? 1 : 2;
+  const auto& [one, two] = magnitude.by_count;
+  const int best = two.Median() < kWin * one.Median() ? 2 : 1;
+  return step % kTryAgain < kTryAgain - kTrial ? best : 3 - best;
 }
 
 void MicroBatchPolicy::Observe(int64_t num_tokens, int count,
                                absl::Duration taken) {
-  Magnitude& magnitude = magnitudes_[MagnitudeOf(num_tokens)];
-  if (magnitude.steps <= 1) return;
-  double& seconds = magnitude.seconds[count - 1];
-  const double now =
-      absl::ToDoubleSeconds(taken) / static_cast<double>(num_tokens);
-  seconds = seconds == 0 ? now : (1 - kNewest) * seconds + kNewest * now;
+  magnitudes_[MagnitudeOf(num_tokens)].by_count[count - 1].Add(
+      absl::ToDoubleSeconds(taken) / static_cast<double>(num_tokens));
 }
 
 }  // namespace expertmesh::router

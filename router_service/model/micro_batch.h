@@ -28,7 +28,9 @@ void SliceBatch(const TokenBatch& whole, int64_t first, int64_t last,
                 TokenBatch* part);
 
 // Chooses between one and two micro-batches by the time steps took, for each
-// magnitude of tokens by itself. One thread.
+// magnitude of tokens by itself. Each is tried a few steps in a row, now and
+// then, and goes by its median, as a single step may be late for any reason.
+// One thread.
 class MicroBatchPolicy {
  public:
   // `fixed`: 1 or 2; 0: by measured times.
@@ -39,10 +41,19 @@ class MicroBatchPolicy {
   void Observe(int64_t num_tokens, int count, absl::Duration taken);
 
  private:
+  static constexpr int kTrial = 5;  // steps
+
+  // Seconds a token took in the latest steps.
+  struct Recent {
+    void Add(double seconds) { latest[num_added++ % kTrial] = seconds; }
+    double Median() const;
+
+    std::array<double, kTrial> latest = {};
+    int64_t num_added = 0;
+  };
   struct Magnitude {
     int64_t steps = 0;
-    // [count - 1] seconds a token took lately; 0: not tried.
-    std::array<double, 2> seconds = {};
+    std::array<Recent, 2> by_count;  // [count - 1]
   };
   static size_t MagnitudeOf(int64_t num_tokens);
 

@@ -53,13 +53,9 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
   });
   dispatcher_->CountReplicas(layer, &ticket->replicas);
   const absl::Duration now = Clock::Real()->Now();
-  routing.is_budget_spent = budget_.IsSpent(now);
+  routing.allowance = budget_.Allowance(now);
   planner_.Build(routing, ticket->replicas, &ticket->plan);
-  RoutingAccount total;
-  for (const RoutingAccount& account : ticket->plan.accounts) {
-    total.Add(account);
-  }
-  budget_.Add(total, now);
+  budget_.Add(ticket->plan.accounts, now);
   dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch);
 }
 

@@ -125,11 +125,13 @@ void ReadAnnouncement(const expert::v1::EndpointState& state,
   info->busy_us = state.busy_us();
 }
 
-std::vector<SlotRows> ReadLoad(const expert::v1::EndpointState& state) {
-  std::vector<SlotRows> load;
-  load.reserve(state.load_size());
+EndpointLoad ReadLoad(const expert::v1::EndpointState& state) {
+  EndpointLoad load;
+  load.busy_us = state.busy_us();
+  load.expert_runs = state.expert_runs();
+  load.rows.reserve(state.load_size());
   for (const expert::v1::SlotLoad& slot : state.load()) {
-    load.push_back({{slot.layer(), slot.expert_id()}, slot.rows()});
+    load.rows.push_back({{slot.layer(), slot.expert_id()}, slot.rows()});
   }
   return load;
 }

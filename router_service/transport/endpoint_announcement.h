@@ -27,6 +27,6 @@ void ReadAnnouncement(const expert::v1::EndpointState& state,
                       EndpointInfo* info);
 
 // The counters of an announcement; slots may lie outside the model.
-std::vector<SlotRows> ReadLoad(const expert::v1::EndpointState& state);
+EndpointLoad ReadLoad(const expert::v1::EndpointState& state);
 
 }  // namespace expertmesh::router

@@ -51,6 +51,13 @@ struct SlotRows {
   uint64_t rows = 0;
 };
 
+// All that it counted.
+struct EndpointLoad {
+  std::vector<SlotRows> rows;  // slots that served any
+  uint64_t busy_us = 0;        // microseconds its device computed
+  uint64_t expert_runs = 0;    // experts it computed, each for all rows at hand
+};
+
 // What is known of an endpoint. From `hosted` on it is what the endpoint
 // announced, and empty when nothing it announced holds any more.
 struct EndpointInfo {

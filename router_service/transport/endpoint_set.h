@@ -45,8 +45,7 @@ class EndpointSet {
     // Hears what an endpoint that fits the mesh counted, whenever it speaks; of
     // one endpoint in order. On threads of the transport; must not block. May
     // be empty.
-    std::function<void(const std::string& address,
-                       const std::vector<SlotRows>& rows)>
+    std::function<void(const std::string& address, const EndpointLoad& load)>
         on_load;
     absl::Duration watch_interval = absl::Seconds(1);
     TransportMetrics metrics;

@@ -86,7 +86,7 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddCount(app, "--min-capacity", router,
            "Rows an expert accepts per step at least");
   AddNumber(app, "--max-lost-gate-mass", router,
-            "Share of gate mass that next_best and drop may cost; default: 1");
+            "Share of gate mass that next_best and drop may cost; default: 0.02");
   AddChoice(app, "--overflow-policy", {"wait", "next_best", "drop"}, router,
             "What becomes of rows above an expert's capacity");
 

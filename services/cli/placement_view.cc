@@ -16,6 +16,9 @@ std::string PlacementText(const admin::v1::Placement& placement) {
       absl::StrAppend(&text, " (managed, within ",
                       BytesText(host.memory_budget_bytes()), ")");
     }
+    if (host.speed() > 0 && host.speed() != 1) {
+      absl::StrAppendFormat(&text, " (speed %.2f)", host.speed());
+    }
     absl::StrAppend(&text, "\n");
   }
   return text;

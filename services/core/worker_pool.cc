@@ -20,6 +20,18 @@ inline void CpuRelax() {
 #endif
 }
 
+// One turn of a loop that waits for another thread. That thread may need this
+// core: on a machine with fewer free cores than threads it gets it now and
+// then.
+inline void Spin(int turn) {
+  constexpr int kTurnsOnCore = 64;
+  if (turn % kTurnsOnCore == kTurnsOnCore - 1) {
+    std::this_thread::yield();
+  } else {
+    CpuRelax();
+  }
+}
+
 // The cgroup v2 quota in CPUs, or 0 where there is none.
 double CgroupCpus() {
   std::ifstream file("/sys/fs/cgroup/cpu.max");
@@ -79,11 +91,7 @@ void WorkerPool::ParallelFor(int64_t n, absl::FunctionRef<void(int64_t)> body) {
   // cores than threads the workers need this core to finish.
   for (int spins = 0; busy_workers_.load(std::memory_order_acquire) > 0;
        ++spins) {
-    if (spins < kSpins) {
-      CpuRelax();
-    } else {
-      std::this_thread::yield();
-    }
+    Spin(spins);
   }
 }
 
@@ -98,7 +106,7 @@ void WorkerPool::WorkerLoop() {
   uint64_t seen = 0;
   while (true) {
     for (int spins = 0; spins < kSpins && epoch_.load() == seen; ++spins) {
-      CpuRelax();
+      Spin(spins);
     }
     if (epoch_.load() == seen) {
       MutexLock lock(&mutex_);

@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -18,82 +17,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "services/core/mutex.h"
+#include "tests/bench/answer_waiter.h"
+#include "tests/bench/measure.h"
+#include "tests/bench/model_steps.h"
 #include "tests/support/remote_model.h"
 
 namespace expertmesh::testing {
 namespace {
-
-constexpr int64_t kContext = 1024;
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2,
-                   values.end());
-  return values[values.size() / 2];
-}
-
-double Seconds(const std::function<void()>& body) {
-  const absl::Time start = absl::Now();
-  body();
-  return absl::ToDoubleSeconds(absl::Now() - start);
-}
-
-// `count` tokens from `position` on for each of `num_seqs` sequences, whose
-// pages follow one another.
-router::TokenBatch MakeBatch(const ModelConfig& config, int64_t num_seqs,
-                             int64_t position, int64_t count) {
-  constexpr int64_t kPages = kContext / kPageTokens;
-  router::TokenBatch batch;
-  batch.Clear();
-  batch.max_blocks = kPages;
-  for (int64_t seq = 0; seq < num_seqs; ++seq) {
-    for (int64_t i = position; i < position + count; ++i) {
-      batch.token_ids.push_back(
-          static_cast<int32_t>((seq * 7919 + i * 104729) % config.vocab_size));
-      batch.positions.push_back(static_cast<int32_t>(i));
-      batch.slot_mapping.push_back(static_cast<int32_t>(seq * kContext + i));
-      batch.policy.push_back(router::OverflowPolicy::kWait);
-    }
-    batch.seq_starts.push_back(static_cast<int32_t>(batch.num_tokens()));
-    for (int64_t page = 0; page < kPages; ++page) {
-      batch.block_tables.push_back(static_cast<int32_t>(seq * kPages + page));
-    }
-  }
-  return batch;
-}
-
-// One step with logits for the last token of every sequence.
-void Step(LocalModel* model, const router::TokenBatch& batch,
-          std::vector<float>* logits) {
-  model->transformer->Forward(batch, model->cache.get(), nullptr);
-  std::vector<int32_t> rows;
-  for (int64_t seq = 1; seq <= batch.num_seqs(); ++seq) {
-    rows.push_back(batch.seq_starts[seq] - 1);
-  }
-  logits->resize(rows.size() * model->config().vocab_size);
-  model->transformer->Logits(rows, logits->data());
-}
-
-// `num_seqs` prompts of `tokens` each, in one step.
-double PrefillTokensPerSecond(LocalModel* model, int64_t num_seqs,
-                              int64_t tokens) {
-  std::vector<float> logits;
-  const auto batch = MakeBatch(model->config(), num_seqs, 0, tokens);
-  return num_seqs * tokens / Seconds([&] { Step(model, batch, &logits); });
-}
-
-double DecodeTokensPerSecond(LocalModel* model, int64_t num_seqs,
-                             int64_t steps) {
-  std::vector<float> logits;
-  constexpr int64_t kStart = 64;  // after a short prompt
-  const double seconds = Seconds([&] {
-    for (int64_t i = 0; i < steps; ++i) {
-      Step(model, MakeBatch(model->config(), num_seqs, kStart + i, 1), &logits);
-    }
-  });
-  return num_seqs * steps / seconds;
-}
 
 void Compare(const char* name, int rounds, LocalModel* local,
              LocalModel* remote,
@@ -110,32 +40,6 @@ void Compare(const char* name, int rounds, LocalModel* local,
               Median(remotes), Median(ratios));
   std::fflush(stdout);
 }
-
-class Waiter final : public router::BatchCompletion {
- public:
-  explicit Waiter(std::byte* out, size_t num_rows)
-      : out_(out), num_rows_(num_rows) {}
-  void Done(const router::BatchAnswer& answer) override {
-    if (answer.status.ok()) answer.rows->Copy(0, num_rows_, out_);
-    MutexLock lock(&mutex_);
-    done_ = true;
-    status_ = answer.status;
-    changed_.NotifyOne();
-  }
-  absl::Status Await() {
-    MutexLock lock(&mutex_);
-    changed_.Wait(lock, [this] { return done_; });
-    return status_;
-  }
-
- private:
-  std::byte* const out_;
-  const size_t num_rows_;
-  Mutex mutex_;
-  CondVar changed_;
-  bool done_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);
-};
 
 // One batch of `num_tokens` rows for one expert, there and back.
 double DispatchSeconds(RemoteModel* remote, int64_t num_tokens) {
@@ -162,7 +66,7 @@ double DispatchSeconds(RemoteModel* remote, int64_t num_tokens) {
   batch.expert_ids = expert_ids;
   batch.group_offsets = offsets;
   batch.row_token = row_token;
-  Waiter waiter(rows_out.data(), num_tokens);
+  AnswerWaiter waiter(rows_out.data(), num_tokens);
   return Seconds([&] {
     remote->endpoints->transport()->Send(0, batch, &waiter);
     if (const absl::Status status = waiter.Await(); !status.ok()) {
@@ -255,12 +159,7 @@ void CompareDispatch(RemoteModel* remote, int64_t num_tokens) {
 }
 
 int Main(const std::string& directory, int rounds) {
-  LocalModelOptions options;
-  options.router_dtype = DType::kBF16;
-  options.wire_dtype = DType::kBF16;
-  options.max_context_tokens = kContext;
-  options.kv_cache_tokens = 16 * kContext;
-  options.capacity.capacity_factor = 0;
+  const LocalModelOptions options = BenchOptions(16);
   const auto local = LocalModel::Load(directory, options);
   const auto remote = RemoteModel::Load(directory, options, 1);
   if (!local.ok() || !remote.ok()) {

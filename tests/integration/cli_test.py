@@ -347,6 +347,28 @@ class ServeTest(unittest.TestCase):
             self.assertEqual(mesh.ready["grpc"], before["grpc"])
             et.wait_until(lambda: ask().stdout == "42", what="an answer")
 
+    def test_a_killed_replica_costs_no_request_and_no_token(self):
+        with et.serve(et.DEMO_MODEL, 4, "--replicas", "2") as mesh:
+            ask = [et.BIN / "expertmesh", "generate", "--server", mesh.address,
+                   "--prompt", "ROMEO:", "--max-tokens", "600", "--seed", "5",
+                   "--temperature", "0.8", "--ignore-eos"]
+            undisturbed = subprocess.run(ask, capture_output=True, check=True,
+                                         timeout=et.START_SECONDS).stdout
+            # Unbuffered, so that communicate() finds all but the first byte.
+            with subprocess.Popen(ask, stdout=subprocess.PIPE,
+                                  bufsize=0) as client:
+                first = client.stdout.read(1)  # it is under way
+                os.kill(mesh.ready["experts"][1]["pid"], signal.SIGKILL)
+                rest = client.communicate(timeout=et.START_SECONDS)[0]
+            self.assertEqual(client.returncode, 0)
+            self.assertEqual(first + rest, undisturbed)
+
+    def test_more_replicas_than_services_are_refused(self):
+        refused = et.cli("serve", "--model", et.DEMO_MODEL,
+                         "--expert-services", 2, "--replicas", 3, check=False)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertRegex(refused.stderr, r"^[^\n]*3 replicas[^\n]*\n$")
+
     def test_children_end_with_a_killed_launcher(self):
         with et.serve(et.DEMO_MODEL, 2) as mesh:
             ready = mesh.ready

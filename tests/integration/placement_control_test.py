@@ -231,6 +231,8 @@ class PlacementControl(unittest.TestCase):
             self.check_code(grpc.StatusCode.INVALID_ARGUMENT,
                             "", lambda: capacity(**fields))
         self.assertEqual(capacity(), now)
+        self.assertEqual(now.max_lost_gate_mass, 0.02)
+        capacity(max_lost_gate_mass=1)
         long = generation_pb2.GenerateRequest(
             text="To be or not to be, that is the question. " * 8,
             max_tokens=1, temperature=0)

@@ -315,8 +315,23 @@ class StopStringsTest(RouterTest):
         self.assertEqual(own[-1].finish_reason, pb.FINISH_REASON_LENGTH)
 
 
+class LostMassBudgetTest(RouterTest):
+    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
+             "--max-lost-gate-mass", "0")
+
+    def test_a_spent_budget_makes_every_policy_wait(self):
+        for policy in (pb.OVERFLOW_POLICY_NEXT_BEST, pb.OVERFLOW_POLICY_DROP):
+            routing = self.generate("What is the news from Verona? " * 12,
+                                    ignore_eos=True,
+                                    overflow_policy=policy)[-1].routing
+            self.assertGreater(routing.waited, 0)
+            self.assertEqual(routing.rerouted + routing.dropped, 0)
+            self.assertEqual(routing.gate_mass_kept, 1)
+
+
 class TightCapacityTest(RouterTest):
-    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1")
+    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
+             "--max-lost-gate-mass", "1")
     TEXT = "What is the news from Verona? " * 12
 
     def routing(self, **fields):
@@ -350,6 +365,21 @@ class TightCapacityTest(RouterTest):
                     request(self.TEXT, max_tokens=32), timeout=SECONDS))
         self.assertEqual(token_ids(self.generate(self.TEXT, max_tokens=32)),
                          expected)
+
+
+class DefaultBudgetTest(RouterTest):
+    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1")
+
+    def test_policies_lose_little_and_the_rest_waits(self):
+        text = TightCapacityTest.TEXT
+        for policy, moved in ((pb.OVERFLOW_POLICY_NEXT_BEST, "rerouted"),
+                              (pb.OVERFLOW_POLICY_DROP, "dropped")):
+            routing = self.generate(text, ignore_eos=True,
+                                    overflow_policy=policy)[-1].routing
+            self.assertGreater(getattr(routing, moved), 0)
+            self.assertGreater(routing.waited, 0)
+            self.assertGreaterEqual(routing.gate_mass_kept, 0.96)
+            self.assertLess(routing.gate_mass_kept, 1)
 
 
 class LimitsTest(RouterTest):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import pathlib
+import re
 import signal
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ import safetensors_files
 from expertmesh.expert.v1 import expert_pb2 as pb
 from expertmesh.expert.v1 import weights_pb2 as weights
 from expertmesh.expert.v1 import weights_pb2_grpc as weights_grpc
+from expertmesh.v1 import generation_pb2, generation_pb2_grpc
 
 LIKE = et.GOLDENS / "qwen3_moe"
 HIDDEN, INTERMEDIATE, EXPERTS, LAYERS = 256, 1024, 8, 2
@@ -201,6 +203,69 @@ class WeightsFromPeersTest(unittest.TestCase):
                              grpc.StatusCode.UNAVAILABLE)
             self.assertIn("is not here", raised.exception.details())
         self.check_answers(second, [(1, 6)])
+
+
+class WeightsFromARouterTest(unittest.TestCase):
+    """The router has the checkpoint, and no expert service to begin with."""
+
+    def start_router(self, *flags):
+        router = et.Service(
+            [et.BIN / "expertmesh-router", "--model", et.DEMO_MODEL,
+             "--experts-at", "127.0.0.1:1", "--listen", "127.0.0.1:0",
+             "--metrics-listen", "127.0.0.1:0", *flags], wait=False)
+        self.addCleanup(router.__exit__, None, None, None)
+        listening = re.compile(r"listening grpc=(\S+)")
+        et.wait_until(lambda: listening.search(router.log()),
+                      what="the router to listen")
+        address = listening.search(router.log()).group(1)
+        channel = grpc.insecure_channel(address)
+        self.addCleanup(channel.close)
+        return address, weights_grpc.WeightServiceStub(channel)
+
+    def generate(self, expert_address):
+        with et.router(et.DEMO_MODEL, [expert_address]) as router, \
+             grpc.insecure_channel(router.address) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            return [token for response in stub.Generate(
+                generation_pb2.GenerateRequest(
+                    text="ROMEO:", max_tokens=32, temperature=1, seed=7,
+                    ignore_eos=True), timeout=et.START_SECONDS)
+                    for token in response.token_ids]
+
+    def test_an_expert_service_pulls_from_it(self):
+        with et.expert(et.DEMO_MODEL) as local:
+            expected = self.generate(local.address)
+        address, _ = self.start_router()
+        with tempfile.TemporaryDirectory() as cache:
+            service = et.Service(
+                [et.BIN / "expertmesh-expert", "--weights-from", address,
+                 "--weights-cache", cache, "--listen", "127.0.0.1:0",
+                 "--metrics-listen", "127.0.0.1:0"])
+            with service:
+                self.assertEqual(self.generate(service.address), expected)
+        self.assertEqual(len(expected), 32)
+
+    def test_refuses_another_checkpoint(self):
+        _, stub = self.start_router()
+        manifest = stub.GetManifest(weights.GetManifestRequest())
+        self.assertTrue(manifest.weight_files)
+        request = weights.ReadTensorRequest(
+            checkpoint_fingerprint="another", length=16,
+            tensor="model.layers.0.mlp.experts.0.gate_proj.weight")
+        with self.assertRaises(grpc.RpcError) as raised:
+            list(stub.ReadTensor(request))
+        self.assertEqual(raised.exception.code(),
+                         grpc.StatusCode.FAILED_PRECONDITION)
+        request.checkpoint_fingerprint = manifest.checkpoint_fingerprint
+        (chunk,) = stub.ReadTensor(request)
+        self.assertEqual(len(chunk.data), 16)
+
+    def test_lends_nothing_where_told_so(self):
+        _, stub = self.start_router("--no-lend-weights")
+        with self.assertRaises(grpc.RpcError) as raised:
+            stub.GetManifest(weights.GetManifestRequest())
+        self.assertEqual(raised.exception.code(),
+                         grpc.StatusCode.UNIMPLEMENTED)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,13 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
       .checkpoint_fingerprint = checkpoint->fingerprint(),
       .expert_dtype = ""};
   out->placement = std::make_unique<router::PlacementTable>(
-      router::PlaceOnEndpoints(config, {}).placement);
+      router::PlaceOnEndpoints(config, {}, "").placement);
   endpoint_options.on_change =
       [readiness, config, placement = out->placement.get()](
           const std::vector<router::EndpointInfo>& endpoints) {
-        placement->Set(router::PlaceOnEndpoints(config, endpoints).placement);
+        placement->Set(router::PlaceOnEndpoints(
+                           config, endpoints, router::MeshNumericsId(endpoints))
+                           .placement);
         MutexLock lock(&readiness->mutex);
         const auto is_ready = [](const router::EndpointInfo& endpoint) {
           return endpoint.state == router::EndpointState::kReady;

@@ -57,7 +57,7 @@ TEST_F(MeshFile, IsReadWhole) {
      "fixed": {"slots": "0-3"}},
     {"name": "hot-1", "target": "10.0.0.1:1, [::1]:2,host:3", "device": "cpu",
      "managed": {"memoryBudgetBytes": 8589934592}, "weight": 2.5,
-     "min_replicas": 0, "maxReplicas": 8}], "expertDtype": "bf16"})");
+     "min_replicas": 2, "maxReplicas": 8}], "expertDtype": "bf16"})");
   ASSERT_TRUE(mesh.ok()) << mesh.status();
   EXPECT_EQ(mesh->expert_dtype, "bf16");
   ASSERT_EQ(mesh->pools.size(), 2u);
@@ -80,7 +80,7 @@ TEST_F(MeshFile, IsReadWhole) {
   EXPECT_TRUE(hot.is_managed);
   EXPECT_EQ(hot.memory_budget_bytes, 8589934592u);
   EXPECT_EQ(hot.weight, 2.5);
-  EXPECT_EQ(hot.min_replicas, 0u);
+  EXPECT_EQ(hot.min_replicas, 2u);
   EXPECT_EQ(hot.max_replicas, 8u);
 }
 
@@ -111,6 +111,7 @@ TEST_F(MeshFile, FaultsNameTheFieldAndThePool) {
       {absl::StrCat(kGood, R"(, "weight": -1)"), "weight is -1"},
       {absl::StrCat(kGood, R"(, "weight": "NaN")"), "weight is nan"},
       {absl::StrCat(kGood, R"(, "weight": 1e9)"), "at most 1000"},
+      {absl::StrCat(kGood, R"(, "minReplicas": 0)"), "min_replicas is 0"},
       {absl::StrCat(kGood, R"(, "maxReplicas": 0)"), "max_replicas is 0"},
       {absl::StrCat(kGood, R"(, "minReplicas": 3, "maxReplicas": 2)"),
        "at least 1 and min_replicas, 3"},

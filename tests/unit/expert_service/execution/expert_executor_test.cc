@@ -218,6 +218,7 @@ TEST_F(ExpertExecutorTest, EachBatchGetsItsOwnRowsWhateverItIsMergedWith) {
   EXPECT_EQ(load_.rows(1, 1), 5u);
   EXPECT_EQ(load_.rows(1, 2), 7u);
   EXPECT_EQ(load_.rows(0, 1), 1u);
+  EXPECT_EQ(load_.runs(), 3u + 2u);  // merged: once for each expert and layer
 }
 
 TEST_F(ExpertExecutorTest, ElementTypesRunApart) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <functional>
 #include <future>
 #include <map>
 #include <set>
@@ -12,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/support/fake_clock.h"
 
 namespace expertmesh::router {
@@ -157,7 +160,7 @@ class ControllerTest : public ::testing::Test {
             {{0, expert}, factor * rows[expert]});
       }
       for (const auto& [address, report] : reports) {
-        controller_->OnLoad(address, report);
+        controller_->OnLoad(address, {.rows = report});
       }
     }
   }
@@ -217,6 +220,42 @@ TEST_F(ControllerTest, VersionGrowsWithTheContentsOnly) {
 TEST_F(ControllerTest, CountsDemandOfTheWholeMesh) {
   Demand({10, 20, 30, 40});
   EXPECT_THAT(controller_->WindowRows(), ElementsAre(10, 20, 30, 40));
+}
+
+TEST_F(ControllerTest, PlansHalfTheRowsForAHostOfHalfTheSpeed) {
+  constexpr uint32_t kMany = 12;
+  ControllerOptions options = Options();
+  options.mesh.num_experts = kMany;
+  FakeMesh mesh({Endpoint("fast", {}, 8), Endpoint("slow", {}, 8)});
+  Controller controller(options, &mesh, &clock_);
+  mesh.set_controller(&controller);
+  for (const uint64_t time : {0, 1}) {
+    for (const auto& [address, busy_us] :
+         {std::pair("fast", 100'000), std::pair("slow", 200'000)}) {
+      EndpointLoad load;
+      for (uint32_t expert = 0; expert < kMany; ++expert) {
+        load.rows.push_back({{0, expert}, time * 100});
+      }
+      load.busy_us = time * busy_us;
+      load.expert_runs = time * 50;
+      controller.OnLoad(address, load);
+    }
+  }
+  const uint64_t version = controller.placement().version;
+  const auto proposal =
+      Await<PlacementProposal>([&](auto done) { controller.Propose(done); });
+  ASSERT_TRUE(proposal.ok()) << proposal.status();
+  EXPECT_EQ(proposal->from.version, version);  // a speed alone makes no other
+  EXPECT_EQ(proposal->from.hosts[0].speed, 1);
+  EXPECT_EQ(proposal->from.hosts[1].speed, 0.5);
+  const HostedSlots& hosted = proposal->plan.hosted;
+  double slow = 0;  // in slots' rows
+  for (const SlotId slot : hosted[1]) {
+    const bool is_shared =
+        std::binary_search(hosted[0].begin(), hosted[0].end(), slot);
+    slow += is_shared ? 1.0 / 3 : 1;
+  }
+  EXPECT_NEAR(slow, kMany / 3.0, 0.5);
 }
 
 TEST_F(ControllerTest, ProposesCopiesOfTheHottest) {
@@ -421,11 +460,37 @@ TEST_F(ControllerTest, RebalancesByItself) {
   controller_->Stop();
 }
 
-TEST_F(ControllerTest, CoversEveryExpertAtOnceWhenAutomatic) {
+// Each request is still at work when the next look is due.
+TEST_F(ControllerTest, SteadyRequestsDoNotKeepItFromRebalancing) {
+  ControllerOptions options = Options();
+  options.auto_rebalance = true;
+  options.rebalance_interval = absl::Milliseconds(5);
+  options.rebalance.min_windows = 2;
+  Start(options);
+  std::promise<void> ordered;
+  mesh_.before = [&, is_done = false]() mutable {
+    if (!std::exchange(is_done, true)) ordered.set_value();
+  };
+  Demand({1000, 10, 10, 10});
+  std::function<void()> ask = [&] {
+    controller_->Propose([&](const auto& proposal) {
+      if (!proposal.ok()) return;  // stopped
+      ask();
+      absl::SleepFor(2 * options.rebalance_interval);
+    });
+  };
+  ask();
+  EXPECT_EQ(ordered.get_future().wait_for(std::chrono::seconds(30)),
+            std::future_status::ready);
+  controller_->Stop();
+}
+
+TEST_F(ControllerTest, CoversEveryExpertWithoutWaitingForWindows) {
   ControllerOptions options = Options();
   options.auto_rebalance = true;
   options.rebalance_interval = absl::Milliseconds(5);
   options.rebalance.min_windows = 1000000;
+  options.rebalance.urgent_after = absl::ZeroDuration();
   mesh_.endpoint("a").state = EndpointState::kConnecting;
   Start(std::move(options));
   std::promise<void> covered;
@@ -441,7 +506,34 @@ TEST_F(ControllerTest, CoversEveryExpertAtOnceWhenAutomatic) {
   });
   covered.get_future().wait();
   controller_->OnChange(nullptr);
+  ASSERT_TRUE(Propose().ok());  // its turn comes when the run is over
   controller_->Stop();
+  // What would only make hosts more even is left.
+  EXPECT_EQ(mesh_.orders.size(), 2u);
+}
+
+TEST_F(ControllerTest, LeavesAServiceThatRestartsTheTimeToComeBack) {
+  ControllerOptions options = Options();
+  options.auto_rebalance = true;
+  options.rebalance_interval = absl::Milliseconds(5);
+  options.rebalance.urgent_after = absl::Seconds(5);
+  mesh_.endpoint("a").state = EndpointState::kConnecting;
+  Start(std::move(options));
+  const auto looks = [&] {
+    for (int i = 0; i < 5; ++i) {
+      absl::SleepFor(absl::Milliseconds(5));
+      ASSERT_TRUE(Propose().ok());  // after a look that was due
+    }
+  };
+  looks();
+  clock_.Advance(absl::Seconds(3));
+  mesh_.endpoint("a").state = EndpointState::kReady;
+  mesh_.Announce();
+  looks();
+  clock_.Advance(absl::Seconds(3));
+  looks();
+  controller_->Stop();
+  EXPECT_THAT(mesh_.orders, ElementsAre());
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "tests/support/fake_clock.h"
 
 namespace expertmesh::router {
@@ -22,12 +24,19 @@ class LoadWindowTest : public ::testing::Test {
                  .num_buckets = 10},
                 &clock_) {}
 
+  // Each run of an expert is for one row and takes 10 µs.
   void Observe(const std::string& endpoint, std::vector<uint64_t> rows) {
     std::vector<SlotCounter> counters;
     for (size_t e = 0; e < rows.size(); ++e) {
       counters.push_back({{0, static_cast<int32_t>(e)}, rows[e]});
     }
-    window_.Observe(endpoint, counters);
+    const uint64_t runs = std::accumulate(rows.begin(), rows.end(), uint64_t{});
+    window_.Observe(endpoint, counters, {.busy_us = 10 * runs, .runs = runs});
+  }
+
+  // What Observe made of this many rows.
+  static HostWork Did(uint64_t rows) {
+    return {rows, rows, absl::Microseconds(10 * rows)};
   }
 
   FakeClock clock_;
@@ -48,12 +57,14 @@ TEST_F(LoadWindowTest, AddsEndpointsAndForgetsWhatLeftTheWindow) {
   clock_.Advance(absl::Seconds(4));
   Observe("b", {1, 7, 0});
   EXPECT_THAT(window_.Rows(), ElementsAre(6, 7, 0));
-  EXPECT_THAT(window_.EndpointRows(), ElementsAre(Pair("a", 5), Pair("b", 8)));
+  EXPECT_THAT(window_.EndpointWork(),
+              ElementsAre(Pair("a", Did(5)), Pair("b", Did(8))));
   clock_.Advance(absl::Seconds(5));
   EXPECT_THAT(window_.Rows(), ElementsAre(6, 7, 0));
   clock_.Advance(absl::Seconds(1));
   EXPECT_THAT(window_.Rows(), ElementsAre(1, 7, 0));
-  EXPECT_THAT(window_.EndpointRows(), ElementsAre(Pair("a", 0), Pair("b", 8)));
+  EXPECT_THAT(window_.EndpointWork(),
+              ElementsAre(Pair("a", Did(0)), Pair("b", Did(8))));
   clock_.Advance(absl::Hours(1));
   EXPECT_THAT(window_.Rows(), ElementsAre(0, 0, 0));
   Observe("b", {1, 9, 0});
@@ -65,6 +76,7 @@ TEST_F(LoadWindowTest, CounterThatWentDownStartsAgain) {
   Observe("a", {110, 100, 0});
   Observe("a", {3, 2, 0});  // restarted
   EXPECT_THAT(window_.Rows(), ElementsAre(13, 2, 0));
+  EXPECT_THAT(window_.EndpointWork(), ElementsAre(Pair("a", Did(15))));
   Observe("a", {4, 2, 1});
   EXPECT_THAT(window_.Rows(), ElementsAre(14, 2, 1));
 }
@@ -88,7 +100,7 @@ TEST_F(LoadWindowTest, RowsOfAnEndpointThatIsGoneWereDemandAllTheSame) {
   window_.Forget("a");
   window_.Forget("never seen");
   EXPECT_THAT(window_.Rows(), ElementsAre(5, 0, 0));
-  EXPECT_THAT(window_.EndpointRows(), IsEmpty());
+  EXPECT_THAT(window_.EndpointWork(), IsEmpty());
   Observe("a", {9, 0, 0});  // as new
   EXPECT_THAT(window_.Rows(), ElementsAre(5, 0, 0));
 }

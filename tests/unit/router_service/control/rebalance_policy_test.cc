@@ -30,6 +30,14 @@ PlacementPlan PlanOf(double before, double after,
 
 class RebalancePolicyTest : public ::testing::Test {
  protected:
+  // What is to be done now, and done at once.
+  static RebalanceDecision Run(RebalancePolicy* policy,
+                               const PlacementPlan& plan) {
+    RebalanceDecision decision = policy->Consider(plan);
+    if (!decision.moves.empty()) policy->Ended(/*ok=*/true);
+    return decision;
+  }
+
   FakeClock clock_;
 };
 
@@ -44,7 +52,6 @@ TEST_F(RebalancePolicyTest, WaitsForConsecutiveWindows) {
   EXPECT_THAT(policy.Consider(good).reason, HasSubstr("window 2 of 3"));
   const RebalanceDecision decision = policy.Consider(good);
   EXPECT_THAT(decision.moves, SizeIs(2));
-  EXPECT_FALSE(decision.is_cut);
   EXPECT_THAT(decision.reason, HasSubstr("25.0%"));
 }
 
@@ -53,6 +60,8 @@ TEST_F(RebalancePolicyTest, PausesBetweenRebalances) {
                          &clock_);
   const PlacementPlan plan = PlanOf(2, 1, {Load(1)});
   EXPECT_THAT(policy.Consider(plan).moves, SizeIs(1));
+  clock_.Advance(absl::Minutes(10));  // that is how long the moves take
+  policy.Ended(/*ok=*/true);
   clock_.Advance(absl::Seconds(59));
   const RebalanceDecision decision = policy.Consider(plan);
   EXPECT_THAT(decision.moves, IsEmpty());
@@ -66,8 +75,7 @@ TEST_F(RebalancePolicyTest, GoesOnWithinTheByteBudget) {
   const PlacementPlan plan =
       PlanOf(2, 1, {Load(1), Unload(7), Load(2), Unload(8), Load(3)});
   policy.Consider(plan);
-  RebalanceDecision decision = policy.Consider(plan);
-  EXPECT_TRUE(decision.is_cut);
+  RebalanceDecision decision = Run(&policy, plan);
   EXPECT_THAT(decision.moves, SizeIs(3));  // what only makes room for 3 stays
   // What is left is planned anew; there is no wait for windows or pause.
   const PlacementPlan rest = PlanOf(1.5, 1, {Unload(8), Load(3)});
@@ -75,9 +83,8 @@ TEST_F(RebalancePolicyTest, GoesOnWithinTheByteBudget) {
   EXPECT_THAT(decision.moves, IsEmpty());
   EXPECT_THAT(decision.reason, HasSubstr("budget"));
   clock_.Advance(absl::Seconds(30));
-  decision = policy.Consider(rest);
+  decision = Run(&policy, rest);
   EXPECT_THAT(decision.moves, SizeIs(2));
-  EXPECT_FALSE(decision.is_cut);
   // Now it has ended.
   clock_.Advance(absl::Seconds(30));
   policy.Consider(plan);
@@ -86,7 +93,7 @@ TEST_F(RebalancePolicyTest, GoesOnWithinTheByteBudget) {
 
 TEST_F(RebalancePolicyTest, ARestThatIsWorthLittleEndsTheRebalance) {
   RebalancePolicy policy({.min_windows = 1, .bytes_per_minute = 100}, &clock_);
-  EXPECT_TRUE(policy.Consider(PlanOf(2, 1, {Load(1), Load(2)})).is_cut);
+  EXPECT_THAT(Run(&policy, PlanOf(2, 1, {Load(1), Load(2)})).moves, SizeIs(1));
   clock_.Advance(absl::Minutes(1));
   EXPECT_THAT(policy.Consider(PlanOf(1.05, 1, {Load(2)})).moves, IsEmpty());
   EXPECT_THAT(policy.Consider(PlanOf(2, 1, {Load(2)})).reason,
@@ -99,11 +106,69 @@ TEST_F(RebalancePolicyTest, SlotLargerThanTheBudgetGoesOnCredit) {
                           .bytes_per_minute = 100},
                          &clock_);
   const PlacementPlan plan = PlanOf(2, 1, {Unload(9), Load(1, 250), Load(2)});
-  EXPECT_THAT(policy.Consider(plan).moves, SizeIs(2));
+  EXPECT_THAT(Run(&policy, plan).moves, SizeIs(2));
   clock_.Advance(absl::Seconds(149));  // 150 in debt, then 98 saved up
   EXPECT_THAT(policy.Consider(PlanOf(2, 1, {Load(2)})).moves, IsEmpty());
   clock_.Advance(absl::Seconds(2));
   EXPECT_THAT(policy.Consider(PlanOf(2, 1, {Load(2)})).moves, SizeIs(1));
+}
+
+TEST_F(RebalancePolicyTest, AFailedRunWaitsForWindowsAndPauseAgain) {
+  RebalancePolicy policy({.min_windows = 2, .bytes_per_minute = 100}, &clock_);
+  const PlacementPlan plan = PlanOf(2, 1, {Load(1), Load(2)});
+  policy.Consider(plan);
+  EXPECT_THAT(policy.Consider(plan).moves, SizeIs(1));
+  policy.Ended(/*ok=*/false);
+  clock_.Advance(absl::Seconds(59));
+  EXPECT_THAT(policy.Consider(plan).reason, HasSubstr("window 1 of 2"));
+  EXPECT_THAT(policy.Consider(plan).reason, HasSubstr("59s ago"));
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_THAT(policy.Consider(plan).moves, SizeIs(1));
+}
+
+TEST_F(RebalancePolicyTest, WhatIsUrgentWaitsForAServiceThatRestarts) {
+  RebalancePolicy policy({.urgent_after = absl::Seconds(5)}, &clock_);
+  const RebalanceDecision decision = policy.ConsiderUrgent({Load(1)}, "lost");
+  EXPECT_THAT(decision.moves, IsEmpty());
+  EXPECT_THAT(decision.reason, HasSubstr("lost"));
+  EXPECT_EQ(decision.look_again, absl::Seconds(5));
+  clock_.Advance(absl::Seconds(3));
+  policy.Consider(PlanOf(1, 1, {}));  // it is back
+  clock_.Advance(absl::Seconds(3));
+  EXPECT_THAT(policy.ConsiderUrgent({Load(1)}, "lost").moves, IsEmpty());
+  clock_.Advance(absl::Seconds(5));
+  EXPECT_THAT(policy.ConsiderUrgent({Load(1)}, "lost").moves, SizeIs(1));
+}
+
+TEST_F(RebalancePolicyTest, WhatIsUrgentIsChargedToTheByteBudget) {
+  RebalancePolicy policy({.min_windows = 1,
+                          .bytes_per_minute = 100,
+                          .urgent_after = absl::ZeroDuration()},
+                         &clock_);
+  EXPECT_THAT(policy.ConsiderUrgent({Load(1), Load(2)}, "lost").moves,
+              SizeIs(2));
+  policy.Ended(/*ok=*/true);
+  clock_.Advance(absl::Seconds(119));  // 100 in debt, then 98 saved up
+  const PlacementPlan plan = PlanOf(2, 1, {Load(3)});
+  EXPECT_THAT(policy.Consider(plan).reason, HasSubstr("budget"));
+  clock_.Advance(absl::Seconds(2));
+  EXPECT_THAT(policy.Consider(plan).moves, SizeIs(1));
+}
+
+TEST_F(RebalancePolicyTest, WhatIsUrgentAndFailsIsTriedLessAndLessOften) {
+  RebalancePolicy policy(
+      {.min_pause = absl::Seconds(15), .urgent_after = absl::Seconds(5)},
+      &clock_);
+  policy.ConsiderUrgent({Load(1)}, "lost");
+  for (const int seconds : {5, 5, 10, 15, 15}) {
+    clock_.Advance(absl::Seconds(seconds) - absl::Milliseconds(1));
+    EXPECT_THAT(policy.ConsiderUrgent({Load(1)}, "lost").moves, IsEmpty());
+    clock_.Advance(absl::Milliseconds(1));
+    // Looked at all the while.
+    EXPECT_THAT(policy.ConsiderUrgent({Load(1)}, "lost").moves, SizeIs(1));
+    policy.Ended(/*ok=*/false);
+    EXPECT_THAT(policy.ConsiderUrgent({Load(1)}, "lost").moves, IsEmpty());
+  }
 }
 
 TEST_F(RebalancePolicyTest, NoMovesNoRebalance) {

@@ -176,6 +176,27 @@ TEST_F(ScaleMonitorTest, OneThatDrainsIsWorkWithoutAReplica) {
   EXPECT_EQ(Hot().desired_replicas, 2);
 }
 
+TEST_F(ScaleMonitorTest, WhatIsNotHeardOfIsNotTakenAway) {
+  for (int i = 0; i < 3; ++i) Add("hot", EndpointState::kConnecting);
+  Add("hot", EndpointState::kRefused);
+  Add("hot", EndpointState::kLeaving);
+  Observe();  // as after a restart
+  EXPECT_EQ(Hot().current_replicas, 0);
+  EXPECT_EQ(Hot().desired_replicas, 3);
+  for (int i = 0; i < 3; ++i) endpoints_[i].state = EndpointState::kReady;
+  Observe();
+  EXPECT_EQ(Hot().desired_replicas, 3);
+  Pass();
+  endpoints_[1].state = EndpointState::kConnecting;
+  endpoints_[2].state = EndpointState::kDraining;
+  Observe();
+  EXPECT_EQ(Hot().current_replicas, 1);
+  EXPECT_EQ(Hot().desired_replicas, 3);
+  Pass(60);
+  Observe();
+  EXPECT_EQ(Hot().desired_replicas, 1);
+}
+
 TEST_F(ScaleMonitorTest, AMonitorThatStartsTakesNothingAway) {
   for (int i = 0; i < 4; ++i) {
     Add("hot");

@@ -110,16 +110,55 @@ TEST_F(ScaleSignalTest, PoolsHaveHistoriesOfTheirOwn) {
   EXPECT_EQ(signal_.Recommend(Pool(6, 0.2)).desired_replicas, 6);
 }
 
-TEST_F(ScaleSignalTest, FromAndToNothing) {
+TEST_F(ScaleSignalTest, AnEmptyPoolIsGivenTheLeast) {
   PoolObservation pool = Pool(0, 0);
-  pool.min_replicas = 0;
-  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 1);
   pool.demand_rows_per_second = 0;
-  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 0);
-  pool.replicas = 2;
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 1);
+}
+
+// One of three is killed, and the others take its work or have none at all.
+TEST_F(ScaleSignalTest, OneLostFromSightTakesNoOtherAway) {
+  for (const double busy_share : {0.0, 0.7}) {
+    ScaleSignal signal({}, &clock_);
+    EXPECT_EQ(signal.Recommend(Pool(3, busy_share)).desired_replicas, 3);
+    clock_.Advance(absl::Seconds(1));
+    PoolObservation pool = Pool(2, busy_share);
+    pool.unseen_replicas = 1;
+    EXPECT_EQ(signal.Recommend(pool).desired_replicas, 3);
+  }
+}
+
+TEST_F(ScaleSignalTest, ADrainingOneIsReplacedWithinTheWindow) {
+  EXPECT_EQ(signal_.Recommend(Pool(3, 0)).desired_replicas, 3);
+  clock_.Advance(absl::Seconds(1));
+  PoolObservation pool = Pool(2, 0);
+  pool.draining_replicas = 1;
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 3);
+  clock_.Advance(absl::Minutes(5));
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 1);
+}
+
+TEST_F(ScaleSignalTest, WhatIsOutOfSightForLongIsLeftAlone) {
+  EXPECT_EQ(signal_.Recommend(Pool(4, 0)).desired_replicas, 4);
+  PoolObservation pool = Pool(0, 0);
+  pool.unseen_replicas = 4;
+  clock_.Advance(absl::Minutes(10));
+  const ScaleRecommendation none_seen = signal_.Recommend(pool);
+  EXPECT_EQ(none_seen.desired_replicas, 4);
+  EXPECT_THAT(none_seen.reason, HasSubstr("4 out of sight left alone"));
+  // Two come back idle.
+  pool.replicas = pool.unseen_replicas = 2;
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 4);
+  clock_.Advance(absl::Minutes(10));
   EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 2);
-  clock_.Advance(absl::Minutes(6));
-  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 0);
+}
+
+TEST_F(ScaleSignalTest, OneThatIsNotThereYetIsOneOfThoseNeeded) {
+  PoolObservation pool = Pool(2, 0.95);
+  pool.unseen_replicas = 1;
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 3);
+  pool.busy_share = 1.5;
+  EXPECT_EQ(signal_.Recommend(pool).desired_replicas, 5);
 }
 
 TEST_F(ScaleSignalTest, NonsenseCountsAsNothing) {

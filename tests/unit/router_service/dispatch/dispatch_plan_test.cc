@@ -98,16 +98,24 @@ TEST(DispatchPlanTest, NextBestTakesTheNextExpertWithRoom) {
   EXPECT_EQ(plan.overflow_rows, 1);
 }
 
-TEST(DispatchPlanTest, NextBestChainsThroughTokensInOrder) {
+TEST(DispatchPlanTest, NextBestChainsThroughTokensThatHaveLeastToLose) {
   const Gate gate = MakeGate(3, 1);
-  // Expert 0 keeps token 1. Token 0 fills expert 1, so token 2, which also has
-  // expert 1 second (and with a higher score), is left expert 2.
+  // Expert 0 keeps token 1. Token 2 has 0.5 to lose and fills expert 1, so
+  // token 0, which has 0.6 and expert 1 second as well, is left expert 2.
   const Routing routing = MakeRouting(
       gate, {{0.6f, 0.3f, 0.1f}, {0.7f, 0.2f, 0.1f}, {0.5f, 0.4f, 0.1f}},
       std::vector(3, kNext));
   const DispatchPlan plan = Plan(gate, routing, 1);
-  EXPECT_EQ(WavesText(plan), "e0:1 e1:0 e2:2");
+  EXPECT_EQ(WavesText(plan), "e0:1 e1:2 e2:0");
   EXPECT_EQ(OutcomesText(plan), "N P N");
+}
+
+TEST(DispatchPlanTest, OfEqualStakesTheEarlierTokenMoves) {
+  const Gate gate = MakeGate(3, 1);
+  const Routing routing = MakeRouting(
+      gate, {{0.6f, 0.3f, 0.1f}, {0.7f, 0.2f, 0.1f}, {0.6f, 0.4f, 0.0f}},
+      std::vector(3, kNext));
+  EXPECT_EQ(WavesText(Plan(gate, routing, 1)), "e0:1 e1:0 e2:2");
 }
 
 TEST(DispatchPlanTest, NextBestWithoutRoomWaits) {
@@ -248,9 +256,77 @@ TEST(DispatchPlanTest, ExampleOfTheReadme) {
                                        {0.6f, 0.3f, 0.1f}},
                                       {kNext, kWait, kNext, kDrop, kWait});
   const DispatchPlan plan = Plan(gate, routing, 1);
-  EXPECT_EQ(WavesText(plan), "e0:1 e1:0 e2:2 / e0:4");
+  EXPECT_EQ(WavesText(plan), "e0:1 e1:2 e2:0 / e0:4");
   EXPECT_EQ(OutcomesText(plan), "N P N D W");
-  EXPECT_NEAR(plan.accounts[2].GateMassKept(), 0.2, 1e-6);
+  EXPECT_NEAR(plan.accounts[0].GateMassKept(), 1.0 / 6, 1e-6);
+}
+
+uint32_t Counted(const DispatchPlan& plan, OverflowReason reason,
+                 RowOutcome outcome) {
+  return plan.overflow[static_cast<int>(reason)][static_cast<int>(outcome)];
+}
+
+TEST(DispatchPlanTest, RowsThatWouldLoseMoreThanIsLeftWait) {
+  const Gate gate = MakeGate(5, 1);
+  // Expert 0 keeps token 0. To go elsewhere costs token 1 0.5, token 2 0.2,
+  // token 3 0.3 and token 4 0.1.
+  Routing routing = MakeRouting(gate,
+                                {{0.9f, 0.1f, 0.0f, 0.0f, 0.0f},
+                                 {0.7f, 0.0f, 0.2f, 0.1f, 0.0f},
+                                 {0.5f, 0.3f, 0.1f, 0.1f, 0.0f},
+                                 {0.6f, 0.0f, 0.0f, 0.3f, 0.1f},
+                                 {0.4f, 0.3f, 0.2f, 0.1f, 0.0f}},
+                                {kNext, kNext, kNext, kNext, kNext});
+  routing.allowance = {.mass = 0.65};
+  const DispatchPlan plan = Plan(gate, routing, 1);
+  // By stake: token 4 (leaves 0.55) to expert 1, token 2 to expert 2 at a cost
+  // of 0.4 (0.15), tokens 3 and 1 would lose more.
+  EXPECT_EQ(WavesText(plan), "e0:0 e1:4 e2:2 / e0:1 / e0:3");
+  EXPECT_EQ(OutcomesText(plan), "P W N W N");
+  EXPECT_EQ(Counted(plan, OverflowReason::kBudget, RowOutcome::kWaited), 2u);
+  EXPECT_EQ(Counted(plan, OverflowReason::kCapacity, RowOutcome::kRerouted),
+            2u);
+}
+
+TEST(DispatchPlanTest, DropsRowByRowWithinTheAllowance) {
+  const Gate gate = MakeGate(3, 2);
+  // Capacity 1. Expert 0 keeps token 1, expert 1 token 0; token 2 loses both.
+  Routing routing = MakeRouting(
+      gate, {{0.0f, 0.9f, 0.1f}, {0.9f, 0.0f, 0.1f}, {0.3f, 0.6f, 0.1f}},
+      std::vector(3, kDrop));
+  // A twentieth of the plan's own mass (2.9) beside a tenth: 0.245; token 1's
+  // row of 0.1 at expert 2 goes, no other fits.
+  routing.allowance = {.mass = 0.1, .share = 0.05};
+  const DispatchPlan plan = Plan(gate, routing, 1);
+  EXPECT_EQ(OutcomesText(plan), "PP PD WW");
+  EXPECT_EQ(Counted(plan, OverflowReason::kBudget, RowOutcome::kWaited), 2u);
+  routing.allowance = {.mass = 0.45};
+  EXPECT_EQ(OutcomesText(Plan(gate, routing, 1)), "PP PD WD");
+  for (const double nothing : {0.0, -1.0}) {
+    routing.allowance = {.mass = nothing};
+    EXPECT_EQ(OutcomesText(Plan(gate, routing, 1)), "PP PW WW");
+  }
+}
+
+TEST(DispatchPlanTest, RowsThatNobodyServesAreNotHeldBack) {
+  const Gate gate = MakeGate(4, 1);
+  // Nobody serves expert 0. Expert 1 keeps token 2.
+  Routing routing = MakeRouting(gate,
+                                {{0.6f, 0.0f, 0.4f, 0.0f},
+                                 {0.7f, 0.3f, 0.0f, 0.0f},
+                                 {0.1f, 0.9f, 0.0f, 0.0f},
+                                 {0.0f, 0.3f, 0.2f, 0.2f}},
+                                {kNext, kDrop, kWait, kNext});
+  routing.allowance = {.mass = 0.85};
+  const DispatchPlan plan = Plan(gate, routing, 1, {0, 1, 1, 1});
+  // Tokens 0 and 1 lose 0.9; token 3 could have lost 0.1.
+  EXPECT_EQ(WavesText(plan), "e1:2 e2:0 / e1:3");
+  EXPECT_EQ(OutcomesText(plan), "N D P W");
+  EXPECT_EQ(Counted(plan, OverflowReason::kUncovered, RowOutcome::kRerouted),
+            1u);
+  EXPECT_EQ(Counted(plan, OverflowReason::kUncovered, RowOutcome::kDropped),
+            1u);
+  EXPECT_EQ(Counted(plan, OverflowReason::kBudget, RowOutcome::kWaited), 1u);
 }
 
 TEST(DispatchPlanTest, AllExpertsFull) {

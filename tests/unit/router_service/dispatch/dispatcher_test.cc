@@ -396,10 +396,45 @@ TEST_F(DispatcherTest, EndpointsOfOtherNumericsServeOnlyWhenNoneElseCan) {
   Exchange();
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(0), 0);
-  mesh_.Fail(1, absl::UnavailableError("gone"));
+  // Not because of a passing trouble.
+  for (int i = 0; i < 3; ++i) {
+    mesh_.Fail(1, absl::ResourceExhaustedError("full"));
+    mesh_.Fail(1, absl::UnavailableError("reconnecting"));
+  }
+  Exchange();
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(0), 0);
+}
+
+TEST_F(DispatcherTest, RowsCrossFromAnEndpointThatIsStuck) {
+  options_.cross_after = absl::Milliseconds(80);
+  auto placement = std::make_shared<Placement>(1, kNumExperts);
+  placement->Add(0, 0, /*endpoint=*/0, /*is_preferred=*/false);
+  placement->Add(0, 0, /*endpoint=*/1, /*is_preferred=*/true);
+  table_.Set(std::move(placement));
+  Plan({0}, 1);
+  Start();
+  Settle();
+  EXPECT_EQ(mesh_.num_sent(0), 0);
+  mesh_.Hold(1);
   Exchange();
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(0), 1);
+}
+
+TEST_F(DispatcherTest, WhoLacksWhatItAnnouncedIsAskedOnce) {
+  Place({{0, 1}});
+  Plan({0}, 1);
+  mesh_.Fail(0, absl::FailedPreconditionError("not hosted"));
+  Start();
+  for (int i = 0; i < 20; ++i) {
+    Exchange();
+    ExpectEchoed();
+  }
+  EXPECT_EQ(mesh_.num_sent(0), 1);
+  Place({{0, 1}});
+  Settle();
+  EXPECT_GT(mesh_.num_sent(0), 1);
 }
 
 TEST_F(DispatcherTest, WeightsShiftRows) {

@@ -63,9 +63,9 @@ class Harness {
       changed_.NotifyAll();
     };
     options.on_load = [this](const std::string& address,
-                             const std::vector<SlotRows>& rows) {
+                             const EndpointLoad& load) {
       MutexLock lock(&mutex_);
-      load_[address] = rows;
+      load_[address] = load;
       changed_.NotifyAll();
     };
     set_ = std::make_unique<EndpointSet>(std::move(options));
@@ -93,7 +93,7 @@ class Harness {
                             [&] { return condition(published_); });
   }
   // The counters that come from this address.
-  std::vector<SlotRows> AwaitLoad(const std::string& address) {
+  EndpointLoad AwaitLoad(const std::string& address) {
     MutexLock lock(&mutex_);
     EXPECT_TRUE(
         changed_.WaitFor(lock, kPatience, [&] { return HasLoad(address); }));
@@ -109,7 +109,7 @@ class Harness {
   Mutex mutex_;
   CondVar changed_;
   std::vector<EndpointInfo> published_;
-  std::map<std::string, std::vector<SlotRows>> load_;
+  std::map<std::string, EndpointLoad> load_;
   std::unique_ptr<EndpointSet> set_;
 };
 
@@ -144,15 +144,19 @@ TEST(EndpointSet, ReportsWhatEndpointsOfTheMeshCounted) {
   load->set_layer(3);
   load->set_expert_id(7);
   load->set_rows(42);
+  state.set_busy_us(1000);
+  state.set_expert_runs(30);
   good.SetState(state);
   state.set_checkpoint_fingerprint("another");
   other.SetState(state);
   Harness harness({other.address(), good.address()});
   harness.Await(0, EndpointState::kRefused);
-  const std::vector<SlotRows> rows = harness.AwaitLoad(good.address());
-  ASSERT_THAT(rows, SizeIs(1));
-  EXPECT_EQ(rows[0].slot, (ExpertSlot{3, 7}));
-  EXPECT_EQ(rows[0].rows, 42u);
+  const EndpointLoad counted = harness.AwaitLoad(good.address());
+  ASSERT_THAT(counted.rows, SizeIs(1));
+  EXPECT_EQ(counted.rows[0].slot, (ExpertSlot{3, 7}));
+  EXPECT_EQ(counted.rows[0].rows, 42u);
+  EXPECT_EQ(counted.busy_us, 1000u);
+  EXPECT_EQ(counted.expert_runs, 30u);
   harness.Stop();
   EXPECT_FALSE(harness.HasLoad(other.address()));
 }

@@ -1,0 +1,83 @@
+#include "router_service/dispatch/endpoint_placement.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace expertmesh::router {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+ModelConfig FourExperts() {
+  ModelConfig config;
+  config.num_layers = 1;
+  config.num_experts = 4;
+  config.layers.resize(1);
+  return config;
+}
+
+EndpointInfo Endpoint(int index, const std::string& numerics_id,
+                      const std::vector<uint32_t>& experts,
+                      EndpointState state = EndpointState::kReady) {
+  EndpointInfo info;
+  info.index = index;
+  info.state = state;
+  info.numerics_id = numerics_id;
+  for (const uint32_t expert : experts) info.hosted.push_back({0, expert});
+  return info;
+}
+
+TEST(MeshNumericsIdTest, IsThatOfMostSlotsAtFirst) {
+  EXPECT_EQ(MeshNumericsId({}), "");
+  EXPECT_EQ(MeshNumericsId({Endpoint(0, "a", {0}), Endpoint(1, "b", {1, 2})}),
+            "b");
+}
+
+TEST(MeshNumericsIdTest, StaysWhileAReadyEndpointHasIt) {
+  const std::vector<EndpointInfo> endpoints = {
+      Endpoint(0, "a", {0}), Endpoint(1, "b", {0, 1, 2, 3}),
+      Endpoint(2, "c", {}, EndpointState::kDraining)};
+  EXPECT_EQ(MeshNumericsId(endpoints, "a"), "a");
+  EXPECT_EQ(MeshNumericsId(endpoints, "c"), "b");
+}
+
+TEST(PlaceOnEndpointsTest, ThoseOfTheMeshsNumericsComeFirst) {
+  const auto placed = PlaceOnEndpoints(
+      FourExperts(), {Endpoint(0, "b", {0, 1, 2, 3}), Endpoint(1, "a", {0, 1})},
+      "a");
+  EXPECT_THAT(placed.placement->replicas(0, 0), ElementsAre(1, 0));
+  EXPECT_THAT(placed.placement->preferred(0, 0), ElementsAre(1));
+  EXPECT_THAT(placed.placement->replicas(0, 2), ElementsAre(0));
+  EXPECT_THAT(placed.placement->preferred(0, 2), IsEmpty());
+  EXPECT_EQ(placed.uncovered_slots, 0);
+}
+
+TEST(PlaceOnEndpointsTest, DrainingOnesServeWhatNobodyElseDoes) {
+  const auto placed = PlaceOnEndpoints(
+      FourExperts(),
+      {Endpoint(0, "a", {0, 1}, EndpointState::kDraining),
+       Endpoint(1, "a", {1, 2, 9}, EndpointState::kDraining),
+       Endpoint(2, "a", {2}), Endpoint(3, "a", {3}, EndpointState::kLeaving)},
+      "a");
+  EXPECT_THAT(placed.placement->replicas(0, 0), ElementsAre(0));
+  EXPECT_THAT(placed.placement->replicas(0, 1), ElementsAre(0, 1));
+  EXPECT_THAT(placed.placement->replicas(0, 2), ElementsAre(2));
+  EXPECT_EQ(placed.uncovered_slots, 1);
+}
+
+TEST(PlacementTest, RemovesAReplica) {
+  Placement placement(1, 1);
+  placement.Add(0, 0, 5, /*is_preferred=*/false);
+  placement.Add(0, 0, 6);
+  placement.Add(0, 0, 7);
+  placement.Remove(0, 0, 6);
+  placement.Remove(0, 0, 6);
+  EXPECT_THAT(placement.preferred(0, 0), ElementsAre(7));
+  placement.Remove(0, 0, 5);
+  EXPECT_THAT(placement.replicas(0, 0), ElementsAre(7));
+  EXPECT_THAT(placement.preferred(0, 0), ElementsAre(7));
+}
+
+}  // namespace
+}  // namespace expertmesh::router
