@@ -265,7 +265,7 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
         ticket->unsent_.push_back(index);
         piece.is_uncovered = !state_->loads.AnyUsable(
             placement_->replicas(ticket->source_.layer, piece.expert_id),
-            piece.avoid);
+            Avoided(piece, ticket->source_.layer));
       }
       continue;
     }
@@ -276,17 +276,25 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
   }
 }
 
+absl::InlinedVector<int, 4> Dispatcher::Avoided(const RowPiece& piece,
+                                                int64_t layer) const {
+  absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
+  if (piece.bad_from >= 0) {
+    const auto preferred = placement_->preferred(layer, piece.expert_id);
+    const auto others = preferred.empty()
+                            ? placement_->replicas(layer, piece.expert_id)
+                            : preferred;
+    if (others.size() > 1) avoid.push_back(piece.bad_from);
+  }
+  return avoid;
+}
+
 int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
                               bool is_hedge) {
   EndpointLoads& loads = state_->loads;
   const auto preferred = placement_->preferred(layer, piece.expert_id);
   const auto replicas = placement_->replicas(layer, piece.expert_id);
-  absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
-  if (piece.bad_from >= 0) {
-    avoid.push_back(piece.bad_from);
-    const auto others = preferred.empty() ? replicas : preferred;
-    if (!loads.AnyUsable(others, avoid)) avoid.pop_back();
-  }
+  const auto avoid = Avoided(piece, layer);
   // A hedge is no need.
   if (is_hedge || loads.AnyUsable(preferred, avoid)) {
     return loads.Choose(preferred, avoid, piece.num_rows(), !is_hedge);
@@ -356,7 +364,7 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
     piece.avoid.push_back(endpoint);
     has_alternatives &= state_->loads.AnyUsable(
         placement_->replicas(ticket->source_.layer, piece.expert_id),
-        piece.avoid);
+        Avoided(piece, ticket->source_.layer));
   }
   exchange.attempts.push_back(attempt);
   attempt->exchange = &exchange;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -150,6 +151,10 @@ class Dispatcher {
   // nobody has room for go to unsent_.
   void Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
               DispatchTicket* ticket);
+  // Who is not to be asked for the piece now. Who gave values that are not
+  // finite is asked again only where there is no other, however busy.
+  absl::InlinedVector<int, 4> Avoided(const RowPiece& piece,
+                                      int64_t layer) const;
   int ChooseReplica(const RowPiece& piece, int64_t layer, bool is_hedge)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   void SendChosen(DispatchTicket* ticket);

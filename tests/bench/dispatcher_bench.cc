@@ -145,7 +145,7 @@ void BM_Dispatch(benchmark::State& state) {
     laps.Lap(&plan_ns);
     dispatcher.Begin(0, hidden_states.data(), plan, &ticket);
     laps.Lap(&send_ns);
-    dispatcher.Finish(&ticket);
+    dispatcher.Finish(&ticket, [](uint32_t) { return true; });
     laps.Lap(&finish_ns);
     Combine(plan, kTopK, options.wire_dtype, ticket.rows(), hidden, 0, tokens,
             y.as<float>());

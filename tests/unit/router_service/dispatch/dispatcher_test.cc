@@ -428,6 +428,23 @@ TEST_F(DispatcherTest, WhoWasAskedInsteadOfAStuckOneMayFailToo) {
   EXPECT_EQ(mesh_.num_sent(1), 2);
 }
 
+TEST_F(DispatcherTest, WhoGaveBadValuesIsNotAskedAgainWhileTheOtherIsBusy) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0, 1}});
+  Plan({0}, 1);
+  Settle();
+  const int sent = mesh_.num_sent(0);
+  Exchange();
+  const int bad = mesh_.num_sent(0) > sent ? 0 : 1;
+  const int asked = mesh_.num_sent(bad);
+  for (int i = 0; i < 3; ++i) {
+    mesh_.Fail(1 - bad, absl::ResourceExhaustedError("full"));
+  }
+  dispatcher_->Retry({0}, ticket_.get());
+  ExpectEchoed();
+  EXPECT_EQ(mesh_.num_sent(bad), asked);
+}
+
 TEST_F(DispatcherTest, ALateBatchIsHedgedWithinTheBudget) {
   options_.hedge_budget = 0.05;
   options_.min_deadline = absl::Minutes(1);  // nothing is ever overdue
