@@ -321,7 +321,8 @@ TEST(EndpointSet, OneThatSpokeBeforeForwardOpenedIsAskedAnew) {
   service.SetState(GoodState());
   Harness harness({service.address()});
   EXPECT_TRUE(harness.AwaitThat([](const std::vector<EndpointInfo>& all) {
-    return !all.empty() && !all[0].hosted.empty();
+    return !all.empty() && !all[0].hosted.empty() &&
+           all[0].state == EndpointState::kConnecting;
   }));
   expert::v1::EndpointState state = GoodState();
   state.set_checkpoint_fingerprint("another");
