@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <new>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -33,6 +34,12 @@ constexpr uint32_t kWireVersion = 1;
 constexpr absl::Duration kQuiet = absl::Milliseconds(250);
 constexpr absl::Duration kMaxQuiet = absl::Seconds(2);
 constexpr absl::Duration kQuietPoll = absl::Milliseconds(10);
+
+uint64_t RandomInstanceId() {
+  std::random_device random;
+  const auto half = [&] { return uint64_t{random()}; };
+  return half() << 32 | half() | 1;  // never 0, which is none
+}
 
 void LogProgress(int64_t loaded, int64_t total) {
   static LogRateLimit limit;
@@ -154,6 +161,7 @@ v1::EndpointState ExpertServer::DescribeEndpoint(DType packed) const {
   endpoint.set_device("cpu");
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);
+  endpoint.set_instance_id(RandomInstanceId());
   return endpoint;
 }
 

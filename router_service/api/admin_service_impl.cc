@@ -69,7 +69,10 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ListEndpoints(
   using admin::v1::ListEndpointsResponse;
   return AnswerUnary<admin::v1::ListEndpointsRequest, ListEndpointsResponse>(
       context, *request, response,
-      [this](const auto&, ListEndpointsResponse* out) { FillEndpoints(out); });
+      [this](const auto&, ListEndpointsResponse* out) {
+        FillEndpoints(out);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::GetExpertLoad(
@@ -78,7 +81,10 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetExpertLoad(
   using admin::v1::GetExpertLoadResponse;
   return AnswerUnary<admin::v1::GetExpertLoadRequest, GetExpertLoadResponse>(
       context, *request, response,
-      [this](const auto&, GetExpertLoadResponse* out) { FillLoad(out); });
+      [this](const auto&, GetExpertLoadResponse* out) {
+        FillLoad(out);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::GetScaleRecommendation(
@@ -90,6 +96,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetScaleRecommendation(
       context, *request, response,
       [this](const auto&, GetScaleRecommendationResponse* out) {
         FillScaleRecommendation(parts_.scales->Pools(), out);
+        return absl::OkStatus();
       });
 }
 
@@ -171,122 +178,116 @@ grpc::ServerUnaryReactor* AdminServiceImpl::SetCapacity(
 
 // --- Placement. ------------------------------------------------------------
 
-absl::Status AdminServiceImpl::ParseForControl(
-    const grpc::ByteBuffer& bytes, google::protobuf::Message* request) const {
-  RETURN_IF_ERROR(ParseMessage(bytes, request));
+absl::Status AdminServiceImpl::CheckControls() const {
   if (parts_.controller != nullptr) return absl::OkStatus();
   return absl::FailedPreconditionError(
       "this router does not control placement; ask the one that runs with "
       "--control");
 }
 
+template <typename Request>
+grpc::ServerUnaryReactor* AdminServiceImpl::AskController(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes,
+    absl::FunctionRef<absl::Status(const Request&, grpc::ServerUnaryReactor*)>
+        ask) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Request request;
+  absl::Status status = ParseMessage(bytes, &request);
+  status.Update(CheckControls());
+  if (status.ok()) status = ask(request, reactor);
+  if (!status.ok()) reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
 grpc::ServerUnaryReactor* AdminServiceImpl::GetPlacement(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
     grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  admin::v1::GetPlacementRequest request;
-  const absl::Status status = ParseForControl(*bytes, &request);
-  if (status.ok()) {
-    admin::v1::Placement placement;
-    FillPlacement(parts_.controller->placement(), &placement);
-    *response = SerializeMessage(placement);
-  }
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
+  using admin::v1::Placement;
+  return AnswerUnary<admin::v1::GetPlacementRequest, Placement>(
+      context, *bytes, response, [this](const auto&, Placement* out) {
+        RETURN_IF_ERROR(CheckControls());
+        FillPlacement(parts_.controller->placement(), out);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* AdminServiceImpl::WatchPlacement(
     grpc::CallbackServerContext*, const grpc::ByteBuffer* bytes) {
   admin::v1::WatchPlacementRequest request;
-  const absl::Status status = ParseForControl(*bytes, &request);
+  absl::Status status = ParseMessage(*bytes, &request);
+  status.Update(CheckControls());
   return status.ok() ? watchers_->Add() : RefuseWatch(status);
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::ProposePlacement(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
     grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  admin::v1::ProposePlacementRequest request;
-  const absl::Status status = ParseForControl(*bytes, &request);
-  if (!status.ok()) {
-    reactor->Finish(ToGrpcStatus(status));
-    return reactor;
-  }
-  parts_.controller->Propose([=](absl::StatusOr<PlacementProposal> proposal) {
-    FinishUnary(Convert(proposal, FillProposal), response, reactor);
-  });
-  return reactor;
+  return AskController<admin::v1::ProposePlacementRequest>(
+      context, *bytes, [&](const auto&, grpc::ServerUnaryReactor* reactor) {
+        parts_.controller->Propose(
+            [=](const absl::StatusOr<PlacementProposal>& proposal) {
+              FinishUnary(Convert(proposal, FillProposal), response, reactor);
+            });
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::ApplyPlacement(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
     grpc::ByteBuffer* response) {
   using Request = admin::v1::ApplyPlacementRequest;
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  Request request;
-  absl::Status status = ParseForControl(*bytes, &request);
-  const bool is_explicit = request.target_case() == Request::kPlacement;
-  if (status.ok() && !is_explicit && !request.as_proposed()) {
-    status = absl::InvalidArgumentError(
-        "nothing to apply; set placement or as_proposed");
-  }
-  PlacementTarget target;
-  if (status.ok() && is_explicit) {
-    absl::StatusOr<PlacementTarget> read = ReadTarget(request.placement());
-    status = read.status();
-    if (read.ok()) target = *std::move(read);
-  }
-  if (!status.ok()) {
-    reactor->Finish(ToGrpcStatus(status));
-    return reactor;
-  }
-  const auto done = [=](const absl::StatusOr<AppliedPlacement>& applied) {
-    FinishUnary(Convert(applied, FillApplied), response, reactor);
-  };
-  if (is_explicit) {
-    parts_.controller->Apply(request.expected_version(), std::move(target),
-                             done);
-  } else {
-    parts_.controller->ApplyProposed(request.expected_version(), done);
-  }
-  return reactor;
+  return AskController<Request>(
+      context, *bytes,
+      [&](const Request& request, grpc::ServerUnaryReactor* reactor) {
+        const auto done = [=](const absl::StatusOr<AppliedPlacement>& applied) {
+          FinishUnary(Convert(applied, FillApplied), response, reactor);
+        };
+        const uint64_t version = request.expected_version();
+        if (request.target_case() == Request::kPlacement) {
+          ASSIGN_OR_RETURN(PlacementTarget target,
+                           ReadTarget(request.placement()));
+          parts_.controller->Apply(version, std::move(target), done);
+        } else if (request.as_proposed()) {
+          parts_.controller->ApplyProposed(version, done);
+        } else {
+          return absl::InvalidArgumentError(
+              "nothing to apply; set placement or as_proposed");
+        }
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::Rebalance(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
     grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  admin::v1::RebalanceRequest request;
-  const absl::Status status = ParseForControl(*bytes, &request);
-  if (!status.ok()) {
-    reactor->Finish(ToGrpcStatus(status));
-    return reactor;
-  }
-  parts_.controller->Rebalance(
-      [=](const absl::StatusOr<RebalancedPlacement>& rebalanced) {
-        FinishUnary(Convert(rebalanced, FillRebalanced), response, reactor);
+  return AskController<admin::v1::RebalanceRequest>(
+      context, *bytes, [&](const auto&, grpc::ServerUnaryReactor* reactor) {
+        parts_.controller->Rebalance(
+            [=](const absl::StatusOr<RebalancedPlacement>& rebalanced) {
+              FinishUnary(Convert(rebalanced, FillRebalanced), response,
+                          reactor);
+            });
+        return absl::OkStatus();
       });
-  return reactor;
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::DrainEndpoint(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* bytes,
     grpc::ByteBuffer* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  admin::v1::DrainEndpointRequest request;
-  const absl::Status status = ParseForControl(*bytes, &request);
-  if (!status.ok()) {
-    reactor->Finish(ToGrpcStatus(status));
-    return reactor;
-  }
-  parts_.controller->Drain(
-      request.address(), !request.undo(), [=](const absl::Status& done) {
-        if (done.ok()) {
-          *response = SerializeMessage(admin::v1::DrainEndpointResponse());
-        }
-        reactor->Finish(ToGrpcStatus(done));
+  using Request = admin::v1::DrainEndpointRequest;
+  return AskController<Request>(
+      context, *bytes,
+      [&](const Request& request, grpc::ServerUnaryReactor* reactor) {
+        parts_.controller->Drain(
+            request.address(), !request.undo(), [=](const absl::Status& done) {
+              if (done.ok()) {
+                *response =
+                    SerializeMessage(admin::v1::DrainEndpointResponse());
+              }
+              reactor->Finish(ToGrpcStatus(done));
+            });
+        return absl::OkStatus();
       });
-  return reactor;
 }
 
 }  // namespace expertmesh::router

@@ -7,6 +7,8 @@
 
 #include <optional>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "expertmesh/admin/v1/admin.grpc.pb.h"
 #include "router_service/api/capacity_settings.h"
 #include "router_service/api/placement_watch.h"
@@ -88,9 +90,15 @@ class AdminServiceImpl final : public RawAdminService {
   void FillEndpoints(admin::v1::ListEndpointsResponse* response) const;
   void FillLoad(admin::v1::GetExpertLoadResponse* response) const;
   void FillMeshLoad(admin::v1::GetExpertLoadResponse* response) const;
-  // Parses the request of a call that only the controller can answer.
-  absl::Status ParseForControl(const grpc::ByteBuffer& bytes,
-                               google::protobuf::Message* request) const;
+  // Errors: FAILED_PRECONDITION where another router is the controller.
+  absl::Status CheckControls() const;
+  // Hands a call to the controller: `ask` sees to it that the reactor is
+  // finished later, or returns why not.
+  template <typename Request>
+  grpc::ServerUnaryReactor* AskController(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes,
+      absl::FunctionRef<absl::Status(const Request&, grpc::ServerUnaryReactor*)>
+          ask);
 
   const Parts parts_;
   const ModelConfig& config_;

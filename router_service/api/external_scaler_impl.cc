@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "router_service/api/raw_message.h"
@@ -21,22 +20,6 @@ using externalscaler::IsActiveResponse;
 using externalscaler::ScaledObjectRef;
 
 constexpr char kPoolKey[] = "pool";  // in scalerMetadata
-
-// Answers a unary call. The result is gRPC's.
-template <typename Request, typename Response>
-grpc::ServerUnaryReactor* Answer(
-    grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes,
-    grpc::ByteBuffer* response,
-    absl::FunctionRef<absl::Status(const Request&, Response*)> answer) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  Request request;
-  Response message;
-  absl::Status status = ParseMessage(bytes, &request);
-  if (status.ok()) status = answer(request, &message);
-  if (status.ok()) *response = SerializeMessage(message);
-  reactor->Finish(ToGrpcStatus(status));
-  return reactor;
-}
 
 absl::Status CheckMetricName(const std::string& name) {
   if (name == ExternalScalerImpl::kMetricName) return absl::OkStatus();
@@ -187,7 +170,7 @@ absl::StatusOr<int> ExternalScalerImpl::DesiredReplicas(
 grpc::ServerUnaryReactor* ExternalScalerImpl::IsActive(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
     grpc::ByteBuffer* response) {
-  return Answer<ScaledObjectRef, IsActiveResponse>(
+  return AnswerUnary<ScaledObjectRef, IsActiveResponse>(
       context, *request, response,
       [this](const ScaledObjectRef& trigger, IsActiveResponse* out) {
         ASSIGN_OR_RETURN(const int replicas, DesiredReplicas(trigger));
@@ -220,7 +203,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ExternalScalerImpl::StreamIsActive(
 grpc::ServerUnaryReactor* ExternalScalerImpl::GetMetricSpec(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
     grpc::ByteBuffer* response) {
-  return Answer<ScaledObjectRef, GetMetricSpecResponse>(
+  return AnswerUnary<ScaledObjectRef, GetMetricSpecResponse>(
       context, *request, response,
       [this](const ScaledObjectRef& trigger, GetMetricSpecResponse* out) {
         RETURN_IF_ERROR(DesiredReplicas(trigger).status());
@@ -235,7 +218,7 @@ grpc::ServerUnaryReactor* ExternalScalerImpl::GetMetricSpec(
 grpc::ServerUnaryReactor* ExternalScalerImpl::GetMetrics(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
     grpc::ByteBuffer* response) {
-  return Answer<GetMetricsRequest, GetMetricsResponse>(
+  return AnswerUnary<GetMetricsRequest, GetMetricsResponse>(
       context, *request, response,
       [this](const GetMetricsRequest& asked, GetMetricsResponse* out) {
         ASSIGN_OR_RETURN(const int replicas,

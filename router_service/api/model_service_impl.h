@@ -30,6 +30,7 @@ class ModelServiceImpl final
         context, *request, response, [this](const auto&, v1::Model* model) {
           MutexLock lock(&mutex_);
           *model = model_;
+          return absl::OkStatus();
         });
   }
 

@@ -31,21 +31,19 @@ void FinishUnary(const absl::StatusOr<Response>& result,
   reactor->Finish(ToGrpcStatus(result.status()));
 }
 
-// Answers a unary call that cannot fail once its request is parsed. `response`
-// is gRPC's, as is the result.
+// Answers a unary call at once: with what `answer` makes of its request, or its
+// error. `response` is gRPC's, as is the result.
 template <typename Request, typename Response>
 grpc::ServerUnaryReactor* AnswerUnary(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer& bytes,
     grpc::ByteBuffer* response,
-    absl::FunctionRef<void(const Request&, Response*)> answer) {
+    absl::FunctionRef<absl::Status(const Request&, Response*)> answer) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   Request request;
-  const absl::Status status = ParseMessage(bytes, &request);
-  if (status.ok()) {
-    Response message;
-    answer(request, &message);
-    *response = SerializeMessage(message);
-  }
+  Response message;
+  absl::Status status = ParseMessage(bytes, &request);
+  if (status.ok()) status = answer(request, &message);
+  if (status.ok()) *response = SerializeMessage(message);
   reactor->Finish(ToGrpcStatus(status));
   return reactor;
 }

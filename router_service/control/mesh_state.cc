@@ -59,6 +59,8 @@ std::vector<std::string> MeshState::Update(
   std::vector<std::string> known;
   uint64_t epoch = 0;
   for (const EndpointInfo& endpoint : endpoints) {
+    // Orders that name it would pass by what is known of the service.
+    if (!endpoint.duplicate_of.empty()) continue;
     known.push_back(endpoint.address);
     epoch = std::max(epoch, endpoint.placement_epoch);
     if (endpoint.state == EndpointState::kReady) {

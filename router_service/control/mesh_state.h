@@ -51,7 +51,8 @@ class MeshState {
 
   MeshPlacement placement() const;
 
-  // Whether an endpoint of this address is known, in whatever state.
+  // Whether an endpoint of this address is known, in whatever state; not one
+  // that is in use by another address.
   bool IsKnown(const std::string& address) const;
 
   // Whether a host other than that of this address holds the slot.

@@ -52,7 +52,8 @@ absl::string_view EndpointStateName(EndpointState state) {
 
 absl::string_view RefusalReasonName(RefusalReason reason) {
   constexpr std::array<absl::string_view, kNumRefusalReasons> kNames = {
-      "wire_version", "model", "checkpoint", "expert_dtype", "hosted_experts"};
+      "wire_version", "model",          "checkpoint",
+      "expert_dtype", "hosted_experts", "duplicate"};
   return kNames[static_cast<size_t>(reason)];
 }
 
@@ -113,12 +114,11 @@ void ReadAnnouncement(const expert::v1::EndpointState& state,
   info->expert_dtype = state.expert_dtype();
   info->device = state.device();
   info->version = state.version();
-  info->wire_version = state.wire_version();
   info->memory_bytes = state.memory_bytes();
   info->memory_budget_bytes = state.memory_budget_bytes();
   info->placement_epoch = state.placement_epoch();
+  info->instance_id = state.instance_id();
   info->queue_rows = state.queue_rows();
-  info->queue_capacity_rows = state.queue_capacity_rows();
   info->credit_rows = state.credit_rows();
   info->served_rows = 0;
   for (const auto& slot : state.load()) info->served_rows += slot.rows();

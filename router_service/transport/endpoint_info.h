@@ -31,11 +31,12 @@ enum class RefusalReason {
   kCheckpoint,     // holds other weights of the same shape
   kExpertDType,    // holds the weights in another type than the mesh
   kHostedExperts,  // names experts the model lacks, or one twice
+  kDuplicate,      // is in use already, by another address
 };
-constexpr size_t kNumRefusalReasons = 5;
+constexpr size_t kNumRefusalReasons = 6;
 
-// "wire_version", "model", "checkpoint", "expert_dtype", "hosted_experts":
-// values of the metric's label.
+// "wire_version", "model", "checkpoint", "expert_dtype", "hosted_experts",
+// "duplicate": values of the metric's label.
 absl::string_view RefusalReasonName(RefusalReason reason);
 
 // One (layer, expert).
@@ -68,20 +69,22 @@ struct EndpointInfo {
   EndpointState state = EndpointState::kConnecting;
   std::string reason;          // why it is neither ready nor draining
   uint64_t inflight_rows = 0;  // sent from here and not answered
+  // The address by which the same service is in use, if this is refused for it.
+  std::string duplicate_of;
 
   std::vector<ExpertSlot> hosted;  // ascending
   std::string numerics_id;
   std::string expert_dtype;
   std::string device;
   std::string version;
-  uint32_t wire_version = 0;
   uint64_t memory_bytes = 0;
   uint64_t memory_budget_bytes = 0;  // above 0: takes orders what to hold
   uint64_t placement_epoch = 0;      // of the last such order; 0: none
+  uint64_t instance_id = 0;          // of the process; 0: not told
+  // The rest changes with every batch, and is not worth telling of alone.
   uint32_t queue_rows = 0;
-  uint32_t queue_capacity_rows = 0;
   uint32_t credit_rows = 0;  // at first, in flight; 0: not limited
-  // Counted since it started, over all routers; not worth telling of alone.
+  // Counted since it started, over all routers.
   uint64_t served_rows = 0;
   uint64_t busy_us = 0;  // microseconds its device computed
   bool operator==(const EndpointInfo&) const = default;

@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "services/core/log.h"
 
 namespace expertmesh::router {
@@ -198,18 +199,22 @@ void EndpointSet::LetGo(int index, absl::FunctionRef<void(Endpoint&)> change) {
 // --- What endpoints do. ----------------------------------------------------
 
 void EndpointSet::OnStreamChange(int index, const absl::Status& status) {
+  const absl::Status why =
+      status.ok() ? absl::UnavailableError("is asked anew") : status;
   std::shared_ptr<StateWatch> outdated;
   Update(index, [&](Endpoint& endpoint) {
     const bool was_open = std::exchange(endpoint.is_stream_open, status.ok());
     endpoint.stream_error = std::string(status.message());
-    if (!was_open || status.ok()) return;
+    const bool is_outdated = was_open || (status.ok() && IsAccepted(endpoint));
+    if (!is_outdated) return;
     endpoint.is_watched = false;
-    endpoint.watch_error = endpoint.stream_error;
+    endpoint.watch_error = std::string(why.message());
     ForgetAnnouncement(&endpoint.info);
     outdated = endpoint.watch;
   });
-  // Whoever answers at this address next may be another service.
-  if (outdated != nullptr) outdated->Restart(status);
+  // Whoever answers at this address now, or next, may be another service than
+  // the one that spoke.
+  if (outdated != nullptr) outdated->Restart(why);
 }
 
 void EndpointSet::OnState(int index, const expert::v1::EndpointState& state) {
@@ -218,7 +223,14 @@ void EndpointSet::OnState(int index, const expert::v1::EndpointState& state) {
     endpoint.is_draining = state.draining();
     endpoint.refusal = CheckAnnouncement(IdentityFor(index), state);
     ForgetAnnouncement(&endpoint.info);
-    if (!endpoint.refusal.has_value()) ReadAnnouncement(state, &endpoint.info);
+    if (endpoint.refusal.has_value()) return;
+    const std::string other = OtherAddressOf(index, state.instance_id());
+    if (other.empty()) return ReadAnnouncement(state, &endpoint.info);
+    endpoint.info.duplicate_of = other;
+    endpoint.refusal =
+        Refusal{RefusalReason::kDuplicate,
+                absl::StrCat("is the service at ", other,
+                             ", which is in use; name it by one address")};
   });
   ReportLoad(index, state);
 }
@@ -240,13 +252,25 @@ ModelIdentity EndpointSet::IdentityFor(int index) const {
   ModelIdentity identity = options_.model;
   if (!identity.expert_dtype.empty()) return identity;
   for (const auto& [other, endpoint] : endpoints_) {
-    const bool is_accepted = endpoint.is_watched && !endpoint.is_leaving &&
-                             !endpoint.refusal.has_value();
-    if (other == index || !is_accepted) continue;
+    if (other == index || !IsAccepted(endpoint)) continue;
     identity.expert_dtype = endpoint.info.expert_dtype;
     break;
   }
   return identity;
+}
+
+std::string EndpointSet::OtherAddressOf(int index, uint64_t instance_id) const {
+  if (instance_id == 0) return "";
+  for (const auto& [other, endpoint] : endpoints_) {
+    if (other == index || !IsAccepted(endpoint)) continue;
+    if (endpoint.info.instance_id == instance_id) return endpoint.info.address;
+  }
+  return "";
+}
+
+bool EndpointSet::IsAccepted(const Endpoint& endpoint) {
+  return endpoint.is_watched && !endpoint.is_leaving &&
+         !endpoint.refusal.has_value();
 }
 
 void EndpointSet::OnWatchLost(int index, const absl::Status& status) {
@@ -288,6 +312,8 @@ void EndpointSet::Update(int index, absl::FunctionRef<void(Endpoint&)> change) {
     EndpointInfo before = endpoint.info;
     change(endpoint);
     Judge(endpoint);
+    before.queue_rows = endpoint.info.queue_rows;
+    before.credit_rows = endpoint.info.credit_rows;
     before.served_rows = endpoint.info.served_rows;
     before.busy_us = endpoint.info.busy_us;
     if (before == endpoint.info) return;

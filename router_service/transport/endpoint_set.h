@@ -32,14 +32,15 @@ namespace expertmesh::router {
 // either makes it connecting at once. One whose address was taken away is
 // leaving until nothing is in flight on it, and then forgotten; should the
 // address come back, it is another endpoint, which begins when the old one is
-// gone. Thread-safe.
+// gone. A service that several addresses lead to is used by one of them, and
+// refused at the others until that one is lost. Thread-safe.
 class EndpointSet {
  public:
   struct Options {
     ModelIdentity model;
-    // Hears of every change but of inflight_rows and of the counters
-    // served_rows and busy_us, one at a time, on threads of the transport and
-    // of SetAddresses. Must not block; may call Snapshot().
+    // Hears of every change but of what changes with every batch: rows in
+    // flight, queued and granted, and counters. One at a time, on threads of
+    // the transport and of SetAddresses. Must not block; may call Snapshot().
     // May be empty.
     std::function<void(const std::vector<EndpointInfo>&)> on_change;
     // Hears what an endpoint that fits the mesh counted, whenever it speaks; of
@@ -104,6 +105,9 @@ class EndpointSet {
   // What an endpoint must announce, given what the others do.
   ModelIdentity IdentityFor(int index) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The address of another endpoint that is this process; empty: none.
+  std::string OtherAddressOf(int index, uint64_t instance_id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Applies `change` to an endpoint and publishes what came of it, if anything.
   // `change` runs with mutex_ held.
   void Update(int index, absl::FunctionRef<void(Endpoint&)> change);
@@ -111,6 +115,8 @@ class EndpointSet {
   void Report(EndpointState before, const Endpoint& endpoint) const;
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(publish_mutex_);
   static void Judge(Endpoint& endpoint);
+  // Whether what it announced was found to fit.
+  static bool IsAccepted(const Endpoint& endpoint);
 
   const Options options_;
   // Held while publishing, so that snapshots arrive in order; before mutex_.

@@ -82,6 +82,7 @@ void StateWatch::Restart(const absl::Status& why) {
 void StateWatch::OnState(const EndpointState& state) {
   {
     MutexLock lock(&mutex_);
+    if (!cancelled_.ok()) return;  // too late: it is asked anew
     heard_at_ = Clock::Real()->Now();
     delay_ = kMinReconnectDelay;
   }

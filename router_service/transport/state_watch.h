@@ -44,6 +44,7 @@ class StateWatch {
   absl::Duration Sweep(absl::Duration now);
 
   // Ends the stream that is open, if any, because of `why`; it is opened again.
+  // No message of it is told any more but one that is being told.
   void Restart(const absl::Status& why);
 
   // Ends the stream for good. No callback runs any more when it returns.

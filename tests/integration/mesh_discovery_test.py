@@ -185,6 +185,30 @@ class RefusalTest(Mesh):
         self.assertEqual(len(self.generate()), 24)
 
 
+    def test_a_service_is_one_whatever_its_addresses(self):
+        port = self.expert("0.0.0.0:0").address.rpartition(":")[2]
+        addresses = [f"127.0.0.{host}:{port}" for host in (1, 2)]
+        self.write({"name": "base", "target": ",".join(addresses),
+                    "fixed": {"slots": ALL}})
+        self.router("--control")
+
+        def settled():
+            found = {e.state: e for e in self.endpoints().values()}
+            return found if "connecting" not in found else None
+        found = et.wait_until(settled, what="the service's state")
+        self.assertEqual(set(found), {"ready", "refused"})
+        used, refused = found["ready"].address, found["refused"].address
+        self.assertIn(f"is the service at {used}", found["refused"].reason)
+        # There is no other copy.
+        for address, code in ((used, grpc.StatusCode.FAILED_PRECONDITION),
+                              (refused, grpc.StatusCode.NOT_FOUND)):
+            with self.assertRaises(grpc.RpcError) as caught:
+                self.admin.DrainEndpoint(admin_pb2.DrainEndpointRequest(
+                    address=address), timeout=SECONDS)
+            self.assertEqual(caught.exception.code(), code)
+        self.assertEqual(len(self.generate()), 24)
+
+
 class BadFileTest(Mesh):
 
     def start(self, *flags):

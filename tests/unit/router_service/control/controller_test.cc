@@ -411,6 +411,14 @@ TEST_F(ControllerTest, DrainsWhatOthersCanReplace) {
   EXPECT_THAT(mesh_.orders, ElementsAre("drain a", "undo a"));
 }
 
+TEST_F(ControllerTest, DrainsNoServiceByAnAddressItIsNotUsedBy) {
+  mesh_.endpoint("n").state = EndpointState::kRefused;
+  mesh_.endpoint("n").duplicate_of = "a";
+  mesh_.Announce();
+  EXPECT_EQ(Drain("n", true).code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(mesh_.orders, ElementsAre());
+}
+
 TEST_F(ControllerTest, StopGivesUpWhatGoesOnAndWhatWaits) {
   mesh_.hold = 0;
   std::promise<absl::Status> running, waiting;

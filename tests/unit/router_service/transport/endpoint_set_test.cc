@@ -60,6 +60,7 @@ class Harness {
     options.on_change = [this](const std::vector<EndpointInfo>& snapshot) {
       MutexLock lock(&mutex_);
       published_ = snapshot;
+      ++num_published_;
       changed_.NotifyAll();
     };
     options.on_load = [this](const std::string& address,
@@ -99,6 +100,20 @@ class Harness {
         changed_.WaitFor(lock, kPatience, [&] { return HasLoad(address); }));
     return load_[address];
   }
+  // Waits until a slot's counter has come to be this.
+  void AwaitLoadOf(const std::string& address, const SlotRows& counter) {
+    MutexLock lock(&mutex_);
+    EXPECT_TRUE(changed_.WaitFor(lock, kPatience, [&] {
+      for (const SlotRows& slot : load_[address]) {
+        if (slot.slot == counter.slot && slot.rows == counter.rows) return true;
+      }
+      return false;
+    }));
+  }
+  int num_published() {
+    MutexLock lock(&mutex_);
+    return num_published_;
+  }
   bool HasLoad(const std::string& address) const {
     return load_.count(address) > 0;
   }
@@ -109,6 +124,7 @@ class Harness {
   Mutex mutex_;
   CondVar changed_;
   std::vector<EndpointInfo> published_;
+  int num_published_ = 0;
   std::map<std::string, EndpointLoad> load_;
   std::unique_ptr<EndpointSet> set_;
 };
@@ -129,11 +145,10 @@ TEST(EndpointSet, PublishesWhatAnEndpointAnnounces) {
   EXPECT_EQ(info.device, "cpu");
   EXPECT_EQ(info.version, "0.1.0");
   EXPECT_EQ(info.memory_bytes, 1u << 20);
-  EXPECT_EQ(info.queue_capacity_rows, 512u);
   EXPECT_EQ(info.credit_rows, 256u);
-  EXPECT_EQ(info.wire_version, 1u);
   EXPECT_EQ(info.placement_epoch, 9u);
   EXPECT_EQ(info.memory_budget_bytes, 1u << 21);
+  EXPECT_EQ(info.instance_id, 0u);
   EXPECT_THAT(harness.set().Snapshot(), ElementsAre(info));
 }
 
@@ -193,15 +208,20 @@ TEST(EndpointSet, KnowsWhatWasCounted) {
   const EndpointInfo before = harness.Await(0, EndpointState::kReady);
   EXPECT_EQ(before.served_rows, 205u);
   EXPECT_EQ(before.busy_us, 7u);
-  // Nobody is told of counters alone.
+  // Nobody is told of what every batch changes.
   state.mutable_load(0)->set_rows(200);
   state.set_busy_us(9);
   state.set_queue_rows(1);
+  state.set_credit_rows(255);
+  const int published = harness.num_published();
   service.SetState(state);
-  EXPECT_TRUE(harness.AwaitThat([](const std::vector<EndpointInfo>& all) {
-    return all[0].queue_rows == 1 && all[0].served_rows == 305 &&
-           all[0].busy_us == 9;
-  }));
+  harness.AwaitLoadOf(service.address(), {{1, 0}, 200});
+  EXPECT_EQ(harness.num_published(), published);
+  const EndpointInfo after = harness.set().Snapshot()[0];
+  EXPECT_EQ(after.queue_rows, 1u);
+  EXPECT_EQ(after.credit_rows, 255u);
+  EXPECT_EQ(after.served_rows, 305u);
+  EXPECT_EQ(after.busy_us, 9u);
 }
 
 TransportMetrics RefusalCounters(prometheus::Registry* registry) {
@@ -295,6 +315,48 @@ TEST(EndpointSet, ALostForwardStreamAloneIsNoticed) {
   harness.Await(0, EndpointState::kConnecting, "stream failed");
   service.EndForward(grpc::Status::OK);
   harness.Await(0, EndpointState::kReady);
+}
+
+// The stream that spoke may lead to a service that has vanished, and Forward to
+// another one that has its address now.
+TEST(EndpointSet, OneThatSpokeBeforeForwardOpenedIsAskedAnew) {
+  FakeExpertService service;
+  service.EndForward(grpc::Status(grpc::StatusCode::INTERNAL, "not yet"));
+  service.SetState(GoodState());
+  Harness harness({service.address()});
+  EXPECT_TRUE(harness.AwaitThat([](const std::vector<EndpointInfo>& all) {
+    return !all.empty() && !all[0].hosted.empty() &&
+           all[0].state == EndpointState::kConnecting;
+  }));
+  expert::v1::EndpointState state = GoodState();
+  state.set_checkpoint_fingerprint("another");
+  service.SetStateOfNewWatches(state);
+  service.EndForward(grpc::Status::OK);
+  harness.Await(0, EndpointState::kRefused, "another");
+}
+
+TEST(EndpointSet, AServiceOfTwoAddressesIsUsedByOneOfThem) {
+  prometheus::Registry registry;
+  TransportMetrics metrics = RefusalCounters(&registry);
+  FakeExpertService one, other;
+  expert::v1::EndpointState state = GoodState();
+  state.set_instance_id(7);
+  one.SetState(state);
+  other.SetState(state);
+  Harness harness({one.address()}, metrics);
+  EXPECT_EQ(harness.Await(0, EndpointState::kReady).instance_id, 7u);
+  harness.set().SetAddresses("pool-2", {other.address()});
+  const EndpointInfo refused = harness.Await(
+      1, EndpointState::kRefused, "is the service at " + one.address());
+  EXPECT_EQ(refused.duplicate_of, one.address());
+  EXPECT_TRUE(refused.hosted.empty());
+  const auto reason = static_cast<size_t>(RefusalReason::kDuplicate);
+  EXPECT_EQ(metrics.refused[reason]->Value(), 1);
+  // Where the one that is used is lost, the other takes its place.
+  harness.set().SetAddresses("pool", {});
+  harness.AwaitThat([](const auto& all) { return all.size() == 1; });
+  other.SetState(state);
+  EXPECT_EQ(harness.Await(0, EndpointState::kReady).duplicate_of, "");
 }
 
 TEST(EndpointSet, ASilentEndpointIsTakenForGone) {

@@ -156,4 +156,9 @@ void FakeExpertService::SetState(const EndpointState& state) {
   changed_.NotifyAll();
 }
 
+void FakeExpertService::SetStateOfNewWatches(const EndpointState& state) {
+  MutexLock lock(&mutex_);
+  state_ = state;
+}
+
 }  // namespace expertmesh::router

@@ -42,6 +42,8 @@ class FakeExpertService {
 
   // Sends this on all WatchState streams, at once and to new ones.
   void SetState(const expert::v1::EndpointState& state);
+  // Sends this on new WatchState streams only; the others fall silent.
+  void SetStateOfNewWatches(const expert::v1::EndpointState& state);
 
  private:
   class Service;
