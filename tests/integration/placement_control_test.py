@@ -335,6 +335,11 @@ class DrainOfAManagedService(unittest.TestCase):
                                             timeout=SECONDS)
         return {h.address: slots(h.hosted) for h in placement.hosts}
 
+    def state(self, service):
+        found = self.admin.ListEndpoints(pb.ListEndpointsRequest(),
+                                         timeout=SECONDS)
+        return {e.address: e.state for e in found.endpoints}[service.address]
+
     def generate(self, begun=None):
         tokens = []
         for response in self.stub.Generate(generation_pb2.GenerateRequest(
@@ -371,6 +376,7 @@ class DrainOfAManagedService(unittest.TestCase):
         before = self.held()
         server = ("--server", self.router.address)
         et.cli("drain", self.leaving.address, *server)
+        et.wait_until(lambda: self.state(self.leaving) == "draining")
         et.cli("drain", self.leaving.address, "--undo", *server)
         et.wait_until(lambda: self.leaving.address in self.held())
         held = self.held()
