@@ -4,15 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "router_service/control/evacuation.h"
 #include "router_service/control/urgent_moves.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh::router {
 namespace {
-
-// By then the mesh shows that a service drains, or the order came to nothing.
-constexpr absl::Duration kDrainShows = absl::Seconds(10);
 
 absl::Status Stopping() {
   return absl::UnavailableError("the router is shutting down");
@@ -31,12 +29,12 @@ Controller::Controller(ControllerOptions options, ExpertOrders* orders,
                        const Clock* clock)
     : options_(std::move(options)),
       orders_(orders),
-      mesh_(options_.mesh, options_.first_version),
+      mesh_(std::make_shared<MeshState>(options_.mesh, options_.first_version)),
       load_({.num_layers = options_.mesh.num_layers,
              .num_experts = options_.mesh.num_experts,
              .window = options_.load_window},
             clock),
-      runner_(&mesh_, orders),
+      runner_(mesh_.get(), orders),
       policy_(options_.rebalance, clock),
       thread_([this] { Loop(); }) {}
 
@@ -48,7 +46,11 @@ void Controller::Stop() {
     stopping_ = true;
     wake_.NotifyAll();
   }
-  mesh_.Stop();
+  {
+    MutexLock lock(&drain_mutex_);
+    may_drain_ = false;
+  }
+  mesh_->Stop();
   runner_.Stop();
   if (thread_.joinable()) thread_.join();
 }
@@ -56,7 +58,7 @@ void Controller::Stop() {
 // --- What transport tells. -------------------------------------------------
 
 void Controller::OnEndpoints(const std::vector<EndpointInfo>& endpoints) {
-  for (const std::string& address : mesh_.Update(endpoints)) {
+  for (const std::string& address : mesh_->Update(endpoints)) {
     load_.Forget(address);
   }
 }
@@ -73,7 +75,7 @@ void Controller::OnLoad(const std::string& address, const EndpointLoad& load) {
 }
 
 MeshPlacement Controller::placement() const {
-  MeshPlacement placement = mesh_.placement();
+  MeshPlacement placement = mesh_->placement();
   MutexLock lock(&speeds_mutex_);
   speeds_.Update(load_.EndpointWork());
   speeds_.Fill(&placement.hosts);
@@ -147,46 +149,36 @@ void Controller::Rebalance(Done<RebalancedPlacement> done) {
 
 void Controller::Drain(const std::string& address, bool drain,
                        ExpertOrders::Done done) {
-  absl::Status status;
-  {
-    MutexLock lock(&drain_mutex_);
-    status = CheckDrain(address, drain);
-    if (status.ok() && drain) drained_at_[address] = Clock::Real()->Now();
-    if (!drain) drained_at_.erase(address);
+  if (!mesh_->IsKnown(address)) {
+    return done(absl::NotFoundError(
+        absl::StrCat("there is no expert service ", address)));
   }
-  if (!status.ok()) return done(status);
-  orders_->Drain(address, drain, std::move(done));
+  if (!drain) {
+    mesh_->Return(address);
+    return OrderDrain(address, false, std::move(done));
+  }
+  if (mesh_->Leave(address).ok()) {
+    return OrderDrain(address, true, std::move(done));
+  }
+  const absl::Status added =
+      Add([this, address, done](const absl::Status& turn) {
+        const absl::Status status = turn.ok() ? Evacuate(address) : turn;
+        if (!status.ok()) return done(status);
+        OrderDrain(address, true, done);
+      });
+  if (!added.ok()) done(added);
 }
 
-absl::Status Controller::CheckDrain(const std::string& address,
-                                    bool drain) const {
-  if (!mesh_.IsKnown(address)) {
-    return absl::NotFoundError(
-        absl::StrCat("there is no expert service ", address));
-  }
-  if (!drain) return absl::OkStatus();
-  const absl::Duration now = Clock::Real()->Now();
-  const std::vector<PlacementHost> hosts = mesh_.placement().hosts;
-  const auto stays = [&](const PlacementHost& host) {
-    const auto drained = drained_at_.find(host.id);
-    return host.id != address && (drained == drained_at_.end() ||
-                                  now - drained->second > kDrainShows);
-  };
-  for (const PlacementHost& host : hosts) {
-    if (host.id != address) continue;
-    for (const SlotId slot : host.hosted) {
-      const bool is_elsewhere = std::any_of(
-          hosts.begin(), hosts.end(), [&](const PlacementHost& other) {
-            return stays(other) && std::binary_search(other.hosted.begin(),
-                                                      other.hosted.end(), slot);
-          });
-      if (is_elsewhere) continue;
-      return absl::FailedPreconditionError(absl::StrCat(
-          "no other ready service holds ", SlotText(slot),
-          "; apply a placement with a copy of it elsewhere first"));
-    }
-  }
-  return absl::OkStatus();
+void Controller::OrderDrain(const std::string& address, bool drain,
+                            ExpertOrders::Done done) {
+  MutexLock lock(&drain_mutex_);
+  if (!may_drain_) return done(Stopping());
+  orders_->Drain(
+      address, drain,
+      [mesh = mesh_, address, drain, done](const absl::Status& status) {
+        if (drain && !status.ok()) mesh->Return(address);
+        done(status);
+      });
 }
 
 // --- The control thread. ---------------------------------------------------
@@ -259,7 +251,7 @@ absl::Duration Controller::RebalanceIfWorthIt() {
 RebalanceDecision Controller::Judge(const PlacementProposal& proposal) {
   const PlacementPlan& plan = proposal.plan;
   const PlacementProblem problem =
-      MakeProblem(mesh_.shape(), proposal.from, load_.Rows());
+      MakeProblem(mesh_->shape(), proposal.from, load_.Rows());
   const absl::Status now = CheckPlacement(problem, CurrentContents(problem));
   if (now.ok()) return policy_.Consider(plan);
   // Covering every expert does not wait for a better time.
@@ -277,7 +269,7 @@ absl::StatusOr<PlacementProposal> Controller::MakeProposal() const {
   }
   ASSIGN_OR_RETURN(
       proposal.plan,
-      PlanPlacement(MakeProblem(mesh_.shape(), proposal.from, load_.Rows()),
+      PlanPlacement(MakeProblem(mesh_->shape(), proposal.from, load_.Rows()),
                     options_.planner));
   return proposal;
 }
@@ -294,13 +286,13 @@ absl::StatusOr<AppliedPlacement> Controller::Carry(
          {"status", status.ToString()}});
     RETURN_IF_ERROR(status);
   }
-  applied.version = mesh_.placement().version;
+  applied.version = mesh_->placement().version;
   return applied;
 }
 
 absl::StatusOr<AppliedPlacement> Controller::ApplyLastProposal(
     uint64_t expected_version) {
-  RETURN_IF_ERROR(CheckVersion(expected_version, mesh_.placement()));
+  RETURN_IF_ERROR(CheckVersion(expected_version, mesh_->placement()));
   if (!last_proposal_.has_value() ||
       last_proposal_->from.version != expected_version) {
     return absl::AbortedError(absl::StrCat("nothing was proposed for version ",
@@ -315,7 +307,7 @@ absl::StatusOr<AppliedPlacement> Controller::ApplyTarget(
   const MeshPlacement placement = this->placement();
   RETURN_IF_ERROR(CheckVersion(expected_version, placement));
   const PlacementProblem problem =
-      MakeProblem(mesh_.shape(), placement, load_.Rows());
+      MakeProblem(mesh_->shape(), placement, load_.Rows());
   HostedSlots hosted = CurrentContents(problem);
   for (const auto& [address, slots] : target) {
     const auto host =
@@ -336,6 +328,21 @@ absl::StatusOr<AppliedPlacement> Controller::ApplyTarget(
         "expert on the way; leave room for one expert more");
   }
   return Carry(placement, sequence.moves);
+}
+
+absl::Status Controller::Evacuate(const std::string& address) {
+  const MeshPlacement placement = this->placement();
+  const auto host =
+      std::find_if(placement.hosts.begin(), placement.hosts.end(),
+                   [&](const auto& h) { return h.id == address; });
+  if (host != placement.hosts.end()) {
+    ASSIGN_OR_RETURN(
+        const MoveSequence sequence,
+        PlanEvacuation(MakeProblem(mesh_->shape(), placement, load_.Rows()),
+                       static_cast<int>(host - placement.hosts.begin())));
+    RETURN_IF_ERROR(Carry(placement, sequence.moves).status());
+  }
+  return mesh_->Leave(address);
 }
 
 }  // namespace expertmesh::router

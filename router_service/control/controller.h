@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -82,7 +83,7 @@ class Controller {
   MeshPlacement placement() const;
   // Told of each new version; as MeshState has it.
   void OnChange(std::function<void()> on_change) {
-    mesh_.OnChange(std::move(on_change));
+    mesh_->OnChange(std::move(on_change));
   }
   // Rows within the window [num_layers, num_experts], of the whole mesh.
   std::vector<double> WindowRows() const { return load_.Rows(); }
@@ -95,7 +96,9 @@ class Controller {
              Done<AppliedPlacement> done);
   void Rebalance(Done<RebalancedPlacement> done);
 
-  // Does not wait for other requests.
+  // What the service alone holds is first loaded elsewhere, in the turn of this
+  // request; where there is nothing to load, and to take a drain back, it does
+  // not wait for others.
   void Drain(const std::string& address, bool drain, ExpertOrders::Done done);
 
   // Gives up what goes on and fails what waits; when it returns, no order is
@@ -121,12 +124,15 @@ class Controller {
   absl::StatusOr<AppliedPlacement> ApplyTarget(uint64_t expected_version,
                                                const PlacementTarget& target);
   absl::StatusOr<AppliedPlacement> ApplyLastProposal(uint64_t expected_version);
-  absl::Status CheckDrain(const std::string& address, bool drain) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(drain_mutex_);
+  // Lets others hold what this service alone holds, and it be no host any more.
+  absl::Status Evacuate(const std::string& address);
+
+  void OrderDrain(const std::string& address, bool drain,
+                  ExpertOrders::Done done);
 
   const ControllerOptions options_;
   ExpertOrders* const orders_;
-  MeshState mesh_;
+  const std::shared_ptr<MeshState> mesh_;  // outlived by orders to drain
   LoadWindow load_;
   MoveRunner runner_;
 
@@ -138,10 +144,9 @@ class Controller {
   std::optional<PlacementProposal> last_proposal_;
   std::string last_reason_;  // logged of the automatic rebalance
 
-  // When each service was last told to drain: the mesh shows it a little later.
+  // Held while an order to drain is given, so that none is after Stop.
   Mutex drain_mutex_;
-  std::map<std::string, absl::Duration> drained_at_
-      ABSL_GUARDED_BY(drain_mutex_);
+  bool may_drain_ ABSL_GUARDED_BY(drain_mutex_) = true;
 
   Mutex mutex_;
   CondVar wake_;

@@ -82,14 +82,32 @@ std::vector<std::string> MeshState::Update(
         if (bytes > 0) bytes = announced;
       }
     }
-    if (hosts == placement_.hosts) return gone;
-    placement_.hosts = std::move(hosts);
-    ++placement_.version;
-    changed_.NotifyAll();
+    ready_ = std::move(hosts);
+    std::erase_if(leaving_, [&](const std::string& address) {
+      return std::none_of(ready_.begin(), ready_.end(),
+                          [&](const auto& h) { return h.id == address; });
+    });
+    if (!Refresh()) return gone;
   }
+  TellListener();
+  return gone;
+}
+
+bool MeshState::Refresh() {
+  std::vector<PlacementHost> hosts = ready_;
+  std::erase_if(hosts, [this](const PlacementHost& host) {
+    return leaving_.count(host.id) > 0;
+  });
+  if (hosts == placement_.hosts) return false;
+  placement_.hosts = std::move(hosts);
+  ++placement_.version;
+  changed_.NotifyAll();
+  return true;
+}
+
+void MeshState::TellListener() {
   MutexLock lock(&listener_mutex_);
   if (on_change_) on_change_();
-  return gone;
 }
 
 MeshPlacement MeshState::placement() const {
@@ -110,17 +128,67 @@ const PlacementHost* MeshState::Find(const std::string& address) const {
 }
 
 bool MeshState::IsHeldElsewhere(const std::string& address, SlotId slot) const {
-  MutexLock lock(&mutex_);
+  const bool is_given_up =
+      std::find(unloading_.begin(), unloading_.end(), slot) != unloading_.end();
   return std::any_of(placement_.hosts.begin(), placement_.hosts.end(),
                      [&](const PlacementHost& host) {
-                       return host.id != address &&
-                              std::binary_search(host.hosted.begin(),
+                       if (host.id == address) return false;
+                       if (is_given_up && host.id == unloading_host_) {
+                         return false;
+                       }
+                       return std::binary_search(host.hosted.begin(),
                                                  host.hosted.end(), slot);
                      });
 }
 
-absl::Status MeshState::AwaitSlot(const std::string& address, SlotId slot,
-                                  bool held, absl::Duration timeout) {
+absl::Status MeshState::Leave(const std::string& address) {
+  {
+    MutexLock lock(&mutex_);
+    const PlacementHost* const host = Find(address);
+    // One that is not ready takes nothing along.
+    if (host == nullptr) return absl::OkStatus();
+    for (const SlotId slot : host->hosted) {
+      if (IsHeldElsewhere(address, slot)) continue;
+      return absl::FailedPreconditionError(
+          absl::StrCat("no other ready service holds ", SlotText(slot)));
+    }
+    leaving_.insert(address);
+    Refresh();
+  }
+  TellListener();
+  return absl::OkStatus();
+}
+
+void MeshState::Return(const std::string& address) {
+  {
+    MutexLock lock(&mutex_);
+    leaving_.erase(address);
+    if (!Refresh()) return;
+  }
+  TellListener();
+}
+
+absl::Status MeshState::BeginUnload(const std::string& address,
+                                    absl::Span<const SlotId> slots) {
+  MutexLock lock(&mutex_);
+  for (const SlotId slot : slots) {
+    if (IsHeldElsewhere(address, slot)) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "no other ready service holds ", SlotText(slot), " any more"));
+  }
+  unloading_host_ = address;
+  unloading_.assign(slots.begin(), slots.end());
+  return absl::OkStatus();
+}
+
+void MeshState::EndUnload() {
+  MutexLock lock(&mutex_);
+  unloading_.clear();
+}
+
+absl::Status MeshState::AwaitSlots(const std::string& address,
+                                   absl::Span<const SlotId> slots, bool held,
+                                   absl::Duration timeout) {
   absl::Status status;
   MutexLock lock(&mutex_);
   const auto is_over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -133,13 +201,14 @@ absl::Status MeshState::AwaitSlot(const std::string& address, SlotId slot,
       status = absl::UnavailableError("it is not ready any more");
       return true;
     }
-    return held ==
-           std::binary_search(host->hosted.begin(), host->hosted.end(), slot);
+    return std::all_of(slots.begin(), slots.end(), [&](SlotId slot) {
+      return held ==
+             std::binary_search(host->hosted.begin(), host->hosted.end(), slot);
+    });
   };
   if (!changed_.WaitFor(lock, timeout, is_over)) {
     return absl::DeadlineExceededError(absl::StrCat(
-        "it did not announce within ", absl::FormatDuration(timeout),
-        " that it ", held ? "holds " : "gave up ", SlotText(slot)));
+        "it did not announce so within ", absl::FormatDuration(timeout)));
   }
   return status;
 }

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "router_service/control/placement_problem.h"
 #include "router_service/mesh_config.h"
 #include "router_service/transport/endpoint_info.h"
@@ -31,7 +33,7 @@ struct MeshShape {
 struct MeshPlacement {
   uint64_t version = 0;  // grows with every change of `hosts`
   uint64_t epoch = 0;    // of the newest order that any endpoint obeyed
-  // Those that are ready; ids are addresses.
+  // Those that are ready and not about to drain; ids are addresses.
   std::vector<PlacementHost> hosts;
   std::vector<int64_t> slot_bytes;  // [num_layers]
 };
@@ -55,16 +57,28 @@ class MeshState {
   // that is in use by another address.
   bool IsKnown(const std::string& address) const;
 
-  // Whether a host other than that of this address holds the slot.
-  bool IsHeldElsewhere(const std::string& address, SlotId slot) const;
+  // A host is about to be told to drain: it is none from now on, before it says
+  // so itself, until it was away and came back or Return. Errors:
+  // FAILED_PRECONDITION naming a slot that no other host holds, or that the
+  // only other one is giving up; nothing is changed then.
+  absl::Status Leave(const std::string& address);
+  void Return(const std::string& address);
 
-  // Waits until the host of this address does (`held`) or does not hold a slot.
-  // Errors: UNAVAILABLE where it is not ready any more, or after Stop;
+  // A host is about to be told to unload these slots: until EndUnload it counts
+  // for none of them where others want to leave. Errors: FAILED_PRECONDITION
+  // naming a slot that no other host holds. One at a time.
+  absl::Status BeginUnload(const std::string& address,
+                           absl::Span<const SlotId> slots);
+  void EndUnload();
+
+  // Waits until the host of this address does (`held`) or does not hold these
+  // slots. Errors: UNAVAILABLE where it is not ready any more, or after Stop;
   // DEADLINE_EXCEEDED after `timeout`.
-  absl::Status AwaitSlot(const std::string& address, SlotId slot, bool held,
-                         absl::Duration timeout);
+  absl::Status AwaitSlots(const std::string& address,
+                          absl::Span<const SlotId> slots, bool held,
+                          absl::Duration timeout);
 
-  // Called after every change of version, on the thread of Update, under a
+  // Called after every change of version, on the thread that made it, under a
   // lock: must not block nor call OnChange. Empty: nobody listens any more.
   void OnChange(std::function<void()> on_change);
 
@@ -77,12 +91,24 @@ class MeshState {
   PlacementHost HostOf(const EndpointInfo& endpoint) const;
   const PlacementHost* Find(const std::string& address) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a host other than `address` holds the slot, and keeps it.
+  bool IsHeldElsewhere(const std::string& address, SlotId slot) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes the placement what ready_ without leaving_ is; true if that changed.
+  bool Refresh() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellListener();
 
   const MeshShape shape_;
   mutable Mutex mutex_;
   CondVar changed_;
   MeshPlacement placement_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> known_ ABSL_GUARDED_BY(mutex_);  // ascending
+  // Those that announce to be ready, and which of them are told to drain.
+  std::vector<PlacementHost> ready_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> leaving_ ABSL_GUARDED_BY(mutex_);
+  // What is being unloaded, and where.
+  std::string unloading_host_ ABSL_GUARDED_BY(mutex_);
+  std::vector<SlotId> unloading_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 
   // Not mutex_, which listeners that read the placement take.

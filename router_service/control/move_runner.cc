@@ -4,7 +4,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "services/core/status_macros.h"
 
@@ -15,8 +17,24 @@ absl::Status Stopping() {
   return absl::UnavailableError("the router is shutting down");
 }
 
-absl::string_view Verb(const PlacementMove& move) {
-  return move.kind == PlacementMove::Kind::kLoad ? "load" : "unload";
+// "load expert 3 of layer 1 and 4 more"
+std::string OrderText(const MoveOrder& order) {
+  std::string text = absl::StrCat(
+      order.kind == PlacementMove::Kind::kLoad ? "load " : "unload ",
+      SlotText(order.slots.front()));
+  if (order.slots.size() > 1) {
+    absl::StrAppend(&text, " and ", order.slots.size() - 1, " more");
+  }
+  return text;
+}
+
+std::vector<ExpertSlot> SlotsOf(const MoveOrder& order) {
+  std::vector<ExpertSlot> slots;
+  for (const SlotId slot : order.slots) {
+    slots.push_back({static_cast<uint32_t>(slot.layer),
+                     static_cast<uint32_t>(slot.expert)});
+  }
+  return slots;
 }
 
 // Where an order's end waits for whoever gave it.
@@ -33,46 +51,43 @@ absl::Status MoveRunner::Run(const std::vector<PlacementHost>& hosts,
                              MovesMade* made) {
   *made = {};
   last_epoch_ = std::max(last_epoch_, mesh_->placement().epoch) + 1;
-  for (const PlacementMove& move : moves) {
-    const std::string& address = hosts[move.host].id;
-    const absl::Status status = Make(move, address, last_epoch_);
+  for (const MoveOrder& order : GroupMoves(moves, kMaxOrderBytes)) {
+    const std::string& address = hosts[order.host].id;
+    const absl::Status status = CarryOut(order, address);
     if (!status.ok()) {
       return absl::Status(
           status.code(),
           absl::StrCat("after ", made->moves, " of ", moves.size(),
-                       " moves: ", address, " could not ", Verb(move), " ",
-                       SlotText(move.slot), ": ", status.message()));
+                       " moves: ", address, " could not ", OrderText(order),
+                       ": ", status.message()));
     }
-    ++made->moves;
-    if (move.kind == PlacementMove::Kind::kLoad) {
-      made->bytes_loaded += move.bytes;
+    made->moves += static_cast<int>(order.slots.size());
+    if (order.kind == PlacementMove::Kind::kLoad) {
+      made->bytes_loaded += order.bytes;
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status MoveRunner::Make(const PlacementMove& move,
-                              const std::string& address, uint64_t epoch) {
-  const std::vector<ExpertSlot> slots = {
-      {static_cast<uint32_t>(move.slot.layer),
-       static_cast<uint32_t>(move.slot.expert)}};
-  const bool is_load = move.kind == PlacementMove::Kind::kLoad;
-  // Hosts may have been lost since the plan was made.
-  if (!is_load && !mesh_->IsHeldElsewhere(address, move.slot)) {
-    return absl::FailedPreconditionError(
-        "no other ready service holds it any more");
+absl::Status MoveRunner::CarryOut(const MoveOrder& order,
+                                  const std::string& address) {
+  const std::vector<ExpertSlot> slots = SlotsOf(order);
+  if (order.kind == PlacementMove::Kind::kLoad) {
+    RETURN_IF_ERROR(Give([&](ExpertOrders::Done done) {
+      orders_->Load(address, slots, last_epoch_, std::move(done));
+    }));
+    return mesh_->AwaitSlots(address, order.slots, true, kAnnounceTimeout);
   }
-  RETURN_IF_ERROR(Order([&](ExpertOrders::Done done) {
-    if (is_load) {
-      orders_->Load(address, slots, epoch, std::move(done));
-    } else {
-      orders_->Unload(address, slots, epoch, std::move(done));
-    }
+  // Hosts may have been lost since the plan was made.
+  RETURN_IF_ERROR(mesh_->BeginUnload(address, order.slots));
+  const auto end = absl::MakeCleanup([this] { mesh_->EndUnload(); });
+  RETURN_IF_ERROR(Give([&](ExpertOrders::Done done) {
+    orders_->Unload(address, slots, last_epoch_, std::move(done));
   }));
-  return mesh_->AwaitSlot(address, move.slot, is_load, kAnnounceTimeout);
+  return mesh_->AwaitSlots(address, order.slots, false, kAnnounceTimeout);
 }
 
-absl::Status MoveRunner::Order(
+absl::Status MoveRunner::Give(
     absl::FunctionRef<void(ExpertOrders::Done)> give) {
   const auto outcome = std::make_shared<Outcome>();
   {

@@ -174,7 +174,9 @@ Command DrainCommand(CLI::App& root) {
     bool undo = false;
   };
   CLI::App* app = root.add_subcommand(
-      "drain", "Tell an expert service to take no new work");
+      "drain",
+      "Tell an expert service to take no new work, once others hold what it "
+      "holds");
   auto flags = std::make_shared<DrainFlags>();
   AddServerFlags(*app, flags->server);
   app->add_option("ENDPOINT", flags->endpoint, "HOST:PORT as `top` shows it")

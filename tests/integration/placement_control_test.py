@@ -201,8 +201,11 @@ class PlacementControl(unittest.TestCase):
                 pb.DrainEndpointRequest(address=address, undo=undo),
                 timeout=SECONDS)
         self.check_code(grpc.StatusCode.NOT_FOUND, "", drain, "127.0.0.1:1")
-        self.check_code(grpc.StatusCode.FAILED_PRECONDITION, "no other",
-                        drain, base)
+        before = self.placement()
+        # It holds half of the model, and there is room for a third.
+        self.check_code(grpc.StatusCode.FAILED_PRECONDITION,
+                        "no other service has room", drain, base)
+        self.assertEqual(self.placement(), before)
         expected = self.generate()
         self.apply({managed: {(0, 0), (0, 1)}})
         et.cli("drain", managed, "--server", self.router.address)
@@ -286,6 +289,84 @@ class PlacementControl(unittest.TestCase):
             self.assertEqual(self.generate(), expected)
             return self.held(self.managed.address)
         et.wait_until(filled, what="copies of hot experts")
+
+
+class DrainOfAManagedService(unittest.TestCase):
+    """One that alone holds a quarter of the experts."""
+
+    def setUp(self):
+        self.base = self.start("--experts", "0-11")
+        self.leaving, self.other = (
+            self.start("--experts", experts, "--memory-budget", "4MiB")
+            for experts in ("12-15", "none"))
+        self.router = et.router(MODEL, [s.address for s in (
+            self.base, self.leaving, self.other)])
+        self.addCleanup(self.router.__exit__)
+        channel = grpc.insecure_channel(self.router.address)
+        self.addCleanup(channel.close)
+        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
+
+    def start(self, *flags):
+        service = et.expert(MODEL, *flags)
+        self.addCleanup(service.__exit__)
+        return service
+
+    def held(self):
+        placement = self.admin.GetPlacement(pb.GetPlacementRequest(),
+                                            timeout=SECONDS)
+        return {h.address: slots(h.hosted) for h in placement.hosts}
+
+    def state(self, service):
+        found = self.admin.ListEndpoints(pb.ListEndpointsRequest(),
+                                         timeout=SECONDS)
+        return {e.address: e.state for e in found.endpoints}[service.address]
+
+    def generate(self, begun=None):
+        tokens = []
+        for response in self.stub.Generate(generation_pb2.GenerateRequest(
+                text="ROMEO:", max_tokens=400, temperature=1, seed=11,
+                ignore_eos=True), timeout=SECONDS):
+            tokens += response.token_ids
+            if begun and len(tokens) > 10:
+                begun.set()
+        return tokens
+
+    def test_its_experts_are_loaded_elsewhere_under_a_running_generation(self):
+        et.wait_until(lambda: len(self.held()) == 3,
+                      what="three ready services")
+        expected = self.generate()
+        begun, tokens = threading.Event(), []
+        asker = threading.Thread(
+            target=lambda: tokens.extend(self.generate(begun)))
+        asker.start()
+        self.assertTrue(begun.wait(SECONDS))
+        et.cli("drain", self.leaving.address, "--server", self.router.address)
+        # It is none of the mesh when the command ends, and can go.
+        alone = {(layer, e) for layer in range(LAYERS) for e in range(12, 16)}
+        held = self.held()
+        self.assertEqual(held[self.other.address], alone)
+        self.assertNotIn(self.leaving.address, held)
+        self.assertEqual(self.leaving.stop(), 0, self.leaving.log())
+        asker.join()
+        self.assertEqual(tokens, expected)
+        self.assertEqual(self.generate(), expected)
+
+    def test_undo_brings_it_back(self):
+        et.wait_until(lambda: len(self.held()) == 3,
+                      what="three ready services")
+        before = self.held()
+        server = ("--server", self.router.address)
+        et.cli("drain", self.leaving.address, *server)
+        et.wait_until(lambda: self.state(self.leaving) == "draining")
+        et.cli("drain", self.leaving.address, "--undo", *server)
+        et.wait_until(lambda: self.leaving.address in self.held())
+        held = self.held()
+        self.assertEqual(held[self.leaving.address],
+                         before[self.leaving.address])
+        # What was loaded for it stays until the next rebalance.
+        self.assertEqual(held[self.other.address],
+                         before[self.leaving.address])
 
 
 if __name__ == "__main__":

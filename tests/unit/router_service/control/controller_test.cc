@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "tests/support/fake_clock.h"
 
@@ -56,15 +57,15 @@ class FakeMesh final : public ExpertOrders {
 
   void Load(const std::string& address, const std::vector<ExpertSlot>& slots,
             uint64_t epoch, Done done) override {
-    Obey(absl::StrCat("+", address, ":", slots[0].expert_id), address, epoch,
-         done, [&](std::vector<ExpertSlot>* hosted) {
+    Obey(absl::StrCat("+", address, ":", Experts(slots)), address, epoch, done,
+         [&](std::vector<ExpertSlot>* hosted) {
            hosted->insert(hosted->end(), slots.begin(), slots.end());
          });
   }
   void Unload(const std::string& address, const std::vector<ExpertSlot>& slots,
               uint64_t epoch, Done done) override {
-    Obey(absl::StrCat("-", address, ":", slots[0].expert_id), address, epoch,
-         done, [&](std::vector<ExpertSlot>* hosted) {
+    Obey(absl::StrCat("-", address, ":", Experts(slots)), address, epoch, done,
+         [&](std::vector<ExpertSlot>* hosted) {
            for (const ExpertSlot& slot : slots) {
              hosted->erase(std::find(hosted->begin(), hosted->end(), slot));
            }
@@ -72,7 +73,7 @@ class FakeMesh final : public ExpertOrders {
   }
   void Drain(const std::string& address, bool drain, Done done) override {
     orders.push_back(absl::StrCat(drain ? "drain " : "undo ", address));
-    done(absl::OkStatus());
+    done(drain_status);
   }
   void CancelAll() override {
     if (held_) std::exchange(held_, nullptr)(absl::CancelledError("given up"));
@@ -88,6 +89,7 @@ class FakeMesh final : public ExpertOrders {
   std::vector<std::string> orders;
   // Orders that fail, by their number, and how.
   std::map<size_t, absl::Status> failures;
+  absl::Status drain_status;  // what becomes of orders to drain
   // Number of the order that is never answered.
   size_t hold = SIZE_MAX;
   std::promise<void> holding;
@@ -95,6 +97,12 @@ class FakeMesh final : public ExpertOrders {
   std::function<void()> before;
 
  private:
+  static std::string Experts(const std::vector<ExpertSlot>& slots) {
+    return absl::StrJoin(slots, ",", [](std::string* out, ExpertSlot slot) {
+      absl::StrAppend(out, slot.expert_id);
+    });
+  }
+
   template <typename Change>
   void Obey(const std::string& order, const std::string& address,
             uint64_t epoch, const Done& done, Change change) {
@@ -191,10 +199,11 @@ class ControllerTest : public ::testing::Test {
     return promise.get_future().get();
   }
   absl::Status Drain(const std::string& address, bool drain) {
-    absl::Status out;
-    controller_->Drain(address, drain,
-                       [&](const absl::Status& status) { out = status; });
-    return out;
+    std::promise<absl::Status> promise;
+    controller_->Drain(address, drain, [&](const absl::Status& status) {
+      promise.set_value(status);
+    });
+    return promise.get_future().get();
   }
   uint64_t version() const { return controller_->placement().version; }
 
@@ -302,8 +311,7 @@ TEST_F(ControllerTest, AppliesAnExplicitPlacement) {
   EXPECT_EQ(applied->made.bytes_loaded, 2 * kSlotBytes);
   // Loaded at the new place before it is given up at the old one.
   ASSERT_TRUE(Apply(version(), {{"m", {}}, {"n", {{0, 3}}}}).ok());
-  EXPECT_THAT(mesh_.orders,
-              ElementsAre("+m:1", "+m:3", "+n:3", "-m:1", "-m:3"));
+  EXPECT_THAT(mesh_.orders, ElementsAre("+m:1,3", "+n:3", "-m:1,3"));
 }
 
 TEST_F(ControllerTest, RefusesAStaleVersion) {
@@ -341,15 +349,16 @@ TEST_F(ControllerTest, RefusesToUncoverAnExpert) {
 
 TEST_F(ControllerTest, AFailureMidwayEndsTheChangeAndSaysHowFarItCame) {
   mesh_.failures[1] = absl::ResourceExhaustedError("no memory");
-  const auto applied = Apply(version(), {{"m", {{0, 0}, {0, 1}}}});
+  const PlacementTarget target = {{"m", {{0, 0}}}, {"n", {{0, 1}, {0, 2}}}};
+  const auto applied = Apply(version(), target);
   EXPECT_EQ(applied.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(applied.status().message()),
-              HasSubstr("after 1 of 2 moves: m could not load expert 1 of "
-                        "layer 0: no memory"));
+              HasSubstr("after 1 of 3 moves: n could not load expert 1 of "
+                        "layer 0 and 1 more: no memory"));
   EXPECT_EQ(mesh_.orders.size(), 2);
   // What came after can be tried again.
   mesh_.failures.clear();
-  EXPECT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  EXPECT_TRUE(Apply(version(), target).ok());
 }
 
 TEST_F(ControllerTest, UnloadsNothingWhoseOtherCopyWasLostMeanwhile) {
@@ -395,6 +404,8 @@ TEST_F(ControllerTest, ANewerControllersServicesEndTheChange) {
 // Neither order shows in the mesh yet.
 TEST_F(ControllerTest, DrainsNotTwoThatReplaceEachOther) {
   ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.endpoint("n").state = EndpointState::kConnecting;  // has no room
+  mesh_.Announce();
   EXPECT_TRUE(Drain("a", true).ok());
   EXPECT_EQ(Drain("m", true).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(Drain("a", false).ok());
@@ -403,11 +414,12 @@ TEST_F(ControllerTest, DrainsNotTwoThatReplaceEachOther) {
 
 TEST_F(ControllerTest, DrainsWhatOthersCanReplace) {
   EXPECT_EQ(Drain("x", true).code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(Drain("a", true).code(), absl::StatusCode::kFailedPrecondition);
   ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
   mesh_.orders.clear();
   EXPECT_TRUE(Drain("a", true).ok());
+  EXPECT_EQ(controller_->placement().hosts.size(), 3);  // at once
   EXPECT_TRUE(Drain("a", false).ok());
+  EXPECT_EQ(controller_->placement().hosts.size(), 4);
   EXPECT_THAT(mesh_.orders, ElementsAre("drain a", "undo a"));
 }
 
@@ -416,6 +428,85 @@ TEST_F(ControllerTest, DrainsNoServiceByAnAddressItIsNotUsedBy) {
   mesh_.endpoint("n").duplicate_of = "a";
   mesh_.Announce();
   EXPECT_EQ(Drain("n", true).code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(mesh_.orders, ElementsAre());
+}
+
+TEST_F(ControllerTest, LoadsElsewhereFirstWhatADrainedServiceAloneHolds) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 2}}}}).ok());
+  mesh_.orders.clear();
+  EXPECT_TRUE(Drain("a", true).ok());
+  EXPECT_THAT(mesh_.orders, ElementsAre("+n:1", "drain a"));
+  mesh_.endpoint("a").state = EndpointState::kDraining;
+  mesh_.Announce();
+  // A managed one too; 0 finds room beside 1, and 2 is the base's.
+  EXPECT_TRUE(Drain("m", true).ok());
+  EXPECT_THAT(mesh_.orders, ElementsAre("+n:1", "drain a", "+n:0", "drain m"));
+}
+
+TEST_F(ControllerTest, DrainsNotWhatNobodyHasRoomFor) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 2}, {0, 3}}}}).ok());
+  // The base that holds those two is lost, so m has them alone.
+  mesh_.endpoint("b").state = EndpointState::kConnecting;
+  mesh_.endpoint("n").memory_budget_bytes = kSlotBytes;
+  mesh_.Announce();
+  mesh_.orders.clear();
+  const uint64_t before = version();
+  const absl::Status status = Drain("a", true);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("no other service has room for expert 1 of layer 0, "
+                        "which a alone holds, nor for 0 more"));
+  EXPECT_THAT(mesh_.orders, ElementsAre());
+  EXPECT_EQ(version(), before);
+}
+
+TEST_F(ControllerTest, AServiceThatRefusesToDrainStays) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.drain_status = absl::UnavailableError("gone");
+  EXPECT_EQ(Drain("a", true), mesh_.drain_status);
+  EXPECT_EQ(controller_->placement().hosts.size(), 4);
+}
+
+// The mesh does not show yet that it drains.
+TEST_F(ControllerTest, UnloadsNothingWhoseOtherHostWasJustDrained) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.orders.clear();
+  mesh_.before = [this] {
+    mesh_.before = nullptr;
+    EXPECT_TRUE(Drain("a", true).ok());
+  };
+  const auto applied = Apply(version(), {{"m", {{0, 1}}}, {"n", {{0, 2}}}});
+  EXPECT_EQ(applied.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(mesh_.orders, ElementsAre("+n:2", "drain a"));
+}
+
+TEST_F(ControllerTest, DrainsNothingThatAnUnloadUnderWayReliesOn) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.orders.clear();
+  std::promise<absl::Status> drained;
+  mesh_.before = [&] {
+    mesh_.before = nullptr;
+    controller_->Drain("a", true, [&](const absl::Status& status) {
+      drained.set_value(status);
+    });
+  };
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 1}}}}).ok());
+  EXPECT_TRUE(drained.get_future().get().ok());
+  // What m gave up is loaded again before a goes.
+  EXPECT_EQ(mesh_.orders.front(), "-m:0");
+  EXPECT_EQ(mesh_.orders.size(), 3);
+  EXPECT_THAT(mesh_.orders[1], ::testing::MatchesRegex("\\+[mn]:0"));
+  EXPECT_EQ(mesh_.orders.back(), "drain a");
+}
+
+TEST_F(ControllerTest, DrainsNothingAfterStop) {
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
+  mesh_.orders.clear();
+  controller_->Stop();
+  EXPECT_EQ(Drain("a", true).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Drain("a", false).code(), absl::StatusCode::kUnavailable);
+  // This one would have to load something first.
+  EXPECT_EQ(Drain("b", true).code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(mesh_.orders, ElementsAre());
 }
 
