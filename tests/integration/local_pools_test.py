@@ -35,10 +35,10 @@ class LocalPools(unittest.TestCase):
         file.write_text(json.dumps({"pools": pools, **fields}))
         return file
 
-    def serve(self, *pools, flags=(), **options):
+    def serve(self, *pools, fields={}, flags=(), **options):
         mesh = et.Service(
             [et.BIN / "expertmesh", "serve", "--model", MODEL, "--mesh-config",
-             self.write(*pools), "--listen", "127.0.0.1:0",
+             self.write(*pools, **fields), "--listen", "127.0.0.1:0",
              "--resolve-interval", "0.1", *flags], **options)
         self.addCleanup(mesh.__exit__)
         channel = grpc.insecure_channel(mesh.address)
@@ -46,6 +46,10 @@ class LocalPools(unittest.TestCase):
         self.mesh = mesh
         self.admin = admin_pb2_grpc.AdminServiceStub(channel)
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        # A router is ready once every expert is covered.
+        et.wait_until(lambda: {(e["pool"], e["address"], "ready")
+                               for e in mesh.ready["experts"]}
+                      <= self.endpoints(), what="all services")
         return mesh
 
     def scale(self, *sizes, check=True):
@@ -279,15 +283,11 @@ class ServeTest(LocalPools):
             self.assertTrue(et.is_running(base.pid))
 
     def test_services_get_what_the_file_says(self):
-        self.write(BASE, {"name": "hot", "managed": {}}, expertDtype="f32")
-        mesh = et.Service(
-            [et.BIN / "expertmesh", "serve", "--model", MODEL, "--mesh-config",
-             self.folder / "mesh.json", "--listen", "127.0.0.1:0",
-             "--managed-memory", "3MiB"])
-        self.addCleanup(mesh.__exit__)
-        with grpc.insecure_channel(mesh.address) as channel:
-            listed = admin_pb2_grpc.AdminServiceStub(channel).ListEndpoints(
-                admin_pb2.ListEndpointsRequest(), timeout=SECONDS)
+        self.serve(BASE, {"name": "hot", "managed": {}},
+                   fields={"expertDtype": "f32"},
+                   flags=["--managed-memory", "3MiB"])
+        listed = self.admin.ListEndpoints(admin_pb2.ListEndpointsRequest(),
+                                          timeout=SECONDS)
         by_pool = {e.pool: e for e in listed.endpoints}
         self.assertEqual({e.expert_dtype for e in by_pool.values()}, {"f32"})
         self.assertEqual(by_pool["base"].memory_budget_bytes, 0)
