@@ -239,7 +239,7 @@ class FilesTest(Mesh):
             self.await_endpoints({two: "ready"})
             self.assertEqual(self.generate(), expected)
         self.list("none")
-        self.await_endpoints({})
+        et.wait_until(lambda: not self.endpoints(), what="no service")
         self.list(one)
         self.await_endpoints({one: "ready"})
         self.assertEqual(self.generate(), expected)
