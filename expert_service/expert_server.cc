@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "expert_service/weights/expert_loader.h"
-#include "expert_service/weights/slot_list.h"
+#include "services/checkpoint/slot_list.h"
 #include "services/core/clock.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"

@@ -16,9 +16,9 @@
 #include "router_service/api/model_service_impl.h"
 #include "router_service/control/controller.h"
 #include "router_service/dispatch/endpoint_placement.h"
-#include "router_service/mesh_config.h"
 #include "router_service/router_metrics.h"
 #include "router_service/scale_server.h"
+#include "router_service/transport/address_file.h"
 #include "router_service/transport/endpoint_set.h"
 #include "router_service/transport/expert_orders.h"
 #include "router_service/transport/resolver.h"
@@ -26,6 +26,7 @@
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
+#include "services/mesh/mesh_config.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/ready_file.h"
 #include "services/runtime/server_runtime.h"
@@ -268,14 +269,22 @@ void RouterServer::Impl::FindEndpoints() {
     endpoints_->SetAddresses(pool, addresses);
   };
   for (const PoolConfig& pool : mesh_.pools) {
-    if (pool.target.dns.has_value()) {
-      options.names.push_back(
-          {.pool = pool.name,
-           .target = *pool.target.dns,
-           .resolutions = MakeResolutionCounters(pool.name, metrics_.get())});
-    } else {
-      endpoints_->SetAddresses(pool.name, pool.target.addresses);
+    const PoolTarget& target = pool.target;
+    if (!target.addresses.empty()) {
+      endpoints_->SetAddresses(pool.name, target.addresses);
+      continue;
     }
+    Resolver::Source source;
+    source.pool = pool.name;
+    source.resolutions = MakeResolutionCounters(pool.name, metrics_.get());
+    if (target.dns.has_value()) {
+      source.name = target.dns->host;
+      source.lookup = [name = *target.dns] { return LookUpAddresses(name); };
+    } else {
+      source.name = target.file;
+      source.lookup = [path = target.file] { return ReadAddressFile(path); };
+    }
+    options.sources.push_back(std::move(source));
   }
   resolver_ = std::make_unique<Resolver>(std::move(options));
 }

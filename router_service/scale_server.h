@@ -10,9 +10,9 @@
 #include "absl/status/statusor.h"
 #include "router_service/api/external_scaler_impl.h"
 #include "router_service/control/scale_monitor.h"
-#include "router_service/mesh_config.h"
 #include "router_service/router_config.h"
 #include "router_service/transport/wake_timer.h"
+#include "services/mesh/mesh_config.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/server_runtime.h"
 

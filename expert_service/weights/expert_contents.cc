@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "expert_service/weights/slot_list.h"
+#include "services/checkpoint/slot_list.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh::expert {

@@ -2,7 +2,6 @@
 
 // The expert weights of one service.
 
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -10,18 +9,10 @@
 
 #include "absl/types/span.h"
 #include "expert_service/kernels/grouped_ffn.h"
+#include "services/checkpoint/slot_list.h"
 #include "services/core/mutex.h"
 
 namespace expertmesh::expert {
-
-// One expert of one layer; both are absolute indices.
-struct ExpertSlot {
-  int64_t layer = 0;
-  int64_t expert = 0;
-
-  // By layer, then expert.
-  auto operator<=>(const ExpertSlot&) const = default;
-};
 
 // The packed weights of the slots a service hosts. Shares them with the sets
 // made from it. Immutable; thread-safe.

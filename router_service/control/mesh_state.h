@@ -13,9 +13,9 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "router_service/control/placement_problem.h"
-#include "router_service/mesh_config.h"
 #include "router_service/transport/endpoint_info.h"
 #include "services/core/mutex.h"
+#include "services/mesh/mesh_config.h"
 
 namespace expertmesh::router {
 

@@ -45,7 +45,9 @@ absl::StatusOr<std::vector<std::string>> LookUpAddresses(const HostPort& name) {
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   const int error = getaddrinfo(name.host.c_str(), nullptr, &hints, &found);
-  if (MeansNoAddress(error)) return std::vector<std::string>();
+  if (MeansNoAddress(error)) {
+    return absl::NotFoundError(absl::StrCat(name.host, " has no address"));
+  }
   if (error != 0) return LookupError(name, error);
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found,
                                                              freeaddrinfo);
@@ -73,23 +75,25 @@ struct Resolver::Shared {
 
 namespace {
 
-// What is known of one name, by its thread alone.
-class NameState {
+ResolutionOutcome OutcomeOf(const absl::Status& status) {
+  if (status.ok()) return ResolutionOutcome::kResolved;
+  return absl::IsNotFound(status) ? ResolutionOutcome::kEmpty
+                                  : ResolutionOutcome::kFailed;
+}
+
+// What is known of one source, by its thread alone.
+class SourceState {
  public:
-  explicit NameState(const Resolver::Name& name) : name_(name) {}
+  explicit SourceState(const Resolver::Source& source) : source_(source) {}
 
   // Takes in what a lookup said; true when the addresses changed.
   bool Update(absl::StatusOr<std::vector<std::string>> answer) {
-    const ResolutionOutcome outcome = !answer.ok() ? ResolutionOutcome::kFailed
-                                      : answer->empty()
-                                          ? ResolutionOutcome::kEmpty
-                                          : ResolutionOutcome::kResolved;
+    const ResolutionOutcome outcome = OutcomeOf(answer.status());
     prometheus::Counter* const counter =
-        name_.resolutions[static_cast<size_t>(outcome)];
+        source_.resolutions[static_cast<size_t>(outcome)];
     if (counter != nullptr) counter->Increment();
-    LogOutcome(outcome, answer.ok() ? "it has no address"
-                                    : std::string(answer.status().message()));
-    if (outcome != ResolutionOutcome::kResolved) return false;
+    LogOutcome(answer.status());
+    if (!answer.ok()) return false;
     std::sort(answer->begin(), answer->end());
     answer->erase(std::unique(answer->begin(), answer->end()), answer->end());
     if (*answer == addresses_) return false;
@@ -100,26 +104,25 @@ class NameState {
   const std::vector<std::string>& addresses() const { return addresses_; }
 
  private:
-  void LogOutcome(ResolutionOutcome outcome, absl::string_view reason) {
-    const bool is_good = outcome == ResolutionOutcome::kResolved;
+  void LogOutcome(const absl::Status& status) {
     const absl::Duration now = Clock::Real()->Now();
-    const bool changed = std::exchange(was_good_, is_good) != is_good;
-    if (!changed && (is_good || now < log_next_)) return;
+    const bool changed = std::exchange(was_good_, status.ok()) != status.ok();
+    if (!changed && (status.ok() || now < log_next_)) return;
     log_next_ = now + kLogInterval;
-    if (is_good) {
+    if (status.ok()) {
       Log(LogLevel::kInfo, "a pool's name resolves again",
-          {{"pool", name_.pool}, {"name", name_.target.host}});
+          {{"pool", source_.pool}, {"name", source_.name}});
     } else {
       Log(LogLevel::kWarning,
           "a pool's name does not resolve; its last addresses are kept",
-          {{"pool", name_.pool},
-           {"name", name_.target.host},
-           {"reason", reason},
+          {{"pool", source_.pool},
+           {"name", source_.name},
+           {"reason", status.message()},
            {"addresses", addresses_.size()}});
     }
   }
 
-  const Resolver::Name& name_;
+  const Resolver::Source& source_;
   std::vector<std::string> addresses_;
   bool was_good_ = true;
   absl::Duration log_next_ = absl::ZeroDuration();
@@ -129,22 +132,24 @@ class NameState {
 
 Resolver::Resolver(Options options)
     : shared_(std::make_shared<Shared>(std::move(options))) {
-  for (const Name& name : shared_->options.names) {
-    std::thread([shared = shared_, &name] { Follow(*shared, name); }).detach();
+  for (const Source& source : shared_->options.sources) {
+    std::thread([shared = shared_, &source] {
+      Follow(*shared, source);
+    }).detach();
   }
 }
 
-void Resolver::Follow(Shared& shared, const Name& name) {
+void Resolver::Follow(Shared& shared, const Source& source) {
   const Options& options = shared.options;
-  NameState state(name);
+  SourceState state(source);
   while (true) {
     const absl::Duration next = Clock::Real()->Now() + options.interval;
-    auto answer = options.lookup(name.target);
+    auto answer = source.lookup();
     MutexLock lock(&shared.mutex);
     // First: what the counters and the callback refer to may be gone already.
     if (shared.is_stopped) return;
     if (state.Update(std::move(answer))) {
-      options.on_change(name.pool, state.addresses());
+      options.on_change(source.pool, state.addresses());
     }
     const absl::Duration pause =
         std::max(next - Clock::Real()->Now(), absl::ZeroDuration());

@@ -1,6 +1,6 @@
 #pragma once
 
-// The addresses behind names, looked up again and again.
+// The addresses of pools, looked up again and again.
 
 #include <prometheus/counter.h>
 
@@ -19,7 +19,7 @@ namespace expertmesh::router {
 
 enum class ResolutionOutcome {
   kResolved,
-  kEmpty,   // the name does not exist, or has no address
+  kEmpty,   // the name does not exist or has no address; the file says nothing
   kFailed,  // nobody could tell
 };
 constexpr size_t kNumResolutionOutcomes = 3;
@@ -32,41 +32,42 @@ absl::string_view ResolutionOutcomeName(ResolutionOutcome outcome);
 using ResolutionCounters =
     std::array<prometheus::Counter*, kNumResolutionOutcomes>;
 
-// All IPv4 and IPv6 addresses of a name, each as "address:port", in any order;
-// none where it does not exist or has none. Blocks as long as the system's
-// resolver does. Errors: UNAVAILABLE when it could not tell.
+// All IPv4 and IPv6 addresses of a name, each as "address:port", in any order.
+// Blocks as long as the system's resolver does. Errors: NOT_FOUND where the
+// name does not exist or has none, UNAVAILABLE when it could not tell.
 absl::StatusOr<std::vector<std::string>> LookUpAddresses(const HostPort& name);
 
-// Looks every name up once per interval, and reports the addresses of each when
-// they are first known and when they change. A name that fails or has no
-// address keeps the last ones it had: a name server in trouble must not take
-// down services that are well.
+// Looks up the addresses of every source once per interval, and reports them
+// when they are first known and when they change. A source that fails keeps the
+// last ones it had: a name server in trouble must not take down services that
+// are well.
 //
 // The system's lookup blocks, for half a minute where a name server is silent,
-// and cannot be cancelled. So each name has a thread of its own, and a lookup
+// and cannot be cancelled. So each source has a thread of its own, and a lookup
 // under way is left behind, to end by itself, when the resolver goes.
 class Resolver {
  public:
-  struct Name {
-    std::string pool;  // whose addresses these are
-    HostPort target;
+  // Where the addresses of a pool are found.
+  struct Source {
+    std::string pool;
+    std::string name;  // for people: a host, a path
+    // Says what the addresses are now, as "host:port" in any order. Errors:
+    // NOT_FOUND is counted as empty, any other as failed. Called from the
+    // source's thread; what it refers to must live until it returns, which may
+    // be after the resolver.
+    std::function<absl::StatusOr<std::vector<std::string>>()> lookup;
     ResolutionCounters resolutions = {};
   };
-  using Lookup =
-      std::function<absl::StatusOr<std::vector<std::string>>(const HostPort&)>;
 
   struct Options {
-    std::vector<Name> names;
+    std::vector<Source> sources;
     // From the start of one lookup to the start of the next.
     absl::Duration interval = absl::Seconds(2);
-    // Hears the addresses of a pool, ascending and never empty, one call at a
-    // time, on threads of the resolver.
+    // Hears the addresses of a pool, ascending, one call at a time, on threads
+    // of the resolver.
     std::function<void(const std::string& pool,
                        const std::vector<std::string>& addresses)>
         on_change;
-    // Called from several threads. What it refers to must live until its calls
-    // return, which may be after the resolver.
-    Lookup lookup = LookUpAddresses;
   };
 
   // Begins at once.
@@ -80,7 +81,7 @@ class Resolver {
  private:
   struct Shared;
 
-  static void Follow(Shared& shared, const Name& name);
+  static void Follow(Shared& shared, const Source& source);
 
   const std::shared_ptr<Shared> shared_;
 };

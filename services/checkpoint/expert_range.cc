@@ -1,75 +1,11 @@
 #include "services/checkpoint/expert_range.h"
 
 #include <algorithm>
-#include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "services/checkpoint/json_reader.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh {
-namespace {
-
-absl::StatusOr<int64_t> ParseId(absl::string_view text, int64_t num_experts) {
-  text = absl::StripAsciiWhitespace(text);
-  int64_t id = 0;
-  const bool digits = !text.empty() && std::all_of(text.begin(), text.end(),
-                                                   absl::ascii_isdigit);
-  if (!digits) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(text), " is not an expert id"));
-  }
-  if (!absl::SimpleAtoi(text, &id) || id >= num_experts) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "there is no expert ", text, " (the model has ", num_experts, ")"));
-  }
-  return id;
-}
-
-// "7" or "0-3".
-absl::StatusOr<ExpertRange> ParseRange(absl::string_view text,
-                                       int64_t num_experts) {
-  const std::pair<absl::string_view, absl::string_view> ends =
-      absl::StrSplit(text, absl::MaxSplits('-', 1));
-  const bool single = text.find('-') == absl::string_view::npos;
-  ASSIGN_OR_RETURN(const int64_t first, ParseId(ends.first, num_experts));
-  ASSIGN_OR_RETURN(const int64_t last,
-                   ParseId(single ? ends.first : ends.second, num_experts));
-  if (last < first) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the range ", text, " is reversed"));
-  }
-  return ExpertRange{first, last + 1};
-}
-
-}  // namespace
-
-absl::StatusOr<std::vector<int64_t>> ParseExpertList(absl::string_view text,
-                                                     int64_t num_experts) {
-  const auto fault = [text](absl::string_view message) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("expert list ", Quoted(text), ": ", message,
-                     "; expected ids and ranges such as 0-3,7"));
-  };
-  std::vector<int64_t> experts;
-  std::vector<bool> seen(
-      static_cast<size_t>(std::max<int64_t>(0, num_experts)));
-  for (const absl::string_view part : absl::StrSplit(text, ',')) {
-    const absl::StatusOr<ExpertRange> range = ParseRange(part, num_experts);
-    if (!range.ok()) return fault(range.status().message());
-    for (int64_t id = range->first; id < range->end; ++id) {
-      if (seen[id])
-        return fault(absl::StrCat("expert ", id, " is named twice"));
-      seen[id] = true;
-      experts.push_back(id);
-    }
-  }
-  std::sort(experts.begin(), experts.end());
-  return experts;
-}
 
 std::string FormatExpertList(absl::Span<const int64_t> experts) {
   std::string text;

@@ -12,13 +12,7 @@
 
 namespace expertmesh {
 
-// Parses ids and ranges, both ends included ("0-3,7"), into ascending ids.
-// Errors: INVALID_ARGUMENT for anything else, an id not below `num_experts`, or
-// an id named twice.
-absl::StatusOr<std::vector<int64_t>> ParseExpertList(absl::string_view text,
-                                                     int64_t num_experts);
-
-// The inverse: ascending ids → "0-3,7".
+// Ascending ids → "0-3,7".
 std::string FormatExpertList(absl::Span<const int64_t> experts);
 
 // Experts [first, end).

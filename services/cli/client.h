@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "expertmesh/admin/v1/admin.grpc.pb.h"
 #include "expertmesh/v1/generation.grpc.pb.h"
 #include "expertmesh/v1/model.grpc.pb.h"
@@ -37,6 +38,21 @@ class Client {
 
   // The status of a finished call, with a message for people.
   absl::Status Result(const grpc::Status& status) const;
+
+  // One call of the admin API.
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Ask(
+      grpc::Status (admin::v1::AdminService::Stub::*method)(
+          grpc::ClientContext*, const Request&, Response*),
+      const Request& request) {
+    grpc::ClientContext context;
+    Prepare(context);
+    Response response;
+    const absl::Status status =
+        Result((*admin_.*method)(&context, request, &response));
+    if (!status.ok()) return status;
+    return response;
+  }
 
  private:
   const ServerFlags flags_;

@@ -26,5 +26,6 @@ Command TopCommand(CLI::App& root);
 Command DescribeCommand(CLI::App& root);
 Command PlacementCommand(CLI::App& root);
 Command DrainCommand(CLI::App& root);
+Command ScaleCommand(CLI::App& root);
 
 }  // namespace expertmesh

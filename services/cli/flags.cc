@@ -44,6 +44,11 @@ CLI::Validator IsTokenIds() {
       [](absl::string_view text) { return ParseTokenIds(text).status(); });
 }
 
+CLI::Validator IsPoolSize() {
+  return FromStatus(
+      [](absl::string_view text) { return ParsePoolSize(text).status(); });
+}
+
 CLI::Validator IsUtf8() { return FromStatus(CheckUtf8); }
 
 CLI::Validator IsWholeNumber(uint64_t least, uint64_t most) {
@@ -98,6 +103,22 @@ absl::StatusOr<std::vector<uint32_t>> ParseTokenIds(absl::string_view text) {
     ids.push_back(id);
   }
   return ids;
+}
+
+absl::StatusOr<PoolSize> ParsePoolSize(absl::string_view text) {
+  const size_t equals = text.find('=');
+  PoolSize size;
+  if (equals != absl::string_view::npos) {
+    const absl::string_view digits = text.substr(equals + 1);
+    size.pool = std::string(text.substr(0, equals));
+    if (!size.pool.empty() && !digits.empty() &&
+        absl::ascii_isdigit(digits.front()) &&
+        absl::SimpleAtoi(digits, &size.services)) {
+      return size;
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", text, "\" is not POOL=N, such as hot=3"));
 }
 
 absl::Status CheckUtf8(absl::string_view text) {

@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "services/checkpoint/expert_range.h"
 #include "services/cli/flags.h"
+#include "services/mesh/mesh_config.h"
 
 namespace expertmesh {
 namespace {
@@ -108,6 +109,9 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
            "Requests that may wait; more are refused");
   AddCount(app, "--kv-cache-tokens", router, "Tokens the KV cache holds");
   AddCount(app, "--kv-cache-bytes", router, "Memory of the KV cache, at most");
+  AddNumber(app, "--resolve-interval", router,
+            "Seconds between two looks for services that came or went, with "
+            "--mesh-config; default: 2");
   AddNumber(app, "--uncovered-timeout", router,
             "Seconds to wait for an expert that no service serves before the "
             "requests that need it fail; default: 10");
@@ -172,31 +176,27 @@ ServiceSpec LocalMesh::ExpertSpecOf(const std::string& name,
     }
     return argv;
   };
-  return {name, command};
+  return {name, kStaticPoolName, command};
 }
 
 ServiceSpec LocalMesh::RouterSpec(
     const std::vector<std::string>& experts) const {
   const auto command = [mesh = *this, experts](const std::string& ready_file,
                                                const ReadyInfo* previous) {
-    std::vector<std::string> argv = {mesh.router_binary,
-                                     "--model",
-                                     mesh.model,
-                                     "--experts-at",
-                                     absl::StrJoin(experts, ","),
-                                     "--ready-file",
-                                     ready_file,
-                                     "--exit-with-parent"};
+    std::vector<std::string> argv = {mesh.router_binary, "--model",
+                                     mesh.model,         "--ready-file",
+                                     ready_file,         "--exit-with-parent"};
     Append(argv, {"--listen", previous ? previous->grpc : mesh.listen});
     Append(argv, {"--metrics-listen", previous && !previous->metrics.empty()
                                           ? AddressOf(previous->metrics)
                                           : mesh.metrics_listen});
+    argv.insert(argv.end(), experts.begin(), experts.end());
     for (const auto& [flag, value] : mesh.router_flags) {
       Append(argv, {flag, value});
     }
     return argv;
   };
-  return {"the router", command};
+  return {"the router", /*pool=*/"", command};
 }
 
 }  // namespace expertmesh

@@ -28,7 +28,8 @@ struct LocalMesh {
                              {"--drain-timeout", "5"}};
   FlagValues expert_flags = {{"--log-level", "warning"}};
 
-  // The command line of an expert service that holds `experts`.
+  // The command line of an expert service of kStaticPoolName that holds
+  // `experts`.
   ServiceSpec ExpertSpecOf(const std::string& name, const std::string& experts,
                            const FlagValues& flags) const;
 
@@ -44,6 +45,7 @@ struct LocalMesh {
   // One that starts empty and is told what to hold, within `memory`, as in
   // "512MiB".
   ServiceSpec ManagedSpec(const std::string& memory) const;
+  // `experts`: the flags that say where the experts are.
   ServiceSpec RouterSpec(const std::vector<std::string>& experts) const;
 };
 

@@ -27,21 +27,6 @@ struct Flags {
   bool watch = false;
 };
 
-// One call of the admin API.
-template <typename Request, typename Response>
-absl::StatusOr<Response> Ask(Client& client,
-                             grpc::Status (Admin::*method)(grpc::ClientContext*,
-                                                           const Request&,
-                                                           Response*),
-                             const Request& request) {
-  grpc::ClientContext context;
-  client.Prepare(context);
-  Response response;
-  RETURN_IF_ERROR(
-      client.Result((client.admin().*method)(&context, request, &response)));
-  return response;
-}
-
 absl::Status Print(const google::protobuf::Message& message,
                    const std::string& text, bool json) {
   if (!json) {
@@ -64,7 +49,7 @@ absl::Status Show(const Flags& flags) {
   if (!flags.watch) {
     ASSIGN_OR_RETURN(
         const auto placement,
-        Ask(client, &Admin::GetPlacement, admin::v1::GetPlacementRequest()));
+        client.Ask(&Admin::GetPlacement, admin::v1::GetPlacementRequest()));
     return Print(placement, PlacementText(placement), flags.json);
   }
   grpc::ClientContext context;
@@ -80,8 +65,8 @@ absl::Status Show(const Flags& flags) {
 absl::Status Propose(const Flags& flags) {
   Client client(flags.server);
   ASSIGN_OR_RETURN(const auto proposal,
-                   Ask(client, &Admin::ProposePlacement,
-                       admin::v1::ProposePlacementRequest()));
+                   client.Ask(&Admin::ProposePlacement,
+                              admin::v1::ProposePlacementRequest()));
   return Print(proposal, ProposalText(proposal), flags.json);
 }
 
@@ -114,14 +99,14 @@ absl::Status Apply(const Flags& flags) {
   *request.mutable_placement()->mutable_hosts() = placement.hosts();
   Client client(flags.server);
   ASSIGN_OR_RETURN(const auto applied,
-                   Ask(client, &Admin::ApplyPlacement, request));
+                   client.Ask(&Admin::ApplyPlacement, request));
   return Print(applied, AppliedText(applied), flags.json);
 }
 
 absl::Status Rebalance(const Flags& flags) {
   Client client(flags.server);
-  ASSIGN_OR_RETURN(const auto done, Ask(client, &Admin::Rebalance,
-                                        admin::v1::RebalanceRequest()));
+  ASSIGN_OR_RETURN(const auto done, client.Ask(&Admin::Rebalance,
+                                               admin::v1::RebalanceRequest()));
   return Print(
       done,
       absl::StrCat(ProposalText(done.proposal()), AppliedText(done.applied())),
@@ -187,7 +172,7 @@ Command DrainCommand(CLI::App& root) {
             admin::v1::DrainEndpointRequest request;
             request.set_address(flags->endpoint);
             request.set_undo(flags->undo);
-            return Ask(client, &Admin::DrainEndpoint, request).status();
+            return client.Ask(&Admin::DrainEndpoint, request).status();
           }};
 }
 

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
@@ -25,18 +26,26 @@ int OpenFolder(const std::string& path) {
   return open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-void RemoveStaleFolders(const fs::path& base) {
-  std::error_code error, ignored;
-  for (fs::directory_iterator entry(base, error), end; !error && entry != end;
-       entry.increment(error)) {
+fs::path BaseFolder() {
+  std::error_code error;
+  const fs::path base = fs::temp_directory_path(error);
+  return error ? "/tmp" : base;
+}
+
+// Calls `visit` for each run folder of this user. `is_living`: somebody has its
+// lock; else nobody takes it during the call.
+void VisitFolders(
+    absl::FunctionRef<void(const std::string& path, bool is_living)> visit) {
+  std::error_code error;
+  for (fs::directory_iterator entry(BaseFolder(), error), end;
+       !error && entry != end; entry.increment(error)) {
     const std::string path = entry->path().string();
     if (!absl::StartsWith(entry->path().filename().string(), kPrefix)) continue;
     const int fd = OpenFolder(path);
     if (fd < 0) continue;
     struct stat status;
-    if (fstat(fd, &status) == 0 && status.st_uid == geteuid() &&
-        flock(fd, LOCK_EX | LOCK_NB) == 0) {
-      fs::remove_all(path, ignored);
+    if (fstat(fd, &status) == 0 && status.st_uid == geteuid()) {
+      visit(path, flock(fd, LOCK_EX | LOCK_NB) != 0);
     }
     close(fd);
   }
@@ -45,10 +54,11 @@ void RemoveStaleFolders(const fs::path& base) {
 }  // namespace
 
 absl::StatusOr<RunFolder> RunFolder::Create() {
-  std::error_code error;
-  fs::path base = fs::temp_directory_path(error);
-  if (error) base = "/tmp";
-  RemoveStaleFolders(base);
+  const fs::path base = BaseFolder();
+  VisitFolders([](const std::string& path, bool is_living) {
+    std::error_code ignored;
+    if (!is_living) fs::remove_all(path, ignored);
+  });
   while (true) {
     std::string path = (base / absl::StrCat(kPrefix, "XXXXXX")).string();
     if (mkdtemp(path.data()) == nullptr) {
@@ -62,6 +72,14 @@ absl::StatusOr<RunFolder> RunFolder::Create() {
     if (access(path.c_str(), F_OK) == 0) return RunFolder(std::move(path), fd);
     if (fd >= 0) close(fd);
   }
+}
+
+std::vector<std::string> RunFolder::Living() {
+  std::vector<std::string> paths;
+  VisitFolders([&](const std::string& path, bool is_living) {
+    if (is_living) paths.push_back(path);
+  });
+  return paths;
 }
 
 RunFolder::RunFolder(RunFolder&& other)

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -17,6 +18,9 @@ class RunFolder {
  public:
   // Errors: INTERNAL naming the folder for temporary files.
   static absl::StatusOr<RunFolder> Create();
+
+  // Paths of those that living launchers of this user have, in any order.
+  static std::vector<std::string> Living();
 
   RunFolder(RunFolder&& other);
   RunFolder& operator=(RunFolder&&) = delete;

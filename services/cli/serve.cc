@@ -21,9 +21,14 @@
 #include "services/checkpoint/expert_range.h"
 #include "services/cli/command.h"
 #include "services/cli/flags.h"
+#include "services/cli/launcher_service.h"
 #include "services/cli/local_mesh.h"
+#include "services/cli/local_pools.h"
+#include "services/cli/pool_scaler.h"
 #include "services/cli/supervisor.h"
+#include "services/cli/terminal.h"
 #include "services/core/status_macros.h"
+#include "services/mesh/mesh_config.h"
 #include "services/runtime/ready_file.h"
 
 namespace expertmesh {
@@ -37,6 +42,7 @@ struct ServeFlags {
   int64_t replicas = 1;
   int64_t managed_services = 0;
   std::string managed_memory = "256MiB";
+  std::string mesh_config;
   std::string ready_file;
 };
 
@@ -45,27 +51,40 @@ void AddFlags(CLI::App& app, ServeFlags& flags) {
   app.add_option("--model", mesh.model, "Checkpoint folder (Hugging Face form)")
       ->type_name("DIR")
       ->required();
-  app.add_option("--expert-services", flags.expert_services,
-                 "Expert services to start; default: 4, or fewer where there "
-                 "are fewer experts")
-      ->type_name("N")
-      ->check(IsWholeNumber(1));
-  app.add_option("--replicas", flags.replicas,
-                 "Services that hold each expert; with more than one, a lost "
-                 "service fails no request")
-      ->type_name("R")
-      ->check(IsWholeNumber(1))
-      ->capture_default_str();
-  app.add_option("--managed-services", flags.managed_services,
-                 "Services besides that start empty and are given copies of "
-                 "hot experts; see --rebalance and `expertmesh placement`")
-      ->type_name("N")
-      ->check(CLI::NonNegativeNumber.description(""))
-      ->capture_default_str();
+  CLI::Option* const services =
+      app.add_option("--expert-services", flags.expert_services,
+                     "Expert services to start; default: 4, or fewer where "
+                     "there are fewer experts")
+          ->type_name("N")
+          ->check(IsWholeNumber(1));
+  CLI::Option* const replicas =
+      app.add_option("--replicas", flags.replicas,
+                     "Services that hold each expert; with more than one, a "
+                     "lost service fails no request")
+          ->type_name("R")
+          ->check(IsWholeNumber(1))
+          ->capture_default_str();
+  CLI::Option* const managed =
+      app.add_option("--managed-services", flags.managed_services,
+                     "Services besides that start empty and are given copies "
+                     "of hot experts; see --rebalance and `expertmesh "
+                     "placement`")
+          ->type_name("N")
+          ->check(CLI::NonNegativeNumber.description(""))
+          ->capture_default_str();
   app.add_option("--managed-memory", flags.managed_memory,
-                 "What experts may take in each of these")
+                 "What experts may take in each of these, and in managed "
+                 "services of a mesh file that names no budget")
       ->type_name("BYTES")
       ->capture_default_str();
+  app.add_option("--mesh-config", flags.mesh_config,
+                 "Mesh file: start minReplicas services, and at least one, of "
+                 "each pool that has no target there; those with a target are "
+                 "only connected to. `expertmesh scale` changes their number")
+      ->type_name("FILE")
+      ->excludes(services)
+      ->excludes(replicas)
+      ->excludes(managed);
   app.add_option("--listen", mesh.listen,
                  "Where the router serves clients; port 0: any free one")
       ->type_name("HOST:PORT")
@@ -91,72 +110,66 @@ absl::Status CheckReadyFile(const std::string& path) {
       absl::StrCat("cannot write --ready-file ", path, ": ", strerror(errno)));
 }
 
-// Shows what goes on while stderr is a terminal; there it is one line that the
-// next one replaces, so that nothing but an error is left when a start fails.
-void ShowProgress(absl::string_view text) {
-  if (!isatty(STDERR_FILENO)) return;
-  const std::string line = absl::StrCat("\r\033[K", text);
-  fwrite(line.data(), 1, line.size(), stderr);
-}
-
 void PrintLine(absl::string_view line) {
   const std::string whole = absl::StrCat(line, "\n");
   fwrite(whole.data(), 1, whole.size(), stderr);
 }
 
-// The services of a running mesh: all expert services, then the router.
-nlohmann::ordered_json ReadyJson(const Supervisor& supervisor) {
-  const auto& services = supervisor.services();
-  const SupervisedService& router = *services.back();
+// Of the running mesh.
+ServiceStatus Router(const Supervisor& supervisor) {
+  for (ServiceStatus& service : supervisor.services()) {
+    if (service.pool.empty()) return std::move(service);
+  }
+  return {};
+}
+
+nlohmann::ordered_json ReadyJson(const Supervisor& supervisor,
+                                 const std::string& launcher) {
+  const ServiceStatus router = Router(supervisor);
   nlohmann::ordered_json json;
-  json["grpc"] = router.info()->grpc;
-  json["metrics"] = router.info()->metrics;
-  json["router_pid"] = router.pid();
+  json["grpc"] = router.info->grpc;
+  json["metrics"] = router.info->metrics;
+  json["router_pid"] = router.pid;
+  if (!launcher.empty()) json["launcher"] = launcher;
   json["experts"] = nlohmann::ordered_json::array();
-  for (size_t i = 0; i + 1 < services.size(); ++i) {
-    const SupervisedService& expert = *services[i];
-    json["experts"].push_back({{"address", expert.info()->grpc},
-                               {"pid", expert.pid()},
-                               {"metrics", expert.info()->metrics}});
+  for (const ServiceStatus& service : supervisor.services()) {
+    // Not the router, nor one that starts.
+    if (service.pool.empty() || !service.info) continue;
+    json["experts"].push_back({{"pool", service.pool},
+                               {"address", service.info->grpc},
+                               {"pid", service.pid},
+                               {"metrics", service.info->metrics}});
   }
   return json;
 }
 
-absl::Status StartAll(Supervisor& supervisor, const ServeFlags& flags,
-                      const LocalMesh& mesh,
-                      absl::Span<const std::vector<int64_t>> holdings) {
-  ShowProgress(absl::StrCat("starting ",
-                            holdings.size() + flags.managed_services,
-                            " expert services"));
-  std::vector<ServiceSpec> experts;
-  for (const std::vector<int64_t>& held : holdings) {
-    experts.push_back(mesh.ExpertSpec(held));
-  }
-  for (int64_t i = 0; i < flags.managed_services; ++i) {
-    experts.push_back(mesh.ManagedSpec(flags.managed_memory));
-  }
-  RETURN_IF_ERROR(supervisor.Start(std::move(experts)));
-
-  ShowProgress("starting the router");
+std::vector<std::string> Addresses(const Supervisor& supervisor,
+                                   absl::string_view pool) {
   std::vector<std::string> addresses;
-  for (const auto& service : supervisor.services()) {
-    addresses.push_back(service->info()->grpc);
+  for (const ServiceStatus& service : supervisor.services()) {
+    if (service.pool == pool) addresses.push_back(service.info->grpc);
   }
-  return supervisor.Start({mesh.RouterSpec(addresses)});
+  return addresses;
 }
 
-absl::Status Run(const ServeFlags& flags) {
-  LocalMesh mesh = flags.mesh;
-  // A file of an earlier run would tell waiting scripts the wrong address.
-  if (!flags.ready_file.empty()) {
-    RETURN_IF_ERROR(CheckReadyFile(flags.ready_file));
-    unlink(flags.ready_file.c_str());
-  }
-  int64_t num_experts = 0;
-  {
-    ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(mesh.model));
-    num_experts = checkpoint->config().num_experts;
-  }
+void DivideCores(int64_t num_services, LocalMesh* mesh) {
+  if (mesh->expert_threads) return;
+  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+  mesh->expert_threads =
+      std::max<int64_t>(1, cores / std::max<int64_t>(1, num_services));
+}
+
+absl::Status StartExperts(std::vector<ServiceSpec> specs,
+                          Supervisor& supervisor) {
+  ShowProgress(absl::StrCat("starting ", specs.size(), " expert services"));
+  RETURN_IF_ERROR(supervisor.Start(std::move(specs)));
+  ShowProgress("starting the router");
+  return absl::OkStatus();
+}
+
+// Every expert on --replicas of --expert-services, and managed ones besides.
+absl::Status StartSpread(const ServeFlags& flags, LocalMesh mesh,
+                         int64_t num_experts, Supervisor& supervisor) {
   const int64_t num_services = flags.expert_services.value_or(
       std::min(kDefaultExpertServices, num_experts));
   if (num_services > num_experts) {
@@ -166,10 +179,86 @@ absl::Status Run(const ServeFlags& flags) {
   }
   ASSIGN_OR_RETURN(const auto holdings,
                    SpreadExperts(num_experts, num_services, flags.replicas));
-  if (!mesh.expert_threads) {
-    const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-    mesh.expert_threads =
-        std::max<int64_t>(1, cores / (num_services + flags.managed_services));
+  DivideCores(num_services + flags.managed_services, &mesh);
+  std::vector<ServiceSpec> experts;
+  for (const std::vector<int64_t>& held : holdings) {
+    experts.push_back(mesh.ExpertSpec(held));
+  }
+  for (int64_t i = 0; i < flags.managed_services; ++i) {
+    experts.push_back(mesh.ManagedSpec(flags.managed_memory));
+  }
+  RETURN_IF_ERROR(StartExperts(std::move(experts), supervisor));
+  return supervisor.Start({mesh.RouterSpec(
+      {"--experts-at",
+       absl::StrJoin(Addresses(supervisor, kStaticPoolName), ",")})});
+}
+
+// The pools of --mesh-config.
+absl::StatusOr<LocalPools> StartPools(const ServeFlags& flags, LocalMesh mesh,
+                                      const ModelConfig& model,
+                                      Supervisor& supervisor) {
+  ASSIGN_OR_RETURN(MeshConfig config,
+                   ReadMeshFile(flags.mesh_config, model, Targets::kOptional));
+  DivideCores(LocalPools::NumFirst(config), &mesh);
+  absl::StatusOr<LocalPools> pools =
+      LocalPools::Create(std::move(config), model, mesh, flags.managed_memory,
+                         supervisor.folder());
+  if (!pools.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.mesh_config, ": ", pools.status().message()));
+  }
+  RETURN_IF_ERROR(StartExperts(pools->AllSpecs(), supervisor));
+  for (const LocalPool& pool : pools->pools()) {
+    RETURN_IF_ERROR(
+        pools->WriteAddresses(pool, Addresses(supervisor, pool.config.name)));
+  }
+  RETURN_IF_ERROR(pools->WriteMeshFile());
+  RETURN_IF_ERROR(supervisor.Start(
+      {mesh.RouterSpec({"--mesh-config", pools->mesh_file(), "--control"})}));
+  return pools;
+}
+
+// Keeps what runs running. With a scaler, other processes may change it.
+absl::Status Watch(const ServeFlags& flags, Supervisor& supervisor,
+                   PoolScaler* scaler) {
+  std::string launcher;
+  std::unique_ptr<LauncherServer> server;
+  if (scaler != nullptr) {
+    launcher = LauncherSocket(supervisor.folder());
+    ASSIGN_OR_RETURN(server, LauncherServer::Start(launcher, scaler));
+  }
+  const auto write_ready_file = [&]() -> absl::Status {
+    if (flags.ready_file.empty()) return absl::OkStatus();
+    return WriteReadyFile(flags.ready_file,
+                          ReadyJson(supervisor, launcher).dump());
+  };
+  RETURN_IF_ERROR(write_ready_file());
+  const ServiceStatus router = Router(supervisor);
+  PrintLine(
+      absl::StrCat("expertmesh: serving ", flags.mesh.model, " at ",
+                   router.info->grpc, " (", supervisor.services().size() - 1,
+                   " expert services, metrics at ", router.info->metrics, ")"));
+  supervisor.Watch([&] {
+    const absl::Status written = write_ready_file();
+    if (!written.ok()) {
+      PrintLine(absl::StrCat("expertmesh: ", written.message()));
+    }
+  });
+  if (!flags.ready_file.empty()) unlink(flags.ready_file.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status Run(const ServeFlags& flags) {
+  // A file of an earlier run would tell waiting scripts the wrong address.
+  if (!flags.ready_file.empty()) {
+    RETURN_IF_ERROR(CheckReadyFile(flags.ready_file));
+    unlink(flags.ready_file.c_str());
+  }
+  LocalMesh mesh = flags.mesh;
+  ModelConfig model;
+  {
+    ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(mesh.model));
+    model = checkpoint->config();
   }
   RETURN_IF_ERROR(mesh.FindBinaries());
 
@@ -177,28 +266,22 @@ absl::Status Run(const ServeFlags& flags) {
   options.print_line = PrintLine;
   ASSIGN_OR_RETURN(const auto supervisor,
                    Supervisor::Create(std::move(options)));
-  const absl::Status started = StartAll(*supervisor, flags, mesh, holdings);
+  std::unique_ptr<PoolScaler> scaler;
+  absl::Status started;
+  if (flags.mesh_config.empty()) {
+    started = StartSpread(flags, mesh, model.num_experts, *supervisor);
+  } else {
+    auto pools = StartPools(flags, mesh, model, *supervisor);
+    started = pools.status();
+    if (pools.ok()) {
+      scaler = std::make_unique<PoolScaler>(*std::move(pools), supervisor.get(),
+                                            Router(*supervisor).info->grpc);
+    }
+  }
   ShowProgress("");
   if (absl::IsCancelled(started)) return absl::OkStatus();
   RETURN_IF_ERROR(started);
-
-  const auto write_ready_file = [&]() -> absl::Status {
-    if (flags.ready_file.empty()) return absl::OkStatus();
-    return WriteReadyFile(flags.ready_file, ReadyJson(*supervisor).dump());
-  };
-  RETURN_IF_ERROR(write_ready_file());
-  PrintLine(absl::StrCat("expertmesh: serving ", mesh.model, " at ",
-                         supervisor->services().back()->info()->grpc, " (",
-                         num_services + flags.managed_services,
-                         " expert services, metrics at ",
-                         supervisor->services().back()->info()->metrics, ")"));
-  supervisor->Watch([&] {
-    const absl::Status written = write_ready_file();
-    if (!written.ok()) {
-      PrintLine(absl::StrCat("expertmesh: ", written.message()));
-    }
-  });
-  if (!flags.ready_file.empty()) unlink(flags.ready_file.c_str());
+  RETURN_IF_ERROR(Watch(flags, *supervisor, scaler.get()));
   supervisor->Stop();
   return absl::OkStatus();
 }

@@ -11,11 +11,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "services/cli/process.h"
 #include "services/cli/run_folder.h"
+#include "services/core/mutex.h"
 
 namespace expertmesh {
 
@@ -27,7 +29,8 @@ struct ReadyInfo {
 absl::StatusOr<ReadyInfo> ReadReadyInfo(const std::string& path);
 
 struct ServiceSpec {
-  std::string name;  // for messages: "expert service 0-3"
+  std::string name;  // for messages and for Remove: "expert service 0-3"
+  std::string pool;  // of an expert service; "": it is none
   // The command line of a start. `last` is what the service announced when it
   // ran before (null at first), so that it comes back on the same ports.
   std::function<std::vector<std::string>(const std::string& ready_file,
@@ -35,36 +38,20 @@ struct ServiceSpec {
       command;
 };
 
-// One service and its process.
-class SupervisedService {
- public:
-  SupervisedService(ServiceSpec spec, std::string ready_file);
-
-  const std::string& name() const { return spec_.name; }
+// A service as it is now.
+struct ServiceStatus {
+  std::string name;
+  std::string pool;
   // Set from the first time it was ready on, also while it restarts.
-  const std::optional<ReadyInfo>& info() const { return info_; }
-  bool ready() const { return state_ == State::kReady; }
-  pid_t pid() const { return process_ ? process_->pid() : -1; }
-
- private:
-  friend class Supervisor;
-  enum class State { kStopped, kStarting, kReady, kWaitingToRestart };
-
-  ServiceSpec spec_;
-  const std::string ready_file_;
-  State state_ = State::kStopped;
-  std::optional<Process> process_;
-  std::optional<ReadyInfo> info_;
-  std::string last_line_;  // newest line on its standard error
-  absl::Time started_;
-  absl::Time restart_at_;
-  absl::Duration backoff_;
+  std::optional<ReadyInfo> info;
+  pid_t pid = -1;
 };
 
-// One thread. SIGCHLD, SIGTERM, SIGINT and SIGHUP are blocked while it lives
-// and read from a descriptor; so construct it before any other thread starts.
-// SIGCHLD has its default handling from then on: a parent may have left it
-// ignored, and then children would end unnoticed.
+// Starts and watches on one thread, that of Start, Watch and Stop; others may
+// ask it to start and end services meanwhile. SIGCHLD, SIGTERM, SIGINT and
+// SIGHUP are blocked while it lives and read from a descriptor; so construct it
+// before any other thread starts. SIGCHLD has its default handling from then
+// on: a parent may have left it ignored, and then children would end unnoticed.
 class Supervisor {
  public:
   struct Options {
@@ -74,8 +61,9 @@ class Supervisor {
     absl::Duration healthy_after = absl::Seconds(30);
     // Time to end after SIGTERM before SIGKILL.
     absl::Duration stop_timeout = absl::Seconds(15);
-    // Lines of the services and our own reports. The lines of a service that
-    // fails to start are not passed on: the last one becomes the error.
+    // Lines of the services and our own reports, on the supervisor's thread.
+    // The lines of a service that fails to start at first are not passed on:
+    // the last one becomes the error.
     std::function<void(absl::string_view line)> print_line;
   };
 
@@ -84,47 +72,85 @@ class Supervisor {
   // Stops everything.
   ~Supervisor();
 
+  // Of this run, for files that end with it.
+  const std::string& folder() const { return folder_.path(); }
+
   // Starts services side by side and waits until all are ready. Errors:
   // CANCELLED after a signal to stop; FAILED_PRECONDITION with the last line of
   // a service that ended instead; then nothing has been printed.
   absl::Status Start(std::vector<ServiceSpec> specs);
 
-  // All services, in order of starting.
-  const std::vector<std::unique_ptr<SupervisedService>>& services() const {
-    return services_;
-  }
+  // All services, in order of starting. Thread-safe.
+  std::vector<ServiceStatus> services() const;
 
-  // Restarts what ends until a signal says to stop. `on_ready` runs each time a
-  // restarted service is ready again.
-  void Watch(const std::function<void()>& on_ready);
+  // Restarts what ends until a signal says to stop. `on_change` runs each time
+  // that a service became ready or has left.
+  void Watch(const std::function<void()>& on_change);
+
+  // Starts services side by side while Watch runs, and waits until all are
+  // ready; they belong to those of the first Start. Thread-safe, but not for
+  // the supervisor's own thread. Errors: FAILED_PRECONDITION with the last line
+  // of a service that ended instead, and then none of them is left; CANCELLED
+  // once Watch ends.
+  absl::Status Add(std::vector<ServiceSpec> specs);
+
+  // Ends services with SIGTERM, waits until they have ended, and forgets them.
+  // Thread-safe, as Add. Errors: CANCELLED once Watch ends.
+  absl::Status Remove(const std::vector<std::string>& names);
+
+  // Waits; true, and at once, when Watch ends. Thread-safe.
+  bool SleepUnlessStopping(absl::Duration duration);
 
   // Ends services last started first, those of one Start together; a second
   // signal ends the wait.
   void Stop();
 
  private:
-  Supervisor(Options options, RunFolder folder, int signal_fd);
+  struct Service;
 
-  // Waits for a signal, a line or the end of `max_wait`; true if told to stop.
-  bool WaitForEvents(absl::Duration max_wait);
-  // Until something must be looked at again.
-  absl::Duration PollInterval() const;
-  void ReadLines(SupervisedService& service);
-  absl::Status Launch(SupervisedService& service);
+  Supervisor(Options options, RunFolder folder, int signal_fd, int wake_fd);
+
+  // Waits for a signal, a line, a request or until something is due; true if
+  // told to stop.
+  bool WaitForEvents(absl::Time deadline = absl::InfiniteFuture());
+  // When something must be looked at again.
+  absl::Time NextLook() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Service& AddService(ServiceSpec spec, int group)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReadLines(Service& service) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Launch(Service& service) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Does what is due while Watch runs; true if the service became ready or has
+  // ended for good.
+  bool Tend(Service& service) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Notices that a service became ready; true if it did.
-  bool CheckReady(SupervisedService& service);
-  // Notices that a running service ended.
-  std::optional<ProcessExit> CheckExit(SupervisedService& service);
-  void ScheduleRestart(SupervisedService& service, absl::string_view why);
-  void StopGroup(size_t first, size_t last);
+  bool CheckReady(Service& service) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Notices that a process ended.
+  std::optional<ProcessExit> CheckExit(Service& service)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnExit(Service& service, const ProcessExit& exit)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // It has ended, or could not be started.
+  void OnFault(Service& service, absl::string_view why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ScheduleRestart(Service& service, absl::string_view why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BeginToEnd(Service& service) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StopGroup(int group);
+  // Makes the supervisor's thread look at everything now.
+  void Wake();
 
   const Options options_;
-  const RunFolder folder_;  // of ready files
+  const RunFolder folder_;
   const int signal_fd_;
-  std::vector<std::unique_ptr<SupervisedService>> services_;
-  std::vector<size_t> group_starts_;  // index of each Start's first service
-  bool started_ = false;              // lines are passed on
-  std::vector<std::string> held_lines_;
+  const int wake_fd_;  // an eventfd
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::unique_ptr<Service>> services_ ABSL_GUARDED_BY(mutex_);
+  int next_group_ ABSL_GUARDED_BY(mutex_) = 0;  // of the next Start
+  int next_file_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool prints_ ABSL_GUARDED_BY(mutex_) = false;    // lines are passed on
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;  // Watch has ended
+  std::vector<std::string> held_lines_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace expertmesh

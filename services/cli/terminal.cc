@@ -35,6 +35,10 @@ void WriteErr(absl::string_view text) {
   fwrite(text.data(), 1, text.size(), stderr);
 }
 
+void ShowProgress(absl::string_view text) {
+  if (isatty(STDERR_FILENO)) WriteErr(absl::StrCat("\r\033[K", text));
+}
+
 TerminalSize SizeOfTerminal(int fd) {
   TerminalSize size;
   winsize window = {};

@@ -18,6 +18,10 @@ void WriteOut(absl::string_view text);
 absl::Status OutStatus();
 void WriteErr(absl::string_view text);
 
+// Shows what goes on while standard error is a terminal; there it is one line
+// that the next one replaces, and an empty one takes away.
+void ShowProgress(absl::string_view text);
+
 // Columns of the terminal `fd` is, or 80; 0 rows where it is none.
 struct TerminalSize {
   size_t columns = 80;

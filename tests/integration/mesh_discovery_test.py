@@ -1,4 +1,4 @@
-"""Pools by name: services come and go by what the DNS says."""
+"""Pools by name or file: services come and go by what these say."""
 
 import private_network
 
@@ -161,6 +161,64 @@ class NamesTest(Mesh):
             self.assertEqual(self.generate(), expected)
         self.names.set("experts.test", "127.0.0.2")
         self.await_resolutions(router, "resolved")
+
+
+class FilesTest(Mesh):
+    """Pools by a file of addresses."""
+
+    def setUp(self):
+        super().setUp()
+        self.addresses = self.file.with_name("base.addresses")
+        self.write({"name": "base", "target": f"file://{self.addresses}",
+                    "fixed": {"slots": ALL}})
+
+    def list(self, text):
+        beside = self.addresses.with_suffix(".new")
+        beside.write_text(text)
+        beside.rename(self.addresses)
+
+    def resolutions(self, router, outcome):
+        (value,) = self.metric(
+            router, "expertmesh_router_resolutions_total{"
+            f'outcome="{outcome}",pool="base"}}')
+        return value
+
+    def test_services_come_and_go_by_the_file(self):
+        router = self.router("--resolve-interval", 0.1, wait=False)
+        one, two = (self.expert("127.0.0.1:0").address for _ in range(2))
+        self.assertFalse(router.ready_file.exists())
+        self.list(f"# base\n{one}\n")
+        router.await_ready()
+        self.channel = grpc.insecure_channel(router.address)
+        self.addCleanup(self.channel.close)
+        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
+        self.stub = generation_pb2_grpc.GenerationServiceStub(self.channel)
+        expected = self.generate()
+        self.assertGreater(self.resolutions(router, "failed"), 0)
+
+        self.list(f"{one}\n{two}\n")
+        found = self.await_endpoints({one: "ready", two: "ready"})
+        self.assertEqual({e.pool for e in found.values()}, {"base"})
+        self.list(two)
+        self.await_endpoints({two: "ready"})
+        self.assertEqual(self.generate(), expected)
+
+        # What is wrong with a file keeps the services it had.
+        for spoil, outcome in ((self.addresses.unlink, "failed"),
+                               (lambda: self.list(""), "empty"),
+                               (lambda: self.list(f"{one}\n:\n"), "failed")):
+            spoil()
+            before = self.resolutions(router, outcome)
+            et.wait_until(
+                lambda: self.resolutions(router, outcome) >= before + 2,
+                what=f"lookups that are {outcome}")
+            self.await_endpoints({two: "ready"})
+            self.assertEqual(self.generate(), expected)
+        self.list("none")
+        et.wait_until(lambda: not self.endpoints(), what="no service")
+        self.list(one)
+        self.await_endpoints({one: "ready"})
+        self.assertEqual(self.generate(), expected)
 
 
 class RefusalTest(Mesh):

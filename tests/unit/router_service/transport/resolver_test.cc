@@ -36,13 +36,13 @@ class FakeNames {
     held_.clear();
     changed_.NotifyAll();
   }
-  Answer LookUp(const HostPort& name) {
+  Answer LookUp(const std::string& host) {
     MutexLock lock(&mutex_);
-    ++lookups_[name.host];
+    ++lookups_[host];
     changed_.NotifyAll();
-    changed_.Wait(lock, [&] { return held_ != name.host; });
-    const auto found = answers_.find(name.host);
-    if (found == answers_.end()) return Addresses();
+    changed_.Wait(lock, [&] { return held_ != host; });
+    const auto found = answers_.find(host);
+    if (found == answers_.end()) return absl::NotFoundError("no such name");
     return found->second;
   }
   // Waits for `count` more lookups of `host` to begin; the last but one of them
@@ -71,9 +71,15 @@ class FakeNames {
 
 class ResolverTest : public ::testing::Test {
  protected:
-  void Start(std::vector<Resolver::Name> names) {
+  // The pool whose addresses are those of `host`.
+  Resolver::Source Source(const std::string& pool, const std::string& host) {
+    return {.pool = pool, .name = host, .lookup = [names = names_, host] {
+              return names->LookUp(host);
+            }};
+  }
+  void Start(std::vector<Resolver::Source> sources) {
     Resolver::Options options;
-    options.names = std::move(names);
+    options.sources = std::move(sources);
     options.interval = kInterval;
     options.on_change = [this](const std::string& pool,
                                const Addresses& addresses) {
@@ -81,9 +87,6 @@ class ResolverTest : public ::testing::Test {
       ++reports_;
       known_[pool] = addresses;
       changed_.NotifyAll();
-    };
-    options.lookup = [names = names_](const HostPort& name) {
-      return names->LookUp(name);
     };
     resolver_ = std::make_unique<Resolver>(std::move(options));
   }
@@ -108,7 +111,7 @@ class ResolverTest : public ::testing::Test {
 
 TEST_F(ResolverTest, ReportsAddressesAndTheirChanges) {
   names_->Set("n", Addresses{"b:1", "a:1", "b:1"});
-  Start({{.pool = "p", .target = {"n", 1}}});
+  Start({Source("p", "n")});
   Await("p", {"a:1", "b:1"});
   names_->Set("n", Addresses{"a:1", "[::1]:1"});
   Await("p", {"[::1]:1", "a:1"});
@@ -117,7 +120,7 @@ TEST_F(ResolverTest, ReportsAddressesAndTheirChanges) {
 
 TEST_F(ResolverTest, AnotherOrderIsNoChange) {
   names_->Set("n", Addresses{"a:1", "b:1"});
-  Start({{.pool = "p", .target = {"n", 1}}});
+  Start({Source("p", "n")});
   Await("p", {"a:1", "b:1"});
   names_->Set("n", Addresses{"b:1", "a:1"});
   names_->AwaitLookups("n", 3);
@@ -127,40 +130,48 @@ TEST_F(ResolverTest, AnotherOrderIsNoChange) {
 TEST_F(ResolverTest, KeepsTheLastAddressesOfANameThatIsBad) {
   prometheus::Registry registry;
   auto& family = prometheus::BuildCounter().Name("n_total").Register(registry);
-  Resolver::Name name = {.pool = "p", .target = {"n", 1}};
+  Resolver::Source source = Source("p", "n");
   for (size_t i = 0; i < kNumResolutionOutcomes; ++i) {
     const auto outcome = static_cast<ResolutionOutcome>(i);
-    name.resolutions[i] =
+    source.resolutions[i] =
         &family.Add({{"outcome", std::string(ResolutionOutcomeName(outcome))}});
   }
   // Not there yet when the router starts.
-  Start({name});
+  Start({source});
   names_->AwaitLookups("n", 2);
   EXPECT_EQ(reports(), 0);
-  EXPECT_GE(name.resolutions[1]->Value(), 1);
+  EXPECT_GE(source.resolutions[1]->Value(), 1);
   names_->Set("n", Addresses{"a:1"});
   Await("p", {"a:1"});
-  EXPECT_GE(name.resolutions[0]->Value(), 1);
+  EXPECT_GE(source.resolutions[0]->Value(), 1);
 
   names_->Set("n", absl::UnavailableError("no server"));
   names_->AwaitLookups("n", 3);
-  EXPECT_GE(name.resolutions[2]->Value(), 1);
-  const double empty_before = name.resolutions[1]->Value();
-  names_->Set("n", Addresses());
+  EXPECT_GE(source.resolutions[2]->Value(), 1);
+  const double empty_before = source.resolutions[1]->Value();
+  names_->Set("n", absl::NotFoundError("it says nothing"));
   names_->AwaitLookups("n", 3);
-  EXPECT_GT(name.resolutions[1]->Value(), empty_before);
+  EXPECT_GT(source.resolutions[1]->Value(), empty_before);
   EXPECT_EQ(reports(), 1);
 
   names_->Set("n", Addresses{"b:1"});
   Await("p", {"b:1"});
 }
 
+TEST_F(ResolverTest, ASourceMaySayThatThereIsNone) {
+  names_->Set("n", Addresses{"a:1"});
+  Start({Source("p", "n")});
+  Await("p", {"a:1"});
+  names_->Set("n", Addresses());
+  Await("p", {});
+  EXPECT_EQ(reports(), 2);
+}
+
 TEST_F(ResolverTest, ASlowNameHoldsUpNoOther) {
   names_->Set("slow", Addresses{"a:1"});
   names_->Set("quick", Addresses{"b:2"});
   names_->Hold("slow");
-  Start({{.pool = "s", .target = {"slow", 1}},
-         {.pool = "q", .target = {"quick", 2}}});
+  Start({Source("s", "slow"), Source("q", "quick")});
   Await("q", {"b:2"});
   names_->Set("quick", Addresses{"c:2"});
   Await("q", {"c:2"});
@@ -172,7 +183,7 @@ TEST_F(ResolverTest, ASlowNameHoldsUpNoOther) {
 TEST_F(ResolverTest, EndsWhileALookupHangs) {
   names_->Set("slow", Addresses{"a:1"});
   names_->Hold("slow");
-  Start({{.pool = "s", .target = {"slow", 1}}});
+  Start({Source("s", "slow")});
   names_->AwaitLookup("slow");
   resolver_.reset();
   names_->Release();

@@ -73,5 +73,17 @@ TEST(ReadFile, SaysWhyItCannot) {
   EXPECT_FALSE(ReadFile("/tmp").ok());
 }
 
+TEST(ParsePoolSizeTest, TakesANameAndANumber) {
+  const auto size = ParsePoolSize("hot-1=3");
+  ASSERT_TRUE(size.ok()) << size.status();
+  EXPECT_EQ(size->pool, "hot-1");
+  EXPECT_EQ(size->services, 3u);
+  EXPECT_EQ(ParsePoolSize("hot=0")->services, 0u);
+  for (const char* text : {"", "hot", "hot=", "=3", "hot=x", "hot=-1", "hot=+1",
+                           "hot=1.5", "hot==1", "hot=4294967296"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(ParsePoolSize(text).status())) << text;
+  }
+}
+
 }  // namespace
 }  // namespace expertmesh

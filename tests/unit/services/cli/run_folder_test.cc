@@ -1,5 +1,6 @@
 #include "services/cli/run_folder.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,6 +53,7 @@ TEST_F(RunFolderTest, RemovesThoseOfTheDeadAndKeepsThoseOfTheLiving) {
   }
   ASSERT_EQ(waitpid(child, nullptr, 0), child);
   ASSERT_FALSE(std::filesystem::is_empty(base_));
+  EXPECT_THAT(RunFolder::Living(), testing::IsEmpty());
   const std::string dead =
       std::filesystem::directory_iterator(base_)->path().string();
   std::filesystem::create_directory(base_ + "/of-someone-else");
@@ -61,6 +63,8 @@ TEST_F(RunFolderTest, RemovesThoseOfTheDeadAndKeepsThoseOfTheLiving) {
   const auto second = RunFolder::Create();
   EXPECT_TRUE(std::filesystem::exists(first->path()));
   EXPECT_TRUE(std::filesystem::exists(second->path()));
+  EXPECT_THAT(RunFolder::Living(),
+              testing::UnorderedElementsAre(first->path(), second->path()));
   EXPECT_TRUE(std::filesystem::exists(base_ + "/of-someone-else"));
 }
 

@@ -10,16 +10,24 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "router_service/transport/endpoint_info.h"
 #include "services/checkpoint/model_config.h"
+#include "services/checkpoint/slot_list.h"
 #include "services/runtime/address.h"
 
-namespace expertmesh::router {
+namespace expertmesh {
 
-// Where a pool's services are: one of the two is given.
+// Where a pool's services are: one of the three is given. None: whoever reads
+// the file starts them.
 struct PoolTarget {
   std::optional<HostPort> dns;         // each address of the name is a service
+  std::string file;                    // path of a file of addresses
   std::vector<std::string> addresses;  // "host:port", each a service
+
+  bool is_given() const {
+    return dns.has_value() || !file.empty() || !addresses.empty();
+  }
+  // As Pool.target describes it.
+  std::string ToString() const;
 };
 
 struct PoolConfig {
@@ -45,10 +53,17 @@ struct MeshConfig {
 // The pool of --experts-at.
 constexpr char kStaticPoolName[] = "experts";
 
+// Whether pools may lack a target.
+enum class Targets { kRequired, kOptional };
+
 // Reads and checks a mesh file for a model.
 // Errors: INVALID_ARGUMENT, one line naming the file, the pool and the field.
 absl::StatusOr<MeshConfig> ReadMeshFile(const std::string& path,
-                                        const ModelConfig& model);
+                                        const ModelConfig& model,
+                                        Targets targets = Targets::kRequired);
+
+// The inverse: what a mesh file that says this would hold.
+std::string FormatMeshFile(const MeshConfig& mesh, const ModelConfig& model);
 
 // One pool named kStaticPoolName of these "host:port"s.
 // Errors: INVALID_ARGUMENT for no address, a malformed one, or one twice.
@@ -58,9 +73,4 @@ absl::StatusOr<MeshConfig> MeshOfAddresses(
 // Parses what Pool.target describes. Errors: INVALID_ARGUMENT.
 absl::StatusOr<PoolTarget> ParsePoolTarget(absl::string_view text);
 
-// Parses what FixedContents.slots describes into ascending slots.
-// Errors: INVALID_ARGUMENT naming the part that is wrong.
-absl::StatusOr<std::vector<ExpertSlot>> ParseSlots(absl::string_view text,
-                                                   const ModelConfig& model);
-
-}  // namespace expertmesh::router
+}  // namespace expertmesh

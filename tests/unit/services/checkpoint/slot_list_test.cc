@@ -1,4 +1,4 @@
-#include "expert_service/weights/slot_list.h"
+#include "services/checkpoint/slot_list.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,12 +7,12 @@
 #include <utility>
 #include <vector>
 
-namespace expertmesh::expert {
+namespace expertmesh {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 
 // Layers 0 and 2 have four experts each; layer 1 is dense.
 ModelConfig Model() {
@@ -41,23 +41,51 @@ TEST(SlotListTest, WithALayerTheyStandForIt) {
                           ExpertSlot{2, 3}));
 }
 
+TEST(SlotListTest, SpacesMayStandAroundNumbers) {
+  EXPECT_EQ(*ParseSlots(" 3@2 , 0 - 1@ 0", Model()),
+            *ParseSlots("3@2,0-1@0", Model()));
+}
+
 TEST(SlotListTest, RefusalsSayWhatIsWrong) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"4", "no expert 4"},
-      {"1@3", "no layer 3"},
-      {"1@-1", "no layer -1"},
-      {"1@1", "layer 1 of the model has no"},
-      {"1@x", "'x' is not a layer"},
-      {"@2", "not an expert id"},
-      {"none,1", "not an expert id"},
-      {"1,", "not an expert id"},
+      {"4", "there is no expert 4 (the model has 4)"},
+      {"2-4", "there is no expert 4"},
+      {"99999999999999999999", "there is no expert 99999999999999999999"},
+      {"1@3", "there is no layer 3 (the model has 3)"},
+      {"1@1", "layer 1 of the model has no experts"},
+      {"1@", "'' is not a layer id"},
+      {"1@x", "'x' is not a layer id"},
+      {"1@-1", "'-1' is not a layer id"},
+      {"1@0-2", "'0-2' is not a layer id"},
+      {"1@2@2", "'2@2' is not a layer id"},
+      {"@2", "'' is not an expert id"},
+      {",", "'' is not an expert id"},
+      {"1,", "'' is not an expert id"},
+      {"-1", "'' is not an expert id"},
+      {"1-", "'' is not an expert id"},
+      {"1-2-3", "'2-3' is not an expert id"},
+      {"+1", "'+1' is not an expert id"},
+      {"0x1", "'0x1' is not an expert id"},
+      {"1.0", "'1.0' is not an expert id"},
+      {"none,1", "'none' is not an expert id"},
+      {"2-1", "the range 2-1 is reversed"},
+      {"1,1", "expert 1 of layer 0 is named twice"},
       {"0-2,1@2", "expert 1 of layer 2 is named twice"},
   };
   for (const auto& [text, message] : cases) {
-    const auto slots = ParseSlotList(text, Model());
-    EXPECT_EQ(slots.status().code(), absl::StatusCode::kInvalidArgument)
-        << text;
-    EXPECT_THAT(std::string(slots.status().message()), HasSubstr(message));
+    for (const auto& slots :
+         {ParseSlotList(text, Model()), ParseSlots(text, Model())}) {
+      EXPECT_EQ(slots.status().code(), absl::StatusCode::kInvalidArgument);
+      EXPECT_THAT(std::string(slots.status().message()),
+                  StartsWith("'" + text + "': " + message));
+    }
+  }
+}
+
+TEST(SlotListTest, WordsAreOfTheFlagAlone) {
+  for (const char* text : {"", "none"}) {
+    EXPECT_EQ(ParseSlots(text, Model()).status().code(),
+              absl::StatusCode::kInvalidArgument);
   }
 }
 
@@ -78,4 +106,4 @@ TEST(SlotListTest, ChecksSlotsOfOrders) {
 }
 
 }  // namespace
-}  // namespace expertmesh::expert
+}  // namespace expertmesh

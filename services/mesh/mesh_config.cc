@@ -1,15 +1,14 @@
-#include "router_service/mesh_config.h"
+#include "services/mesh/mesh_config.h"
 
 #include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
 #include <map>
 #include <set>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -18,84 +17,14 @@
 #include "services/checkpoint/json_reader.h"
 #include "services/core/status_macros.h"
 
-namespace expertmesh::router {
+namespace expertmesh {
 namespace {
 
 constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr size_t kMaxNameLength = 63;
 constexpr double kMaxWeight = 1000;
 constexpr absl::string_view kDnsPrefix = "dns:///";
-
-// --- Slots. ----------------------------------------------------------------
-
-struct IdRange {
-  int64_t first = 0;
-  int64_t last = 0;
-};
-
-absl::StatusOr<int64_t> ParseId(absl::string_view what, absl::string_view text,
-                                int64_t count) {
-  int64_t id = 0;
-  const bool digits = !text.empty() && std::all_of(text.begin(), text.end(),
-                                                   absl::ascii_isdigit);
-  if (!digits) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(text), " is no ", what, " id"));
-  }
-  if (!absl::SimpleAtoi(text, &id) || id >= count) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "there is no ", what, " ", text, " (the model has ", count, ")"));
-  }
-  return id;
-}
-
-// "7" or "0-3".
-absl::StatusOr<IdRange> ParseExperts(absl::string_view text, int64_t count) {
-  const size_t dash = text.find('-');
-  IdRange ids;
-  ASSIGN_OR_RETURN(ids.first, ParseId("expert", text.substr(0, dash), count));
-  ids.last = ids.first;
-  if (dash != absl::string_view::npos) {
-    ASSIGN_OR_RETURN(ids.last, ParseId("expert", text.substr(dash + 1), count));
-  }
-  if (ids.last >= ids.first) return ids;
-  return absl::InvalidArgumentError(
-      absl::StrCat("the range ", text, " is reversed"));
-}
-
-// Marks the slots of one "EXPERTS" or "EXPERTS@LAYER" in `marked`
-// [num_layers, num_experts].
-absl::Status MarkSlots(absl::string_view text, const ModelConfig& model,
-                       std::vector<bool>* marked) {
-  const size_t at = text.find('@');
-  const bool names_layer = at != absl::string_view::npos;
-  ASSIGN_OR_RETURN(const IdRange experts,
-                   ParseExperts(text.substr(0, at), model.num_experts));
-  IdRange layers{0, model.num_layers - 1};
-  if (names_layer) {
-    ASSIGN_OR_RETURN(layers.first,
-                     ParseId("layer", text.substr(at + 1), model.num_layers));
-    layers.last = layers.first;
-  }
-  for (int64_t layer = layers.first; layer <= layers.last; ++layer) {
-    if (!model.layers[layer].is_moe) {
-      if (!names_layer) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer ", layer, " of the model has no experts"));
-    }
-    for (int64_t expert = experts.first; expert <= experts.last; ++expert) {
-      auto mark = (*marked)[layer * model.num_experts + expert];
-      if (mark) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "expert ", expert, " of layer ", layer, " is named twice"));
-      }
-      mark = true;
-    }
-  }
-  return absl::OkStatus();
-}
-
-// --- Pools. ----------------------------------------------------------------
+constexpr absl::string_view kFilePrefix = "file://";
 
 absl::Status CheckName(absl::string_view name) {
   const auto is_plain = [](char c) {
@@ -156,16 +85,28 @@ absl::Status ReadScaling(const mesh::v1::Pool& pool, PoolConfig* out) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PoolConfig> ReadPool(const mesh::v1::Pool& pool,
-                                    const ModelConfig& model) {
-  PoolConfig out;
-  out.name = pool.name();
+absl::Status ReadTarget(const mesh::v1::Pool& pool, Targets targets,
+                        PoolConfig* out) {
+  if (pool.target().empty()) {
+    if (targets == Targets::kOptional) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "target: is missing; only `expertmesh serve` starts services of pools "
+        "without one");
+  }
   auto target = ParsePoolTarget(pool.target());
   if (!target.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("target: ", target.status().message()));
   }
-  out.target = *std::move(target);
+  out->target = *std::move(target);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PoolConfig> ReadPool(const mesh::v1::Pool& pool,
+                                    const ModelConfig& model, Targets targets) {
+  PoolConfig out;
+  out.name = pool.name();
+  RETURN_IF_ERROR(ReadTarget(pool, targets, &out));
   out.device = pool.device();
   RETURN_IF_ERROR(ReadContents(pool, model, &out));
   RETURN_IF_ERROR(ReadScaling(pool, &out));
@@ -174,12 +115,13 @@ absl::StatusOr<PoolConfig> ReadPool(const mesh::v1::Pool& pool,
 
 // What the pool's services are known by, to find pools that share one.
 std::vector<std::string> TargetKeys(const PoolTarget& target) {
-  if (!target.dns.has_value()) return target.addresses;
-  return {absl::StrCat(kDnsPrefix, target.dns->ToString())};
+  if (!target.addresses.empty() || !target.is_given()) return target.addresses;
+  return {target.ToString()};
 }
 
 // Adds the next pool; `claimed` holds the pool of each target so far.
 absl::Status AddPool(const mesh::v1::Pool& pool, const ModelConfig& model,
+                     Targets targets,
                      std::map<std::string, std::string>* claimed,
                      MeshConfig* mesh) {
   for (const PoolConfig& other : mesh->pools) {
@@ -188,7 +130,7 @@ absl::Status AddPool(const mesh::v1::Pool& pool, const ModelConfig& model,
           "name: another pool before it has the same");
     }
   }
-  ASSIGN_OR_RETURN(PoolConfig read, ReadPool(pool, model));
+  ASSIGN_OR_RETURN(PoolConfig read, ReadPool(pool, model, targets));
   for (const std::string& key : TargetKeys(read.target)) {
     const auto [it, is_new] = claimed->emplace(key, read.name);
     if (!is_new) {
@@ -220,34 +162,23 @@ absl::StatusOr<mesh::v1::MeshConfig> ParseFile(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<ExpertSlot>> ParseSlots(absl::string_view text,
-                                                   const ModelConfig& model) {
-  std::vector<bool> marked(model.num_layers * model.num_experts);
-  for (const absl::string_view part : absl::StrSplit(text, ',')) {
-    const absl::Status status =
-        MarkSlots(absl::StripAsciiWhitespace(part), model, &marked);
-    if (!status.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          Quoted(text), ": ", status.message(),
-          "; expected EXPERTS or EXPERTS@LAYER such as 0-15,17@3"));
-    }
-  }
-  std::vector<ExpertSlot> slots;
-  for (size_t i = 0; i < marked.size(); ++i) {
-    if (!marked[i]) continue;
-    slots.push_back({static_cast<uint32_t>(i / model.num_experts),
-                     static_cast<uint32_t>(i % model.num_experts)});
-  }
-  return slots;
+std::string PoolTarget::ToString() const {
+  if (dns.has_value()) return absl::StrCat(kDnsPrefix, dns->ToString());
+  if (!file.empty()) return absl::StrCat(kFilePrefix, file);
+  return absl::StrJoin(addresses, ",");
 }
 
 absl::StatusOr<PoolTarget> ParsePoolTarget(absl::string_view text) {
   PoolTarget target;
+  if (absl::StartsWith(text, absl::StrCat(kFilePrefix, "/"))) {
+    target.file = std::string(absl::StripPrefix(text, kFilePrefix));
+    return target;
+  }
   const bool is_dns = absl::StartsWith(text, kDnsPrefix);
   if (!is_dns && text.find("://") != absl::string_view::npos) {
     return absl::InvalidArgumentError(
         absl::StrCat(Quoted(text),
-                     " is neither dns:///NAME:PORT nor "
+                     " is none of dns:///NAME:PORT, file:///PATH and "
                      "HOST:PORT,HOST:PORT,…"));
   }
   const absl::string_view list =
@@ -277,7 +208,8 @@ absl::StatusOr<PoolTarget> ParsePoolTarget(absl::string_view text) {
 }
 
 absl::StatusOr<MeshConfig> ReadMeshFile(const std::string& path,
-                                        const ModelConfig& model) {
+                                        const ModelConfig& model,
+                                        Targets targets) {
   ASSIGN_OR_RETURN(const mesh::v1::MeshConfig config, ParseFile(path));
   if (config.pools().empty()) {
     return absl::InvalidArgumentError(
@@ -292,13 +224,37 @@ absl::StatusOr<MeshConfig> ReadMeshFile(const std::string& path,
       return absl::InvalidArgumentError(
           absl::StrCat(path, ": pools[", i, "]: name: ", status.message()));
     }
-    if (const absl::Status status = AddPool(pool, model, &claimed, &mesh);
+    if (const absl::Status status =
+            AddPool(pool, model, targets, &claimed, &mesh);
         !status.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, ": pool ", pool.name(), ": ", status.message()));
     }
   }
   return mesh;
+}
+
+std::string FormatMeshFile(const MeshConfig& mesh, const ModelConfig& model) {
+  mesh::v1::MeshConfig config;
+  config.set_expert_dtype(mesh.expert_dtype);
+  for (const PoolConfig& from : mesh.pools) {
+    mesh::v1::Pool& pool = *config.add_pools();
+    pool.set_name(from.name);
+    pool.set_target(from.target.ToString());
+    pool.set_device(from.device);
+    if (from.is_managed) {
+      pool.mutable_managed()->set_memory_budget_bytes(from.memory_budget_bytes);
+    } else {
+      pool.mutable_fixed()->set_slots(FormatSlotList(from.slots, model));
+    }
+    pool.set_weight(from.weight);
+    pool.set_min_replicas(from.min_replicas);
+    if (from.max_replicas > 0) pool.set_max_replicas(from.max_replicas);
+  }
+  std::string text;
+  // Always OK: it fails for well-known types out of range alone.
+  (void)google::protobuf::util::MessageToJsonString(config, &text);
+  return text;
 }
 
 absl::StatusOr<MeshConfig> MeshOfAddresses(
@@ -316,4 +272,4 @@ absl::StatusOr<MeshConfig> MeshOfAddresses(
   return mesh;
 }
 
-}  // namespace expertmesh::router
+}  // namespace expertmesh

@@ -1,4 +1,4 @@
-#include "router_service/mesh_config.h"
+#include "services/mesh/mesh_config.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace expertmesh::router {
+namespace expertmesh {
 namespace {
 
 using ::testing::ElementsAre;
@@ -105,6 +105,7 @@ TEST_F(MeshFile, FaultsNameTheFieldAndThePool) {
       {R"("target": "dns://8.8.8.8/h:1", "managed": {})", "dns:///NAME:PORT"},
       {R"("target": "dns:///h:1,g:1", "managed": {})", "more than one name"},
       {R"("target": "xds:///h:1", "managed": {})", "dns:///NAME:PORT"},
+      {R"("target": "file://run/hot", "managed": {})", "file:///PATH"},
       {R"("target": "h:1", "fixed": {})", "pool base: fixed.slots: ''"},
       {R"("target": "h:1", "fixed": {"slots": "0-4"})", "no expert 4"},
       {absl::StrCat(kGood, R"(, "weight": 0)"), "pool base: weight is 0"},
@@ -140,6 +141,8 @@ TEST_F(MeshFile, FaultsOfTheWholeFile) {
               "pool b: target: pool a has h:1 too");
   ExpectFault(Read(pools(pool("a", "dns:///h:1"), pool("b", "dns:///h:1"))),
               "pool b: target: pool a has dns:///h:1 too");
+  ExpectFault(Read(pools(pool("a", "file:///h"), pool("b", "file:///h"))),
+              "pool b: target: pool a has file:///h too");
   for (const char* name : {"", "A", "-a", "a-", "a_b", "a b"}) {
     ExpectFault(Read(pools(pool("x", "h:1"), pool(name, "h:2"))),
                 "pools[1]: name: ");
@@ -155,37 +158,53 @@ TEST_F(MeshFile, FaultsOfTheWholeFile) {
   }
 }
 
-TEST(ParseSlots, TakesExpertsOfAllOrOfSomeLayers) {
-  EXPECT_THAT(*ParseSlots("2", Model()),
-              ElementsAre(ExpertSlot{1, 2}, ExpertSlot{2, 2}));
-  EXPECT_THAT(
-      *ParseSlots(" 3@2 , 0-1@1", Model()),
-      ElementsAre(ExpertSlot{1, 0}, ExpertSlot{1, 1}, ExpertSlot{2, 3}));
+TEST_F(MeshFile, IsWrittenAsItWasRead) {
+  const auto mesh = Read(R"({"pools": [
+    {"name": "base", "target": "dns:///experts-base.mesh:50052",
+     "fixed": {"slots": "0-2,3@1"}},
+    {"name": "cold", "target": "[::1]:2,host:3", "device": "cpu",
+     "managed": {}, "minReplicas": 0},
+    {"name": "hot", "target": "file:///run/hot", "weight": 2.5,
+     "managed": {"memoryBudgetBytes": "8589934592"}, "maxReplicas": 8}],
+     "expertDtype": "bf16"})");
+  ASSERT_TRUE(mesh.ok()) << mesh.status();
+  const auto again = Read(FormatMeshFile(*mesh, Model()));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->expert_dtype, "bf16");
+  ASSERT_EQ(again->pools.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    const PoolConfig &before = mesh->pools[i], &after = again->pools[i];
+    EXPECT_EQ(after.name, before.name);
+    EXPECT_EQ(after.target.ToString(), before.target.ToString());
+    EXPECT_EQ(after.device, before.device);
+    EXPECT_EQ(after.is_managed, before.is_managed);
+    EXPECT_EQ(after.slots, before.slots);
+    EXPECT_EQ(after.memory_budget_bytes, before.memory_budget_bytes);
+    EXPECT_EQ(after.weight, before.weight);
+    EXPECT_EQ(after.min_replicas, before.min_replicas);
+    EXPECT_EQ(after.max_replicas, before.max_replicas);
+  }
 }
 
-TEST(ParseSlots, NamesWhatIsWrong) {
-  const struct {
-    const char* text;
-    const char* message;
-  } cases[] = {{"", "'' is no expert id"},
-               {"0,", "is no expert id"},
-               {"-1", "is no expert id"},
-               {"1-", "is no expert id"},
-               {"0x1", "is no expert id"},
-               {"1@", "is no layer id"},
-               {"1@2@1", "is no layer id"},
-               {"2-1", "reversed"},
-               {"4", "no expert 4 (the model has 4)"},
-               {"99999999999999999999", "no expert"},
-               {"1@3", "no layer 3 (the model has 3)"},
-               {"1@0", "layer 0 of the model has no experts"},
-               {"1@1-2", "'1-2' is no layer id"},
-               {"0-2,2@1", "expert 2 of layer 1 is named twice"}};
-  for (const auto& c : cases) {
-    const auto slots = ParseSlots(c.text, Model());
-    ASSERT_FALSE(slots.ok()) << c.text;
-    EXPECT_EQ(slots.status().code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(std::string(slots.status().message()), HasSubstr(c.message));
+TEST_F(MeshFile, PoolsMayLackATargetWhereTheReaderStartsThem) {
+  const char* kFile = R"({"pools": [{"name": "hot", "managed": {}},
+                                     {"name": "base", "managed": {}}]})";
+  ExpectFault(Read(kFile), "pool hot: target: is missing");
+  const auto mesh = ReadMeshFile(path_, Model(), Targets::kOptional);
+  ASSERT_TRUE(mesh.ok()) << mesh.status();
+  EXPECT_FALSE(mesh->pools[0].target.is_given());
+}
+
+TEST(ParsePoolTarget, TakesAFileOfAddresses) {
+  const auto target = ParsePoolTarget("file:///run/a, b");
+  ASSERT_TRUE(target.ok()) << target.status();
+  EXPECT_EQ(target->file, "/run/a, b");
+  EXPECT_THAT(target->addresses, IsEmpty());
+  EXPECT_EQ(target->ToString(), "file:///run/a, b");
+  for (const char* text : {"file://host/run", "file://", "file:/run"}) {
+    EXPECT_EQ(ParsePoolTarget(text).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << text;
   }
 }
 
@@ -217,4 +236,4 @@ TEST(MeshOfAddresses, RefusesBadAddresses) {
 }
 
 }  // namespace
-}  // namespace expertmesh::router
+}  // namespace expertmesh
