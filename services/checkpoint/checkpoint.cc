@@ -22,8 +22,6 @@
 namespace expertmesh {
 namespace {
 
-constexpr size_t kFingerprintSampleBytes = 1024;
-
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 // FNV-1a, 64 bits: names contents, does not defend against forgery.
@@ -226,17 +224,17 @@ absl::Status Checkpoint::ComputeFingerprint() {
     }
   }
   // A fine-tuned model has the shapes of its parent. Reading all tensors would
-  // take minutes, so each of the router's gives a few bytes.
+  // take minutes, so some give a few bytes each.
   const auto sample = [&](const RequiredTensor& required) -> absl::Status {
     ASSIGN_OR_RETURN(const TensorView tensor,
                      Tensor(required.name, required.shape));
     hash.Add(absl::string_view(
         reinterpret_cast<const char*>(tensor.data),
-        std::min<size_t>(tensor.size_bytes(), kFingerprintSampleBytes)));
+        std::min<uint64_t>(tensor.size_bytes(), kFingerprintSampleBytes)));
     Release(tensor);
     return absl::OkStatus();
   };
-  RETURN_IF_ERROR(VisitRouterTensors(config_, *family_, sample));
+  RETURN_IF_ERROR(VisitSampledTensors(config_, *family_, sample));
   fingerprint_ = hash.Hex();
   return absl::OkStatus();
 }

@@ -56,7 +56,7 @@ class Checkpoint {
   void Release(const TensorView& tensor) const;
 
   // Names the contents: a hash over config, all tensor names, shapes, types,
-  // offsets and file sizes, and the first bytes of each tensor of the router.
+  // offsets and file sizes, and the first bytes of some (VisitSampledTensors).
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:

@@ -11,13 +11,6 @@
 #include "services/core/status_macros.h"
 
 namespace expertmesh {
-namespace {
-
-// Of each of the router's tensors: what a fingerprint is made from (see
-// Checkpoint::ComputeFingerprint).
-constexpr uint64_t kFingerprintSampleBytes = 1024;
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightSource>> WeightSource::Open(
     const Options& options) {
@@ -48,7 +41,7 @@ absl::Status WeightSource::CheckFingerprint() {
     // Opened for its configuration: holes make another fingerprint.
     ASSIGN_OR_RETURN(const auto hollow,
                      Checkpoint::Open(directory(), Checkpoint::Data::kPartial));
-    RETURN_IF_ERROR(VisitRouterTensors(
+    RETURN_IF_ERROR(VisitSampledTensors(
         hollow->config(), hollow->family(),
         [this](const RequiredTensor& tensor) {
           return FetchFirst(tensor.name, kFingerprintSampleBytes, {});
