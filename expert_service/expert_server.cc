@@ -76,8 +76,8 @@ absl::Status ExpertServer::Load() {
       std::vector<PackedExpert>()));
   ExpertContents::Options options;
   options.model = &model;
-  options.load = [this, dtype](ExpertSlot slot) {
-    return LoadSlot(slot, dtype);
+  options.load = [this, dtype](ExpertSlot slot, const std::stop_token& stop) {
+    return LoadSlot(slot, dtype, stop);
   };
   options.slot_bytes = PackedSlotBytes(model, packed);
   options.memory_budget_bytes = config_.memory_budget_bytes;
@@ -101,8 +101,10 @@ absl::Status ExpertServer::OpenCheckpoint() {
     options.cache = config_.weights_cache;
     ASSIGN_OR_RETURN(source_, WeightSource::Open(options));
   }
-  const std::string& folder = pull ? source_->directory() : config_.model;
-  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(folder));
+  ASSIGN_OR_RETURN(
+      checkpoint_,
+      pull ? Checkpoint::Open(source_->directory(), Checkpoint::Data::kPartial)
+           : Checkpoint::Open(config_.model));
   WeightServiceImpl::Options lend;
   if (pull) {
     lend.has = [this](absl::string_view tensor, uint64_t end) {
@@ -115,13 +117,13 @@ absl::Status ExpertServer::OpenCheckpoint() {
 }
 
 absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
-    ExpertSlot slot, std::optional<DType> dtype) {
+    ExpertSlot slot, std::optional<DType> dtype, const std::stop_token& stop) {
   if (source_ != nullptr) {
     const ExpertTensorNames names =
         checkpoint_->family().ExpertNames(slot.layer, slot.expert);
-    RETURN_IF_ERROR(source_->Fetch(names.gate_proj));
-    RETURN_IF_ERROR(source_->Fetch(names.up_proj));
-    RETURN_IF_ERROR(source_->Fetch(names.down_proj));
+    RETURN_IF_ERROR(source_->Fetch(names.gate_proj, stop));
+    RETURN_IF_ERROR(source_->Fetch(names.up_proj, stop));
+    RETURN_IF_ERROR(source_->Fetch(names.down_proj, stop));
   }
   return LoadExpert(*checkpoint_, slot, dtype);
 }
@@ -248,7 +250,6 @@ void ExpertServer::Drain() {
   service_->AnnounceDrain();
   AwaitQuiet(timeout);
   service_->EndStreams();
-  if (source_ != nullptr) source_->Cancel();  // an order may be pulling
   // Ours have ended; what is left are watchers of health, who would stay.
   grpc_->Shutdown(std::min(absl::Seconds(1), deadline - Clock::Real()->Now()));
   Log(LogLevel::kInfo, "drained");

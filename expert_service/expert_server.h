@@ -4,6 +4,7 @@
 // knows all the others.
 
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -53,7 +54,8 @@ class ExpertServer {
   absl::Status OpenCheckpoint();
   // Pulls a slot's tensors where there is no checkpoint, then packs it.
   absl::StatusOr<PackedExpert> LoadSlot(ExpertSlot slot,
-                                        std::optional<DType> dtype);
+                                        std::optional<DType> dtype,
+                                        const std::stop_token& stop);
   // What --experts names.
   absl::Status LoadFirst();
   absl::Status StartExecutor();

@@ -72,7 +72,7 @@ void ForwardBatch::CopyRows(int64_t first, int64_t last, std::byte* out) const {
 
 void ForwardBatch::Finish(const absl::Status& status, PayloadRef rows,
                           const WorkTiming& timing) {
-  decoded_.ReleasePayload();
+  decoded_.Release();
   ResultFields fields;
   fields.sequence_number = decoded_.sequence_number();
   fields.code = ToWireCode(status);

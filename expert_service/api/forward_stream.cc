@@ -164,7 +164,7 @@ ForwardBatch* ForwardStream::TakeFree() {
 }
 
 std::shared_ptr<ForwardStream> ForwardStream::Recycle(ForwardBatch* batch) {
-  batch->decoded_.ReleasePayload();
+  batch->decoded_.Release();
   batch->reply_.Clear();
   batch->GiveBytes(options_.bytes);
   free_.push_back(batch);

@@ -1,22 +1,36 @@
 #include "expert_service/api/order_calls.h"
 
-#include <atomic>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "services/core/clock.h"
 #include "services/core/log.h"
 #include "services/core/mutex.h"
+#include "services/core/status_macros.h"
 #include "services/wire/status_codec.h"
 
 namespace expertmesh::expert {
 namespace {
 
-std::vector<ExpertSlot> SlotsOf(
-    const google::protobuf::RepeatedPtrField<v1::HostedExperts>& message) {
+// Errors: INVALID_ARGUMENT for more slots than `max_slots`, before they take
+// many times the memory they took on the wire.
+absl::StatusOr<std::vector<ExpertSlot>> SlotsOf(
+    const google::protobuf::RepeatedPtrField<v1::HostedExperts>& message,
+    uint64_t max_slots) {
+  uint64_t count = 0;
+  for (const v1::HostedExperts& layer : message) {
+    count += static_cast<uint64_t>(layer.expert_ids_size());
+  }
+  if (count > max_slots) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the order names ", count, " slots, and the model has ", max_slots));
+  }
   std::vector<ExpertSlot> slots;
+  slots.reserve(count);
   for (const v1::HostedExperts& layer : message) {
     for (const uint32_t expert : layer.expert_ids()) {
       slots.push_back({layer.layer(), expert});
@@ -50,11 +64,8 @@ class LoadCall final : public grpc::ServerWriteReactor<v1::LoadExpertsProgress>,
 
   void Begin(const v1::LoadExpertsRequest& request) {
     self_ = shared_from_this();
-    slots_ = SlotsOf(request.slots());
-    epoch_ = request.epoch();
-    const bool taken = parts_.thread->Add(
-        [call = self_](bool stopping) { call->Run(stopping); });
-    if (!taken) End(TooMany());
+    const absl::Status taken = Enqueue(request);
+    if (!taken.ok()) End(taken);
   }
 
   void OnWriteDone(bool ok) override {
@@ -64,21 +75,33 @@ class LoadCall final : public grpc::ServerWriteReactor<v1::LoadExpertsProgress>,
     }
     Go();
   }
-  void OnCancel() override { cancelled_.store(true); }
+  void OnCancel() override { stop_.request_stop(); }
   void OnDone() override { self_.reset(); }
 
  private:
-  void Run(bool stopping) {
-    if (stopping) return End(ShuttingDown());
+  absl::Status Enqueue(const v1::LoadExpertsRequest& request) {
+    ASSIGN_OR_RETURN(slots_,
+                     SlotsOf(request.slots(), parts_.contents->max_slots()));
+    epoch_ = request.epoch();
+    const bool taken = parts_.thread->Add(
+        [call = self_](const std::stop_token& stop) { call->Run(stop); });
+    return taken ? absl::OkStatus() : TooMany();
+  }
+
+  void Run(const std::stop_token& service_stop) {
+    if (service_stop.stop_requested()) return End(ShuttingDown());
+    const std::stop_callback on_service_stop(service_stop,
+                                             [this] { stop_.request_stop(); });
     const absl::Duration started = Clock::Real()->Now();
     SlotLoadOptions options;
     options.progress = [this](int64_t done, int64_t total) {
       Tell(done, total);
     };
-    options.cancelled = [this] {
-      return cancelled_.load() || parts_.thread->stopping();
-    };
-    const absl::Status status = parts_.contents->Load(slots_, epoch_, options);
+    options.stop = stop_.get_token();
+    absl::Status status = parts_.contents->Load(slots_, epoch_, options);
+    if (absl::IsCancelled(status) && service_stop.stop_requested()) {
+      status = ShuttingDown();
+    }
     LogOrder("load experts", slots_.size(), epoch_, started, status);
     parts_.on_done();
     End(status);
@@ -111,7 +134,7 @@ class LoadCall final : public grpc::ServerWriteReactor<v1::LoadExpertsProgress>,
     {
       MutexLock lock(&mutex_);
       if (writing_) return;
-      if (next_.has_value() && !cancelled_.load()) {
+      if (next_.has_value() && !stop_.stop_requested()) {
         writing_ = true;
         written_ = *std::exchange(next_, std::nullopt);
       } else {
@@ -129,7 +152,7 @@ class LoadCall final : public grpc::ServerWriteReactor<v1::LoadExpertsProgress>,
   const OrderParts& parts_;
   std::vector<ExpertSlot> slots_;
   uint64_t epoch_ = 0;
-  std::atomic<bool> cancelled_{false};
+  std::stop_source stop_;  // when the caller is gone, or the service stops
   v1::LoadExpertsProgress written_;  // of the write under way
   Mutex mutex_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
@@ -153,9 +176,20 @@ grpc::ServerUnaryReactor* StartUnloadExperts(
     const v1::UnloadExpertsRequest& request,
     v1::UnloadExpertsResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const auto run = [&parts, reactor, response, slots = SlotsOf(request.slots()),
-                    epoch = request.epoch()](bool stopping) {
-    if (stopping) return reactor->Finish(ToGrpcStatus(ShuttingDown()));
+  absl::StatusOr<std::vector<ExpertSlot>> slots =
+      SlotsOf(request.slots(), parts.contents->max_slots());
+  if (!slots.ok()) {
+    reactor->Finish(ToGrpcStatus(slots.status()));
+    return reactor;
+  }
+  const auto run = [&parts, context, reactor, response,
+                    slots = *std::move(slots),
+                    epoch = request.epoch()](const std::stop_token& stop) {
+    if (stop.stop_requested()) {
+      return reactor->Finish(ToGrpcStatus(ShuttingDown()));
+    }
+    // A caller that gave up may have ordered other copies away since.
+    if (context->IsCancelled()) return reactor->Finish(grpc::Status::CANCELLED);
     const absl::Duration started = Clock::Real()->Now();
     const absl::Status status = parts.contents->Unload(slots, epoch);
     LogOrder("unload experts", slots.size(), epoch, started, status);

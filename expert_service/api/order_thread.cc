@@ -34,7 +34,7 @@ bool OrderThread::Add(Task task) {
   return true;
 }
 
-void OrderThread::Stop() { stopping_.store(true); }
+void OrderThread::Stop() { stop_.request_stop(); }
 
 void OrderThread::Loop() {
   // Of this thread alone, on Linux; where it is refused, orders compete.
@@ -50,7 +50,7 @@ void OrderThread::Loop() {
       task = std::move(tasks_.front());
       tasks_.pop_front();
     }
-    task(stopping());
+    task(stop_.get_token());
   }
 }
 

@@ -2,10 +2,10 @@
 
 // The thread that carries out orders.
 
-#include <atomic>
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <stop_token>
 #include <thread>
 
 #include "services/core/mutex.h"
@@ -16,8 +16,8 @@ namespace expertmesh::expert {
 // computing. Thread-safe.
 class OrderThread {
  public:
-  // `stopping` is true once Stop was called: the task is to end at once.
-  using Task = std::function<void(bool stopping)>;
+  // A stop is requested by Stop: the task is to end at once.
+  using Task = std::function<void(const std::stop_token& stop)>;
 
   explicit OrderThread(size_t max_waiting);
   // As Stop, and waits for the tasks.
@@ -25,15 +25,14 @@ class OrderThread {
 
   // False, and `task` is dropped, where too many wait.
   bool Add(Task task);
-  // What waits runs with `stopping`, and so does what is added later.
+  // Of the task under way, of what waits, and of what is added later.
   void Stop();
-  bool stopping() const { return stopping_.load(); }
 
  private:
   void Loop();
 
   const size_t max_waiting_;
-  std::atomic<bool> stopping_{false};
+  std::stop_source stop_;
   Mutex mutex_;
   CondVar changed_;
   bool end_ ABSL_GUARDED_BY(mutex_) = false;

@@ -36,11 +36,10 @@ absl::Status ExpertContents::Load(absl::Span<const ExpertSlot> slots,
   std::sort(missing.begin(), missing.end());
   missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
   RETURN_IF_ERROR(CheckBudget(*held, missing.size()));
-  epoch_.store(epoch);
-  if (missing.empty()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const auto experts,
                    LoadSlots(missing, options_.load, options));
-  Publish(held->With(missing, experts));
+  epoch_.store(epoch);
+  if (!missing.empty()) Publish(held->With(missing, experts));
   return absl::OkStatus();
 }
 
@@ -58,6 +57,11 @@ absl::Status ExpertContents::Unload(absl::Span<const ExpertSlot> slots,
   held.reset();
   malloc_trim(0);  // else the heap keeps smaller matrices for itself
   return absl::OkStatus();
+}
+
+uint64_t ExpertContents::max_slots() const {
+  return static_cast<uint64_t>(options_.model->num_layers) *
+         static_cast<uint64_t>(options_.model->num_experts);
 }
 
 absl::Status ExpertContents::CheckEpoch(uint64_t epoch) const {

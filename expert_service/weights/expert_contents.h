@@ -44,11 +44,11 @@ class ExpertContents {
   ExpertContents(const Options& options, const Metrics& metrics,
                  LiveWeights* weights);
 
-  // Loads what is not there yet; what is there stays. `progress` and
-  // `cancelled` as in LoadSlots, over the slots that are to be loaded.
+  // Loads what is not there yet; what is there stays. `options` as in
+  // LoadSlots, over the slots that are to be loaded.
   // Errors: INVALID_ARGUMENT for a slot that the model lacks,
   // FAILED_PRECONDITION for a stale epoch, RESOURCE_EXHAUSTED where it does not
-  // fit the memory budget, CANCELLED, or the loader's.
+  // fit the memory budget or the machine, CANCELLED, or the loader's.
   absl::Status Load(absl::Span<const ExpertSlot> slots, uint64_t epoch,
                     const SlotLoadOptions& options);
   // What is not there is no fault. Errors: as Load.
@@ -56,6 +56,8 @@ class ExpertContents {
 
   // Of the last order obeyed; 0: none yet.
   uint64_t epoch() const { return epoch_.load(); }
+  // Slots of the model: an order that names more is none.
+  uint64_t max_slots() const;
   uint64_t memory_budget_bytes() const { return options_.memory_budget_bytes; }
   size_t slot_bytes() const { return options_.slot_bytes; }
 

@@ -1,6 +1,7 @@
 #include "expert_service/weights/expert_loader.h"
 
 #include <atomic>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -100,6 +101,18 @@ class Progress {
   int64_t done_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
+absl::StatusOr<PackedExpert> LoadWithinMemory(const SlotLoader& load,
+                                              ExpertSlot slot,
+                                              const std::stop_token& stop) {
+  try {
+    return load(slot, stop);
+  } catch (const std::bad_alloc&) {  // the experts held so far can serve on
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there is no memory left for expert ", slot.expert,
+                     " of layer ", slot.layer));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
@@ -130,11 +143,13 @@ absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
   std::atomic<bool> failed = false;
   Progress progress(options, count);
 
+  const auto given_up = [] {
+    return absl::CancelledError("loading was given up");
+  };
   const auto load_one = [&](int64_t i) -> absl::Status {
-    if (options.cancelled && options.cancelled()) {
-      return absl::CancelledError("loading was given up");
-    }
-    ASSIGN_OR_RETURN(PackedExpert expert, load(slots[i]));
+    if (options.stop.stop_requested()) return given_up();
+    ASSIGN_OR_RETURN(PackedExpert expert,
+                     LoadWithinMemory(load, slots[i], options.stop));
     experts[i] = std::make_shared<const PackedExpert>(std::move(expert));
     progress.SlotDone();
     return absl::OkStatus();
@@ -150,6 +165,7 @@ absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
     for (int64_t i = 0; i < count; ++i) body(i);
   }
   for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
+  if (options.stop.stop_requested()) return given_up();
   return experts;
 }
 
@@ -168,7 +184,7 @@ absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
   ASSIGN_OR_RETURN(
       std::vector<ExpertWeights::Expert> experts,
       LoadSlots(slots,
-                [&](ExpertSlot slot) {
+                [&](ExpertSlot slot, const std::stop_token&) {
                   return LoadExpert(checkpoint, slot, options.dtype);
                 },
                 {.pool = options.pool, .progress = options.progress}));

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -16,8 +17,10 @@
 
 namespace expertmesh::expert {
 
-// Reads and packs one slot; called from any thread.
-using SlotLoader = std::function<absl::StatusOr<PackedExpert>(ExpertSlot)>;
+// Reads and packs one slot; called from any thread. May end with CANCELLED once
+// a stop is requested.
+using SlotLoader = std::function<absl::StatusOr<PackedExpert>(
+    ExpertSlot, const std::stop_token&)>;
 
 // How several slots are loaded.
 struct SlotLoadOptions {
@@ -26,11 +29,12 @@ struct SlotLoadOptions {
   // Called after each slot, one call at a time but from any of the threads.
   std::function<void(int64_t loaded_slots, int64_t total_slots)> progress =
       nullptr;
-  // Asked before each slot; true gives the rest up.
-  std::function<bool()> cancelled = nullptr;
+  // A stop that is requested before the last slot is there gives all up.
+  std::stop_token stop = {};
 };
 
-// Loads all slots, in their order, or none. Errors: the loader's; CANCELLED.
+// Loads all slots, in their order, or none. Errors: the loader's; CANCELLED;
+// RESOURCE_EXHAUSTED where memory ends.
 absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
     absl::Span<const ExpertSlot> slots, const SlotLoader& load,
     const SlotLoadOptions& options);

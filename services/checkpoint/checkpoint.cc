@@ -22,8 +22,6 @@
 namespace expertmesh {
 namespace {
 
-constexpr size_t kFingerprintSampleBytes = 1024;
-
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 // FNV-1a, 64 bits: names contents, does not defend against forgery.
@@ -89,7 +87,7 @@ Checkpoint::Checkpoint() = default;
 Checkpoint::~Checkpoint() = default;
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(
-    const std::string& directory) {
+    const std::string& directory, Data data) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(directory, ignored)) {
     return absl::NotFoundError(
@@ -101,7 +99,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(
   ASSIGN_OR_RETURN(TensorIndex index, TensorIndex::Open(directory));
   checkpoint->files_ =
       std::make_unique<Files>(Files{.index = std::move(index)});
-  RETURN_IF_ERROR(checkpoint->CheckTensors());
+  RETURN_IF_ERROR(checkpoint->CheckTensors(data));
   RETURN_IF_ERROR(checkpoint->ComputeFingerprint());
   return checkpoint;
 }
@@ -126,14 +124,14 @@ absl::Status Checkpoint::ReadConfig() {
 
 // Shapes and types by the headers alone: a service that needs only some tensors
 // refuses a checkpoint that is broken anywhere.
-absl::Status Checkpoint::CheckTensors() const {
+absl::Status Checkpoint::CheckTensors(Data data) const {
   const auto check = [this](const RequiredTensor& required) {
     return Tensor(required.name, required.shape).status();
   };
   RETURN_IF_ERROR(VisitRouterTensors(config_, *family_, check));
   RETURN_IF_ERROR(VisitExpertTensors(config_, *family_, check));
   RETURN_IF_ERROR(CheckJoinedTypes());
-  RETURN_IF_ERROR(CheckTiedHead());
+  if (data == Data::kWhole) RETURN_IF_ERROR(CheckTiedHead());
   // A bias that the configuration denies would be left out without a word.
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const AttentionTensorNames names = family_->AttentionNames(layer);
@@ -226,17 +224,17 @@ absl::Status Checkpoint::ComputeFingerprint() {
     }
   }
   // A fine-tuned model has the shapes of its parent. Reading all tensors would
-  // take minutes, so each of the router's gives a few bytes.
+  // take minutes, so some give a few bytes each.
   const auto sample = [&](const RequiredTensor& required) -> absl::Status {
     ASSIGN_OR_RETURN(const TensorView tensor,
                      Tensor(required.name, required.shape));
     hash.Add(absl::string_view(
         reinterpret_cast<const char*>(tensor.data),
-        std::min<size_t>(tensor.size_bytes(), kFingerprintSampleBytes)));
+        std::min<uint64_t>(tensor.size_bytes(), kFingerprintSampleBytes)));
     Release(tensor);
     return absl::OkStatus();
   };
-  RETURN_IF_ERROR(VisitRouterTensors(config_, *family_, sample));
+  RETURN_IF_ERROR(VisitSampledTensors(config_, *family_, sample));
   fingerprint_ = hash.Hex();
   return absl::OkStatus();
 }

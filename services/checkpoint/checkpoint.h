@@ -19,14 +19,17 @@ namespace expertmesh {
 // Immutable after Open; thread-safe.
 class Checkpoint {
  public:
+  // Whether all tensors' bytes are in the files, or some are holes.
+  enum class Data { kWhole, kPartial };
+
   // Parses and checks config, generation config and every shard's header, and
   // that each tensor the model needs is there in the right shape; reads no
   // tensor data but a few bytes each, and a head that repeats the embedding
-  // table. Errors (one line that names the file, and the tensor where
-  // there is one): NOT_FOUND for a missing folder, file or shard;
-  // FAILED_PRECONDITION for anything malformed.
+  // table, where the data is whole. Errors (one line that names the file, and
+  // the tensor where there is one): NOT_FOUND for a missing folder, file or
+  // shard; FAILED_PRECONDITION for anything malformed.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(
-      const std::string& directory);
+      const std::string& directory, Data data = Data::kWhole);
   ~Checkpoint();
 
   const std::string& directory() const { return directory_; }
@@ -53,7 +56,7 @@ class Checkpoint {
   void Release(const TensorView& tensor) const;
 
   // Names the contents: a hash over config, all tensor names, shapes, types,
-  // offsets and file sizes, and the first bytes of each tensor of the router.
+  // offsets and file sizes, and the first bytes of some (VisitSampledTensors).
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
@@ -61,7 +64,7 @@ class Checkpoint {
   Checkpoint();
 
   absl::Status ReadConfig();
-  absl::Status CheckTensors() const;
+  absl::Status CheckTensors(Data data) const;
   absl::Status CheckJoinedTypes() const;
   absl::Status CheckTiedHead() const;
   absl::Status ComputeFingerprint();

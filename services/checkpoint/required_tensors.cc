@@ -62,6 +62,14 @@ absl::Status VisitFeedForward(const ModelConfig& config, bool is_moe,
                        config.shared_intermediate_size, visit);
 }
 
+absl::Status VisitExpert(const ModelConfig& config, const ModelFamily& family,
+                         int64_t layer, int64_t expert, TensorVisitor visit) {
+  const ExpertTensorNames names = family.ExpertNames(layer, expert);
+  return VisitGatedMlp(names.gate_proj, names.up_proj, names.down_proj,
+                       config.hidden_size, config.expert_intermediate_size,
+                       visit);
+}
+
 }  // namespace
 
 absl::Status VisitRouterTensors(const ModelConfig& config,
@@ -87,10 +95,20 @@ absl::Status VisitExpertTensors(const ModelConfig& config,
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.layers[layer].is_moe) continue;
     for (int64_t expert = 0; expert < config.num_experts; ++expert) {
-      const ExpertTensorNames names = family.ExpertNames(layer, expert);
-      RETURN_IF_ERROR(VisitGatedMlp(names.gate_proj, names.up_proj,
-                                    names.down_proj, config.hidden_size,
-                                    config.expert_intermediate_size, visit));
+      RETURN_IF_ERROR(VisitExpert(config, family, layer, expert, visit));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VisitSampledTensors(const ModelConfig& config,
+                                 const ModelFamily& family,
+                                 TensorVisitor visit) {
+  RETURN_IF_ERROR(VisitRouterTensors(config, family, visit));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.layers[layer].is_moe) continue;
+    for (const int64_t expert : {int64_t{0}, config.num_experts - 1}) {
+      RETURN_IF_ERROR(VisitExpert(config, family, layer, expert, visit));
     }
   }
   return absl::OkStatus();

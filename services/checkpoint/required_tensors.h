@@ -28,4 +28,14 @@ absl::Status VisitRouterTensors(const ModelConfig& config,
 absl::Status VisitExpertTensors(const ModelConfig& config,
                                 const ModelFamily& family, TensorVisitor visit);
 
+// Of each sampled tensor, its first bytes, or all where it has fewer.
+inline constexpr uint64_t kFingerprintSampleBytes = 1024;
+
+// Visits, until one is refused, the tensors whose first bytes are part of a
+// checkpoint's fingerprint: those of the router, and the matrices of the first
+// and the last expert of each MoE layer.
+absl::Status VisitSampledTensors(const ModelConfig& config,
+                                 const ModelFamily& family,
+                                 TensorVisitor visit);
+
 }  // namespace expertmesh

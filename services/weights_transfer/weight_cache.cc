@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -19,6 +21,7 @@
 #include "absl/strings/str_split.h"
 #include "services/checkpoint/json_reader.h"
 #include "services/core/status_macros.h"
+#include "services/core/stoppable_sleep.h"
 #include "services/weights_transfer/crc32c.h"
 
 namespace expertmesh {
@@ -27,6 +30,8 @@ namespace {
 using expert::v1::Manifest;
 
 constexpr char kJournal[] = "pulled.journal";
+constexpr char kFreshPrefix[] = ".new-";
+constexpr absl::Duration kLockPoll = absl::Milliseconds(20);
 
 absl::Status FileError(const std::string& path) {
   return absl::UnavailableError(absl::StrCat(path, ": ", std::strerror(errno)));
@@ -48,6 +53,12 @@ bool IsFingerprint(absl::string_view text) {
          std::all_of(text.begin(), text.end(), absl::ascii_isxdigit);
 }
 
+// The tensor's first byte in its file.
+uint64_t StartOf(const TensorIndex::Entry& entry) {
+  return static_cast<uint64_t>(entry.file->data(*entry.tensor) -
+                               entry.file->mapping().data());
+}
+
 absl::Status WriteAll(int fd, const std::string& path, absl::string_view data,
                       uint64_t offset) {
   while (!data.empty()) {
@@ -61,18 +72,38 @@ absl::Status WriteAll(int fd, const std::string& path, absl::string_view data,
   return absl::OkStatus();
 }
 
-// A new file of `size` bytes that begins with `contents`; the rest is a hole.
+// Whether an open file has `size` bytes and begins with `contents`.
+bool IsLike(int fd, absl::string_view contents, uint64_t size) {
+  struct stat info;
+  if (fstat(fd, &info) != 0 || static_cast<uint64_t>(info.st_size) != size) {
+    return false;
+  }
+  std::string found(contents.size(), '\0');
+  return pread(fd, found.data(), found.size(), 0) ==
+             static_cast<ssize_t>(found.size()) &&
+         found == contents;
+}
+
+// Makes a file be of `size` bytes that begin with `contents`, unless it is. The
+// rest stays, or is a hole. In place: others may have mapped it.
 absl::Status MakeFile(const std::string& path, absl::string_view contents,
                       uint64_t size) {
-  const int fd =
-      open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) return FileError(path);
-  absl::Status status = WriteAll(fd, path, contents, 0);
-  if (status.ok() && ftruncate(fd, static_cast<off_t>(size)) != 0) {
-    status = FileError(path);
+  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  if (IsLike(fd, contents, size)) return absl::OkStatus();
+  RETURN_IF_ERROR(WriteAll(fd, path, contents, 0));
+  if (ftruncate(fd, static_cast<off_t>(size)) != 0 || fsync(fd) != 0) {
+    return FileError(path);
   }
-  close(fd);
-  return status;
+  return absl::OkStatus();
+}
+
+absl::Status SyncFolder(const std::string& folder) {
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return FileError(folder);
+  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  return fsync(fd) == 0 ? absl::OkStatus() : FileError(folder);
 }
 
 absl::Status MakeFiles(const std::string& folder, const Manifest& manifest) {
@@ -94,7 +125,26 @@ absl::Status MakeFiles(const std::string& folder, const Manifest& manifest) {
     RETURN_IF_ERROR(MakeFile(absl::StrCat(folder, "/", file.name()),
                              file.header(), file.size_bytes()));
   }
-  return MakeFile(absl::StrCat(folder, "/", kJournal), "", 0);
+  const std::string journal = absl::StrCat(folder, "/", kJournal);
+  const int fd = open(journal.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd < 0) return FileError(journal);
+  close(fd);
+  return SyncFolder(folder);
+}
+
+// Folders of services that were killed while they laid theirs out. Requires
+// that nobody is at it.
+void RemoveLeftovers(const std::string& root) {
+  std::error_code ignored;
+  std::vector<std::filesystem::path> leftovers;
+  for (const auto& entry : std::filesystem::directory_iterator(root, ignored)) {
+    if (absl::StartsWith(entry.path().filename().string(), kFreshPrefix)) {
+      leftovers.push_back(entry.path());
+    }
+  }
+  for (const auto& path : leftovers) {
+    std::filesystem::remove_all(path, ignored);
+  }
 }
 
 // In one step, so that a folder that is there is complete.
@@ -102,7 +152,12 @@ absl::Status LayOut(const std::string& root, const std::string& folder,
                     const Manifest& manifest) {
   std::error_code error;
   std::filesystem::create_directories(root, error);
-  std::string fresh = absl::StrCat(root, "/.new-XXXXXX");
+  const int fd = open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return FileError(root);
+  const auto closer = absl::MakeCleanup([fd] { close(fd); });
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) RemoveLeftovers(root);
+  flock(fd, LOCK_SH);  // whoever has it exclusively only removes
+  std::string fresh = absl::StrCat(root, "/", kFreshPrefix, "XXXXXX");
   if (mkdtemp(fresh.data()) == nullptr) return FileError(root);
   absl::Status status = MakeFiles(fresh, manifest);
   if (status.ok()) {
@@ -113,6 +168,7 @@ absl::Status LayOut(const std::string& root, const std::string& folder,
           absl::UnavailableError(absl::StrCat(folder, ": ", error.message()));
     }
   }
+  if (status.ok()) status = SyncFolder(root);
   std::filesystem::remove_all(fresh, error);
   return status;
 }
@@ -128,9 +184,9 @@ absl::StatusOr<std::unique_ptr<WeightCache>> WeightCache::Create(
   }
   const std::string folder = absl::StrCat(root, "/", fingerprint);
   std::error_code ignored;
-  if (!std::filesystem::is_directory(folder, ignored)) {
-    RETURN_IF_ERROR(LayOut(root, folder, manifest));
-  }
+  RETURN_IF_ERROR(std::filesystem::is_directory(folder, ignored)
+                      ? MakeFiles(folder, manifest)
+                      : LayOut(root, folder, manifest));
   return Open(root, fingerprint);
 }
 
@@ -182,11 +238,29 @@ absl::StatusOr<uint64_t> WeightCache::TensorBytes(
   return entry.tensor->end - entry.tensor->begin;
 }
 
-absl::StatusOr<WeightCache::Lock> WeightCache::Acquire() {
-  while (flock(journal_, LOCK_EX) != 0) {
-    if (errno != EINTR) return FileError(directory_);
+absl::StatusOr<WeightCache::Lock> WeightCache::Acquire(
+    const std::string& tensor, const std::stop_token& stop) {
+  ASSIGN_OR_RETURN(const uint64_t size, TensorBytes(tensor));
+  const TensorIndex::Entry entry = index_.Find(tensor);
+  ASSIGN_OR_RETURN(const int fd, FileOf(entry));
+  struct flock range = {};  // the tensor's own bytes
+  range.l_whence = SEEK_SET;
+  range.l_start = static_cast<off_t>(StartOf(entry));
+  range.l_len = static_cast<off_t>(std::max<uint64_t>(size, 1));
+  range.l_type = F_WRLCK;
+  // Of the descriptor, not of the process. Polled, because one that waits in
+  // the kernel cannot be told to stop, and whoever holds it may hang.
+  while (fcntl(fd, F_OFD_SETLK, &range) != 0) {
+    if (errno != EAGAIN && errno != EACCES && errno != EINTR) {
+      return FileError(entry.file->path());
+    }
+    if (stop.stop_requested()) {
+      return absl::CancelledError("pulling weights was given up");
+    }
+    SleepUnlessStopped(kLockPoll, stop);
   }
-  Lock lock(&records_, [fd = journal_](void*) { flock(fd, LOCK_UN); });
+  range.l_type = F_UNLCK;
+  Lock lock(&records_, [fd, range](void*) { fcntl(fd, F_OFD_SETLK, &range); });
   RETURN_IF_ERROR(ReadJournal());
   return lock;
 }
@@ -265,9 +339,8 @@ absl::Status WeightCache::Write(const std::string& tensor, uint64_t offset,
                                 absl::string_view data, uint32_t crc32c) {
   const TensorIndex::Entry entry = index_.Find(tensor);
   ASSIGN_OR_RETURN(const int fd, FileOf(entry));
-  const auto start = static_cast<uint64_t>(entry.file->data(*entry.tensor) -
-                                           entry.file->mapping().data());
-  RETURN_IF_ERROR(WriteAll(fd, entry.file->path(), data, start + offset));
+  RETURN_IF_ERROR(
+      WriteAll(fd, entry.file->path(), data, StartOf(entry) + offset));
   // Begins with a newline, in case a line before it was cut off.
   const std::string line = absl::StrCat("\n", crc32c, " ", offset, " ",
                                         data.size(), " ", tensor, "\n");

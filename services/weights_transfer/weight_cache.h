@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "absl/status/status.h"
@@ -20,18 +21,21 @@ namespace expertmesh {
 // checkpoint itself: its small files, and safetensors files with the right
 // headers and holes where tensors are not here yet, which take no space. A
 // journal says which bytes were written and their checksums; what was written
-// by an earlier run is believed only after reading it back. So neither a kill
-// nor a damaged disk leaves wrong weights, and a pull goes on where it stopped.
+// by an earlier run is believed only after reading it back, and what is not a
+// tensor only after comparing it with a manifest. So neither a kill nor a
+// damaged disk leaves wrong weights, and a pull goes on where it stopped.
 //
-// Services of one machine may share the folder: hold a Lock around Have and
-// Write. Used by one thread at a time.
+// Services of one machine may share the folder: hold a tensor's Lock around
+// Have and Write. Used by one thread at a time.
 class WeightCache {
  public:
-  // Keeps other processes out until it is destroyed.
+  // Keeps other services off the tensor until it is destroyed; not longer than
+  // the cache.
   using Lock = std::shared_ptr<void>;
 
-  // Lays the folder out below `root` unless it is there.
-  // Errors: FAILED_PRECONDITION for a manifest that is none of a checkpoint;
+  // Lays the folder out below `root`, or mends the one that is there where a
+  // small file or a header differs from the manifest's. Errors:
+  // FAILED_PRECONDITION for a manifest that is none of a checkpoint;
   // UNAVAILABLE naming a file that cannot be written.
   static absl::StatusOr<std::unique_ptr<WeightCache>> Create(
       const std::string& root, const expert::v1::Manifest& manifest);
@@ -47,8 +51,10 @@ class WeightCache {
   // Bytes of a whole tensor. Errors: NOT_FOUND.
   absl::StatusOr<uint64_t> TensorBytes(const std::string& tensor) const;
 
-  // Waits for its turn. Errors: UNAVAILABLE naming the file.
-  absl::StatusOr<Lock> Acquire();
+  // Waits for its turn. Errors: NOT_FOUND; UNAVAILABLE naming the file;
+  // CANCELLED soon after `stop` is requested.
+  absl::StatusOr<Lock> Acquire(const std::string& tensor,
+                               const std::stop_token& stop);
   // How many of the tensor's first bytes are here, checked. Requires the lock.
   absl::StatusOr<uint64_t> Have(const std::string& tensor);
   // Adds checked bytes at `offset`. Requires the lock, and that they lie inside
@@ -71,7 +77,7 @@ class WeightCache {
   // Takes in what was appended since, by whomever.
   absl::Status ReadJournal();
   void TakeLine(absl::string_view line);
-  // The file that holds a tensor, open for writing, and its place there.
+  // The file that holds a tensor, open for writing.
   absl::StatusOr<int> FileOf(const TensorIndex::Entry& entry);
 
   const std::string directory_;

@@ -1,16 +1,17 @@
 #include "services/weights_transfer/weight_peers.h"
 
+#include <grpcpp/client_context.h>
 #include <grpcpp/create_channel.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/core/clock.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
+#include "services/core/stoppable_sleep.h"
 #include "services/weights_transfer/crc32c.h"
 #include "services/weights_transfer/weight_service_impl.h"
 #include "services/wire/batch_codec.h"
@@ -66,6 +67,12 @@ absl::Status CheckChunk(const TensorChunk& chunk, uint64_t begin,
   return absl::OkStatus();
 }
 
+void LogBusy(const std::string& address, const absl::Status& status) {
+  static LogRateLimit limit({.per_second = 0.1});
+  Log(limit, LogLevel::kInfo, "a peer is too busy to give weights",
+      {{"peer", address}, {"reason", status.message()}});
+}
+
 absl::Status PeerError(const std::string& address, const absl::Status& fault) {
   return absl::UnavailableError(
       absl::StrCat("weights from ", address, ": ", fault.message()));
@@ -100,72 +107,99 @@ absl::StatusOr<Manifest> WeightPeers::GetManifest() {
 
 absl::Status WeightPeers::Read(const std::string& fingerprint,
                                const std::string& tensor, uint64_t begin,
-                               uint64_t end, const Sink& sink) {
+                               uint64_t end, const Sink& sink,
+                               const std::stop_token& stop) {
   absl::Status fault = absl::UnavailableError("no peers to get weights from");
-  ReadTensorRequest request;
-  request.set_checkpoint_fingerprint(fingerprint);
-  request.set_tensor(tensor);
-  size_t failures = 0;  // since the last progress
-  const size_t max_failures = options_.attempts * peers_.size();
-  const auto cancelled = [this] {
-    MutexLock lock(&mutex_);
-    return cancelled_;
-  };
-  while (begin < end && failures < max_failures) {
-    const Peer& peer = peers_[turn_];
-    request.set_offset(begin);
-    request.set_length(std::min(kMaxRangeBytes, end - begin));
-    const uint64_t before = begin;
-    bool peer_fault = false;
-    const absl::Status status =
-        ReadFrom(peer, request, &begin, sink, &peer_fault);
-    if (status.ok()) {
-      failures = 0;
-      continue;
-    }
-    if (!peer_fault) return status;
-    if (cancelled())
-      return absl::CancelledError("pulling weights was given up");
-    fault = PeerError(peer.address, status);
-    Log(LogLevel::kWarning, "a peer failed to give weights",
-        {{"peer", peer.address},
-         {"tensor", tensor},
-         {"reason", status.message()}});
-    failures = before < begin ? 1 : failures + 1;
-    turn_ = (turn_ + 1) % peers_.size();
-    if (failures % peers_.size() == 0 && failures < max_failures) {
-      absl::SleepFor(kFirstBackoff * failures);
+  Rest rest;
+  rest.begin = begin;
+  rest.end = end;
+  rest.request.set_checkpoint_fingerprint(fingerprint);
+  rest.request.set_tensor(tensor);
+  int failed_rounds = 0;
+  while (rest.begin < rest.end && !peers_.empty()) {
+    Round round = AskAll(&rest, sink, stop);
+    RETURN_IF_ERROR(round.ended);
+    if (!round.fault.ok()) fault = std::move(round.fault);
+    failed_rounds = round.hopeful ? 0 : failed_rounds + 1;
+    if (failed_rounds >= options_.attempts) break;
+    if (rest.begin < rest.end) {
+      SleepUnlessStopped(kFirstBackoff * (1 + failed_rounds), stop);
     }
   }
-  return begin == end ? absl::OkStatus() : fault;
+  return rest.begin == rest.end ? absl::OkStatus() : fault;
 }
 
-absl::Status WeightPeers::ReadFrom(const Peer& peer,
-                                   const ReadTensorRequest& request,
-                                   uint64_t* begin, const Sink& sink,
+WeightPeers::Round WeightPeers::AskAll(Rest* rest, const Sink& sink,
+                                       const std::stop_token& stop) {
+  Round round;
+  const uint64_t before = rest->begin;
+  for (size_t i = 0; i < peers_.size() && rest->begin < rest->end; ++i) {
+    const Peer& peer = peers_[turn_];
+    bool peer_fault = false;
+    const absl::Status status = ReadFrom(peer, rest, sink, stop, &peer_fault);
+    if (status.ok()) break;
+    if (!peer_fault) {
+      round.ended = status;
+      return round;
+    }
+    if (stop.stop_requested()) {
+      round.ended = absl::CancelledError("pulling weights was given up");
+      return round;
+    }
+    turn_ = (turn_ + 1) % peers_.size();
+    if (absl::IsResourceExhausted(status)) {
+      round.hopeful = true;
+      LogBusy(peer.address, status);
+      continue;
+    }
+    round.fault = PeerError(peer.address, status);
+    Log(LogLevel::kWarning, "a peer failed to give weights",
+        {{"peer", peer.address},
+         {"tensor", rest->request.tensor()},
+         {"reason", status.message()}});
+  }
+  round.hopeful |= rest->begin > before;
+  return round;
+}
+
+absl::Status WeightPeers::ReadFrom(const Peer& peer, Rest* rest,
+                                   const Sink& sink,
+                                   const std::stop_token& stop,
                                    bool* peer_fault) {
-  const uint64_t end = request.offset() + request.length();
+  while (rest->begin < rest->end) {
+    RETURN_IF_ERROR(ReadRange(peer, rest, sink, stop, peer_fault));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightPeers::ReadRange(const Peer& peer, Rest* rest,
+                                    const Sink& sink,
+                                    const std::stop_token& stop,
+                                    bool* peer_fault) {
+  const uint64_t length = std::min(kMaxRangeBytes, rest->end - rest->begin);
+  const uint64_t end = rest->begin + length;
+  rest->request.set_offset(rest->begin);
+  rest->request.set_length(length);
   absl::Duration timeout = options_.timeout;
   if (options_.rate_limit_bytes_per_s > 0) {
     timeout +=
-        absl::Seconds(static_cast<double>(request.length()) /
+        absl::Seconds(static_cast<double>(length) /
                       static_cast<double>(options_.rate_limit_bytes_per_s));
   }
   grpc::ClientContext context;
   SetTimeout(context, timeout);
-  SetCurrent(&context);
-  const auto clear = absl::MakeCleanup([this] { SetCurrent(nullptr); });
-  const auto call = peer.stub->ReadTensor(&context, request);
+  const auto call = peer.stub->ReadTensor(&context, rest->request);
+  const std::stop_callback on_stop(stop, [&context] { context.TryCancel(); });
   TensorChunk chunk;
   absl::Status status;
   *peer_fault = true;
   while (status.ok() && call->Read(&chunk)) {
-    status = CheckChunk(chunk, *begin, end);
+    status = CheckChunk(chunk, rest->begin, end);
     if (!status.ok()) break;
-    Pace(chunk.data().size());
+    Pace(chunk.data().size(), stop);
     status = sink({chunk.offset(), chunk.data(), chunk.crc32c()});
     if (status.ok()) {
-      *begin += chunk.data().size();
+      rest->begin += chunk.data().size();
     } else {
       *peer_fault = false;
     }
@@ -174,34 +208,18 @@ absl::Status WeightPeers::ReadFrom(const Peer& peer,
   const absl::Status ended = FromGrpcStatus(call->Finish());
   if (!status.ok()) return status;
   RETURN_IF_ERROR(ended);
-  if (*begin < end) return absl::DataLossError("sent too few bytes");
+  if (rest->begin < end) return absl::DataLossError("sent too few bytes");
   return absl::OkStatus();
 }
 
-void WeightPeers::Cancel() {
-  MutexLock lock(&mutex_);
-  cancelled_ = true;
-  cancel_.NotifyAll();
-  if (current_ != nullptr) current_->TryCancel();
-}
-
-void WeightPeers::SetCurrent(grpc::ClientContext* context) {
-  MutexLock lock(&mutex_);
-  current_ = context;
-  if (cancelled_ && context != nullptr) context->TryCancel();
-}
-
-void WeightPeers::Pace(uint64_t bytes) {
+void WeightPeers::Pace(uint64_t bytes, const std::stop_token& stop) {
   if (options_.rate_limit_bytes_per_s == 0) return;
   const absl::Duration now = Clock::Real()->Now();
   free_at_ =
       std::max(free_at_, now) +
       absl::Seconds(static_cast<double>(bytes) /
                     static_cast<double>(options_.rate_limit_bytes_per_s));
-  MutexLock lock(&mutex_);
-  cancel_.WaitFor(
-      lock, free_at_ - now,
-      [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return cancelled_; });
+  SleepUnlessStopped(free_at_ - now, stop);
 }
 
 }  // namespace expertmesh

@@ -11,13 +11,6 @@
 #include "services/core/status_macros.h"
 
 namespace expertmesh {
-namespace {
-
-// Of each of the router's tensors: what a fingerprint is made from (see
-// Checkpoint::ComputeFingerprint).
-constexpr uint64_t kFingerprintSampleBytes = 1024;
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightSource>> WeightSource::Open(
     const Options& options) {
@@ -34,26 +27,28 @@ absl::StatusOr<std::unique_ptr<WeightSource>> WeightSource::Open(
          {"reason", manifest.status().message()}});
   }
   std::unique_ptr<WeightSource> source(
-      new WeightSource(options, *std::move(cache)));
+      new WeightSource(std::move(peers), *std::move(cache)));
   RETURN_IF_ERROR(source->CheckFingerprint());
   return source;
 }
 
-WeightSource::WeightSource(const Options& options,
+WeightSource::WeightSource(WeightPeers peers,
                            std::unique_ptr<WeightCache> cache)
-    : peers_(options.peers), cache_(std::move(cache)) {}
+    : peers_(std::move(peers)), cache_(std::move(cache)) {}
 
 absl::Status WeightSource::CheckFingerprint() {
   {
     // Opened for its configuration: holes make another fingerprint.
-    ASSIGN_OR_RETURN(const auto hollow, Checkpoint::Open(directory()));
-    RETURN_IF_ERROR(VisitRouterTensors(
+    ASSIGN_OR_RETURN(const auto hollow,
+                     Checkpoint::Open(directory(), Checkpoint::Data::kPartial));
+    RETURN_IF_ERROR(VisitSampledTensors(
         hollow->config(), hollow->family(),
         [this](const RequiredTensor& tensor) {
-          return FetchFirst(tensor.name, kFingerprintSampleBytes);
+          return FetchFirst(tensor.name, kFingerprintSampleBytes, {});
         }));
   }
-  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory()));
+  ASSIGN_OR_RETURN(const auto checkpoint,
+                   Checkpoint::Open(directory(), Checkpoint::Data::kPartial));
   if (checkpoint->fingerprint() == cache_->fingerprint()) {
     return absl::OkStatus();
   }
@@ -62,17 +57,18 @@ absl::Status WeightSource::CheckFingerprint() {
       checkpoint->fingerprint(), " instead of ", cache_->fingerprint()));
 }
 
-absl::Status WeightSource::Fetch(const std::string& tensor) {
-  return FetchFirst(tensor, std::numeric_limits<uint64_t>::max());
+absl::Status WeightSource::Fetch(const std::string& tensor,
+                                 const std::stop_token& stop) {
+  return FetchFirst(tensor, std::numeric_limits<uint64_t>::max(), stop);
 }
 
-absl::Status WeightSource::FetchFirst(const std::string& tensor,
-                                      uint64_t bytes) {
+absl::Status WeightSource::FetchFirst(const std::string& tensor, uint64_t bytes,
+                                      const std::stop_token& stop) {
   ASSIGN_OR_RETURN(const uint64_t size, cache_->TensorBytes(tensor));
   const uint64_t end = std::min(bytes, size);
   if (Has(tensor, end)) return absl::OkStatus();
   MutexLock lock(&mutex_);
-  ASSIGN_OR_RETURN(const WeightCache::Lock held, cache_->Acquire());
+  ASSIGN_OR_RETURN(const WeightCache::Lock held, cache_->Acquire(tensor, stop));
   ASSIGN_OR_RETURN(const uint64_t have, cache_->Have(tensor));
   if (have < end) {
     RETURN_IF_ERROR(peers_.Read(
@@ -80,7 +76,8 @@ absl::Status WeightSource::FetchFirst(const std::string& tensor,
         [&](const WeightPeers::Chunk& chunk) {
           pulled_bytes_.fetch_add(chunk.data.size());
           return cache_->Write(tensor, chunk.offset, chunk.data, chunk.crc32c);
-        }));
+        },
+        stop));
   }
   MutexLock have_lock(&have_mutex_);
   have_[tensor] = std::max(have, end);

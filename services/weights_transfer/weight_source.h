@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -34,15 +35,14 @@ class WeightSource {
   static absl::StatusOr<std::unique_ptr<WeightSource>> Open(
       const Options& options);
 
-  // For Checkpoint::Open.
+  // For Checkpoint::Open, as partial.
   const std::string& directory() const { return cache_->directory(); }
 
   // Blocks until the whole tensor is in the folder. Errors: as Open, NOT_FOUND
-  // for a tensor that the checkpoint lacks.
-  absl::Status Fetch(const std::string& tensor);
-
-  // Ends Fetch, and later ones that would pull, with CANCELLED.
-  void Cancel() { peers_.Cancel(); }
+  // for a tensor that the checkpoint lacks, CANCELLED soon after `stop` is
+  // requested.
+  absl::Status Fetch(const std::string& tensor,
+                     const std::stop_token& stop = {});
 
   // Whether the tensor's bytes [0, end) are known to be in the folder.
   bool Has(absl::string_view tensor, uint64_t end) const;
@@ -51,10 +51,11 @@ class WeightSource {
   uint64_t pulled_bytes() const { return pulled_bytes_.load(); }
 
  private:
-  WeightSource(const Options& options, std::unique_ptr<WeightCache> cache);
+  WeightSource(WeightPeers peers, std::unique_ptr<WeightCache> cache);
   absl::Status CheckFingerprint();
   // The tensor's first `bytes`, or all of it where it is shorter.
-  absl::Status FetchFirst(const std::string& tensor, uint64_t bytes);
+  absl::Status FetchFirst(const std::string& tensor, uint64_t bytes,
+                          const std::stop_token& stop);
 
   mutable Mutex have_mutex_;
   absl::flat_hash_map<std::string, uint64_t> have_ ABSL_GUARDED_BY(have_mutex_);

@@ -50,8 +50,9 @@ struct BatchFields {
 absl::Status EncodeBatch(const BatchFields& fields, PayloadRef hidden_states,
                          grpc::ByteBuffer* out);
 
-// A received ExpertBatch. Meant to be reused: its vectors keep their capacity.
-// Movable. Const methods may be called from several threads at once.
+// A received ExpertBatch. Meant to be reused: its vectors keep their capacity,
+// within reason. Movable. Const methods may be called from several threads at
+// once.
 class DecodedBatch {
  public:
   // Reads the fields and keeps references to the slices of `buffer`, which
@@ -67,8 +68,11 @@ class DecodedBatch {
   // Errors: INVALID_ARGUMENT naming the field.
   absl::Status Validate();
 
-  // Lets go of the received bytes: gRPC's memory is free again.
-  void ReleasePayload() { bytes_.Clear(); }
+  // Lets go of the received bytes, so that gRPC's memory is free again, and of
+  // arrays and text beyond what a batch ever needs. Arrays may be empty then.
+  void Release();
+  // Bytes kept, beside the received ones.
+  size_t capacity_bytes() const;
 
   uint64_t sequence_number() const { return sequence_number_; }
   uint32_t layer() const { return layer_; }

@@ -17,6 +17,8 @@ using expert::v1::ExpertResult;
 
 // Of a result, beside its rows: more than its small fields ever take.
 constexpr size_t kResultHeaderBytes = 4096;
+// Kept for the next batch: the arrays of 16 Ki rows take 64 KiB.
+constexpr size_t kMaxKeptBytes = size_t{1} << 20;
 // A traceparent has 55 characters; later versions may have more.
 constexpr size_t kMaxTraceparentBytes = 256;
 
@@ -30,6 +32,9 @@ std::optional<DType> FromWireDataType(uint32_t data_type) {
       return std::nullopt;
   }
 }
+
+// Of a result: one sentence.
+constexpr size_t kMaxMessageText = 4096;
 
 // For products of two 32-bit numbers and an element size, which 64 bits do not
 // hold.
@@ -101,7 +106,8 @@ bool DecodedBatch::ReadField(FieldReader& reader) {
     }
   }
   if (reader.Is(M::kTraceparentFieldNumber, kBytes)) {
-    return reader.ReadString(&traceparent_);
+    // One more than allowed is enough to be refused.
+    return reader.ReadString(kMaxTraceparentBytes + 1, &traceparent_);
   }
   if (reader.Is(M::kHiddenStatesFieldNumber, kBytes)) {
     return reader.ReadBytes(&payload_offset_, &payload_size_);
@@ -182,6 +188,21 @@ absl::Status DecodedBatch::ValidateGroups() const {
   return absl::OkStatus();
 }
 
+void DecodedBatch::Release() {
+  bytes_.Clear();
+  if (capacity_bytes() > kMaxKeptBytes) {
+    for (auto* array : {&expert_ids_, &group_offsets_, &row_token_}) {
+      std::vector<uint32_t>().swap(*array);
+    }
+  }
+}
+
+size_t DecodedBatch::capacity_bytes() const {
+  return (expert_ids_.capacity() + group_offsets_.capacity() +
+          row_token_.capacity()) *
+         sizeof(uint32_t);
+}
+
 void DecodedBatch::CopyRows(size_t first, size_t last, std::byte* out) const {
   const size_t stride = row_bytes();
   for (size_t r = first; r < last; ++r, out += stride) {
@@ -227,7 +248,7 @@ bool DecodedResult::ReadField(FieldReader& reader) {
     }
   }
   if (reader.Is(M::kMessageFieldNumber, WireType::kBytes)) {
-    return reader.ReadString(&message_);
+    return reader.ReadString(kMaxMessageText, &message_);
   }
   if (reader.Is(M::kHiddenStatesFieldNumber, WireType::kBytes)) {
     return reader.ReadBytes(&payload_offset_, &payload_size_);

@@ -127,9 +127,10 @@ bool FieldReader::ReadBytes(size_t* offset, size_t* size) {
   return Advance(*size);
 }
 
-bool FieldReader::ReadString(std::string* value) {
+bool FieldReader::ReadString(size_t max, std::string* value) {
   size_t offset, size;
   if (!ReadBytes(&offset, &size)) return false;
+  size = std::min(size, max);
   value->resize(size);
   bytes_.Copy(offset, size, value->data());
   return true;

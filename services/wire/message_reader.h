@@ -71,7 +71,8 @@ class FieldReader {
 
   bool ReadVarint(uint64_t* value);
   bool ReadVarint32(uint32_t* value);  // keeps the low 32 bits
-  bool ReadString(std::string* value);
+  // The first `max` bytes of a text; the rest is skipped.
+  bool ReadString(size_t max, std::string* value);
   // Finds a bytes field: its content is [*offset, *offset + *size).
   bool ReadBytes(size_t* offset, size_t* size);
   // Appends one element, or a packed run of them.

@@ -166,9 +166,49 @@ TEST_F(ExpertOrdersTest, ACancelledLoadIsGivenUp) {
   std::thread second([&] { EXPECT_TRUE(Unload(1, 0, {0}).ok()); });
   context.TryCancel();
   EXPECT_EQ(call->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  loader_.AwaitStop();
   loader_.Hold(false);
   second.join();
   EXPECT_EQ(weights_.Get()->Find(0, 0), nullptr);
+  EXPECT_EQ(weights_.Get()->Find(0, 3), nullptr);  // read, and not wanted
+}
+
+TEST_F(ExpertOrdersTest, AnUnloadItsCallerGaveUpIsNotCarriedOutLater) {
+  loader_.Hold(true);
+  grpc::Status loaded;
+  std::thread load([&] { loaded = Load(1, 0, {3}); });
+  loader_.AwaitLoad(10);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::milliseconds(50));
+  v1::UnloadExpertsResponse response;
+  const grpc::Status given_up = stub_->UnloadExperts(
+      &context, Order<v1::UnloadExpertsRequest>(1, 0, {0}), &response);
+  EXPECT_EQ(given_up.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  // Behind the cancellation on the same connection.
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(Drain(false).ok());
+  loader_.Hold(false);
+  load.join();
+  EXPECT_TRUE(loaded.ok()) << loaded.error_message();
+  ASSERT_TRUE(Unload(1, 0, {1}).ok());  // comes after it
+  EXPECT_NE(weights_.Get()->Find(0, 0), nullptr);
+  EXPECT_EQ(weights_.Get()->Find(0, 1), nullptr);
+}
+
+TEST_F(ExpertOrdersTest, AnOrderOfMoreSlotsThanTheModelHasIsRefusedAtOnce) {
+  loader_.Hold(true);
+  grpc::Status loaded;
+  std::thread load([&] { loaded = Load(1, 0, {3}); });
+  loader_.AwaitLoad(10);
+  // Before whatever orders wait.
+  const std::vector<uint32_t> many(kLayers * kExperts + 1, 0);
+  for (const grpc::Status& status : {Load(1, 0, many), Unload(1, 0, many)}) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr("13 slots"));
+  }
+  loader_.Hold(false);
+  load.join();
+  EXPECT_TRUE(loaded.ok()) << loaded.error_message();
 }
 
 TEST_F(ExpertOrdersTest, OrdersThatWaitAreBoundedAndEndWithTheService) {
@@ -195,7 +235,7 @@ TEST_F(ExpertOrdersTest, OrdersThatWaitAreBoundedAndEndWithTheService) {
   loader_.Hold(false);
   running.join();
   for (std::thread& thread : waiting) thread.join();
-  EXPECT_TRUE(first.ok()) << first.error_message();  // its last slot was read
+  EXPECT_EQ(first.error_code(), grpc::StatusCode::UNAVAILABLE);
   for (const grpc::Status& status : waits) {
     EXPECT_TRUE(status.error_code() == grpc::StatusCode::UNAVAILABLE ||
                 status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);

@@ -9,6 +9,8 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <stop_token>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -99,9 +101,10 @@ inline v1::EndpointState Endpoint() {
 // Loads empty experts; can be held back.
 class TestLoader {
  public:
-  absl::StatusOr<PackedExpert> Load(ExpertSlot) {
+  absl::StatusOr<PackedExpert> Load(ExpertSlot, const std::stop_token& stop) {
     MutexLock lock(&mutex_);
     ++begun_;
+    stop_ = stop;
     changed_.NotifyAll();
     changed_.Wait(lock, [this] { return !held_; });
     return PackedExpert();
@@ -119,12 +122,22 @@ class TestLoader {
     MutexLock lock(&mutex_);
     return begun_;
   }
+  // Until the load under way is told to stop.
+  void AwaitStop() {
+    std::stop_token stop;
+    {
+      MutexLock lock(&mutex_);
+      stop = stop_;
+    }
+    while (!stop.stop_requested()) std::this_thread::yield();
+  }
 
  private:
   Mutex mutex_;
   CondVar changed_;
   bool held_ = false;
   int begun_ = 0;
+  std::stop_token stop_;  // of the last load
 };
 
 // One row for each of the experts; row i is filled with i + 1.
@@ -206,7 +219,10 @@ class ExpertServiceTest : public testing::Test {
   TestLoader loader_;
   ExpertContents contents_{
       {.model = &model_,
-       .load = [this](ExpertSlot slot) { return loader_.Load(slot); },
+       .load =
+           [this](ExpertSlot slot, const std::stop_token& stop) {
+             return loader_.Load(slot, stop);
+           },
        .slot_bytes = 100,
        .memory_budget_bytes = kBudgetBytes},
       {},

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <memory>
+#include <new>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -39,14 +41,18 @@ class ExpertContentsTest : public testing::Test {
   }
   void Limit(uint64_t budget_bytes) {
     contents_ = std::make_unique<ExpertContents>(
-        ExpertContents::Options{&model_,
-                                [this](ExpertSlot slot) { return Read(slot); },
-                                kSlotBytes, budget_bytes},
+        ExpertContents::Options{
+            &model_,
+            [this](ExpertSlot slot, const std::stop_token&) {
+              return Read(slot);
+            },
+            kSlotBytes, budget_bytes},
         ExpertContents::Metrics{&slots_, &bytes_}, &live_);
   }
   absl::StatusOr<PackedExpert> Read(ExpertSlot slot) {
     read_.push_back(slot);
     if (slot == broken_) return absl::FailedPreconditionError("torn tensor");
+    if (slot == too_large_) throw std::bad_alloc();
     return Pack();
   }
   absl::Status Load(std::vector<ExpertSlot> slots, uint64_t epoch = 0) {
@@ -65,6 +71,7 @@ class ExpertContentsTest : public testing::Test {
   std::unique_ptr<ExpertContents> contents_;
   std::vector<ExpertSlot> read_;
   ExpertSlot broken_{-1, -1};
+  ExpertSlot too_large_{-1, -1};
 };
 
 TEST_F(ExpertContentsTest, LoadsWhatIsMissingOnce) {
@@ -145,16 +152,39 @@ TEST_F(ExpertContentsTest, AFaultyTensorChangesNothing) {
 TEST_F(ExpertContentsTest, CanBeGivenUp) {
   std::vector<int64_t> progress;
   SlotLoadOptions options;
+  std::stop_source stop;
   options.progress = [&](int64_t done, int64_t total) {
     EXPECT_EQ(total, 3);
     progress.push_back(done);
+    if (done == 2) stop.request_stop();
   };
-  options.cancelled = [&] { return progress.size() == 2; };
+  options.stop = stop.get_token();
   const absl::Status status =
       contents_->Load({ExpertSlot{0, 0}, {0, 1}, {0, 2}}, 0, options);
   EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
   EXPECT_THAT(progress, ElementsAre(1, 2));
   EXPECT_THAT(Held(), IsEmpty());
+}
+
+TEST_F(ExpertContentsTest, WhatIsGivenUpDuringItsLastSlotIsNotPublished) {
+  std::stop_source stop;
+  SlotLoadOptions options;
+  options.progress = [&](int64_t, int64_t) { stop.request_stop(); };
+  options.stop = stop.get_token();
+  EXPECT_EQ(contents_->Load({ExpertSlot{0, 0}}, 3, options).code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_THAT(Held(), IsEmpty());
+  EXPECT_EQ(contents_->epoch(), 0u);
+}
+
+TEST_F(ExpertContentsTest, WithoutMemoryAnOrderIsRefusedAndTheRestServesOn) {
+  ASSERT_TRUE(Load({{0, 0}}, 1).ok());
+  too_large_ = {0, 2};
+  const absl::Status status = Load({{0, 1}, {0, 2}}, 2);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("expert 2 of layer 0"));
+  EXPECT_THAT(Held(), ElementsAre(ExpertSlot{0, 0}));
+  EXPECT_EQ(contents_->epoch(), 1u);
 }
 
 TEST_F(ExpertContentsTest, RefusesSlotsTheModelLacks) {

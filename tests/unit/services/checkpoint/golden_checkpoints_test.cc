@@ -2,6 +2,7 @@
 // reference reads it.
 
 #include <cstring>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -9,12 +10,16 @@
 #include <gtest/gtest.h>
 
 #include "services/checkpoint/checkpoint.h"
+#include "tests/support/safetensors_writer.h"
 
 namespace expertmesh {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
+using expertmesh::testing::MakeCheckpoint;
+using expertmesh::testing::TempFolder;
+using expertmesh::testing::TinyConfig;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 std::string GoldenDirectory(const std::string& name) {
   return std::string(EXPERTMESH_SOURCE_DIR) + "/tests/golden/" + name;
@@ -190,6 +195,26 @@ TEST(GoldenCheckpointsTest, FingerprintDependsOnContentsOnly) {
   EXPECT_EQ(a->fingerprint(), b->fingerprint());
   EXPECT_NE(a->fingerprint(), c->fingerprint());
   EXPECT_EQ(a->fingerprint().size(), 16u);
+}
+
+// Headers and all tensors of the router are alike.
+TEST(FingerprintTest, DiffersWhereOnlyExpertsWereTuned) {
+  auto parts = MakeCheckpoint(TinyConfig("qwen3_moe"));
+  std::set<std::string> fingerprints;
+  const auto open = [&] {
+    const TempFolder folder;
+    parts.Write(folder.path());
+    const auto checkpoint = OpenOrFail(folder.path());
+    ASSERT_NE(checkpoint, nullptr);
+    fingerprints.insert(checkpoint->fingerprint());
+  };
+  open();
+  for (const char* name : {"model.layers.0.mlp.experts.0.gate_proj.weight",
+                           "model.layers.1.mlp.experts.7.down_proj.weight"}) {
+    parts.Tensor(name).bytes[5] ^= 1;
+    open();
+  }
+  EXPECT_EQ(fingerprints.size(), 3u);
 }
 
 }  // namespace

@@ -6,11 +6,15 @@
 #include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "services/checkpoint/checkpoint.h"
@@ -21,21 +25,68 @@
 namespace expertmesh {
 namespace {
 
+using expertmesh::testing::MakeCheckpoint;
+using expertmesh::testing::ReadFile;
 using expertmesh::testing::TempFolder;
+using expertmesh::testing::TinyConfig;
+using expertmesh::testing::WriteFile;
 using ::testing::HasSubstr;
 
-// A lender of a golden checkpoint.
+std::string Golden(const std::string& name) {
+  return std::string(EXPERTMESH_SOURCE_DIR) + "/tests/golden/" + name;
+}
+
+// A lender of a golden checkpoint, or of another folder.
 struct Lender {
   explicit Lender(const std::string& name,
                   const WeightServiceImpl::Options& options = {})
-      : checkpoint(*Checkpoint::Open(std::string(EXPERTMESH_SOURCE_DIR) +
-                                     "/tests/golden/" + name)),
+      : checkpoint(*Checkpoint::Open(
+            std::filesystem::is_directory(name) ? name : Golden(name))),
         service(*WeightServiceImpl::Create(*checkpoint, options)),
         server(*GrpcServer::Start({}, {service.get()})) {}
 
   const std::unique_ptr<Checkpoint> checkpoint;
   const std::unique_ptr<WeightServiceImpl> service;
   const std::unique_ptr<GrpcServer> server;
+};
+
+// Passes a lender's answers on after `before`, which may refuse instead.
+class Proxy final : public expert::v1::WeightService::Service {
+ public:
+  using Before = std::function<grpc::Status(grpc::ServerContext*)>;
+
+  Proxy(const Lender& lender, Before before)
+      : stub_(expert::v1::WeightService::NewStub(grpc::CreateChannel(
+            lender.server->address(), grpc::InsecureChannelCredentials()))),
+        before_(std::move(before)),
+        server_(*GrpcServer::Start({}, {this})) {}
+
+  std::string address() const { return server_->address(); }
+
+  grpc::Status GetManifest(grpc::ServerContext*,
+                           const expert::v1::GetManifestRequest* request,
+                           expert::v1::Manifest* response) override {
+    grpc::ClientContext context;
+    return stub_->GetManifest(&context, *request, response);
+  }
+  grpc::Status ReadTensor(
+      grpc::ServerContext* context,
+      const expert::v1::ReadTensorRequest* request,
+      grpc::ServerWriter<expert::v1::TensorChunk>* writer) override {
+    const grpc::Status status = before_(context);
+    if (!status.ok()) return status;
+    grpc::ClientContext onward;
+    const auto call = stub_->ReadTensor(&onward, *request);
+    for (expert::v1::TensorChunk chunk; call->Read(&chunk);) {
+      writer->Write(chunk);
+    }
+    return call->Finish();
+  }
+
+ private:
+  const std::unique_ptr<expert::v1::WeightService::Stub> stub_;
+  const Before before_;
+  const std::unique_ptr<GrpcServer> server_;
 };
 
 std::string Bytes(const TensorView& tensor) {
@@ -148,6 +199,48 @@ TEST_P(WeightSourceTest, BytesDamagedOnDiskAreNotBelieved) {
   EXPECT_EQ(Bytes(*GateOf(**copy, 0, 2)), want);
 }
 
+TEST_P(WeightSourceTest, ADamagedFolderIsMendedFromTheManifest) {
+  const Lender lender(GetParam());
+  const std::string name = Gate(*lender.checkpoint, 0, 2);
+  const std::string want = Bytes(*GateOf(*lender.checkpoint, 0, 2));
+  std::string folder;
+  {
+    const auto source = Open({lender.server->address()});
+    ASSERT_TRUE(source.ok()) << source.status();
+    ASSERT_TRUE((*source)->Fetch(name).ok());
+    folder = (*source)->directory();
+  }
+  const std::string file = lender.checkpoint->FileOf(name).substr(
+      lender.checkpoint->directory().size());
+  const std::string sound = ReadFile(folder + file);
+  const std::string config = ReadFile(folder + "/config.json");
+  std::string header = sound;
+  header[20] ^= 1;
+  const std::string damages[][2] = {{file, header},
+                                    {file, sound.substr(0, 100)},
+                                    {file, sound + "more"},
+                                    {"/config.json", config.substr(1)},
+                                    {"/config.json", ""}};
+  for (const auto& [damaged, bytes] : damages) {
+    WriteFile(folder + damaged, bytes);
+    const auto source = Open({lender.server->address()});
+    ASSERT_TRUE(source.ok()) << source.status();
+    EXPECT_EQ(ReadFile(folder + "/config.json"), config);
+    ASSERT_TRUE((*source)->Fetch(name).ok());
+    const auto copy = Checkpoint::Open(folder, Checkpoint::Data::kPartial);
+    ASSERT_TRUE(copy.ok()) << copy.status();
+    EXPECT_EQ(Bytes(*GateOf(**copy, 0, 2)), want);
+  }
+}
+
+TEST_F(WeightPeersTest, LayingOutRemovesWhatAKilledServiceLeft) {
+  std::filesystem::create_directory(cache_.File(".new-abcdef"));
+  WriteFile(cache_.File(".new-abcdef/config.json"), "{");
+  const Lender lender("qwen3_moe");
+  ASSERT_TRUE(Open({lender.server->address()}).ok());
+  EXPECT_FALSE(std::filesystem::exists(cache_.File(".new-abcdef")));
+}
+
 TEST_F(WeightPeersTest, APeerThatLacksATensorIsLeftForTheNext) {
   WeightServiceImpl::Options options;
   options.has = [](absl::string_view, uint64_t end) { return end <= 1024; };
@@ -156,6 +249,92 @@ TEST_F(WeightPeersTest, APeerThatLacksATensorIsLeftForTheNext) {
   const auto source = Open({poor.server->address(), rich.server->address()});
   ASSERT_TRUE(source.ok()) << source.status();
   EXPECT_TRUE((*source)->Fetch(Gate(*rich.checkpoint, 0, 2)).ok());
+}
+
+TEST_F(WeightPeersTest, ABusyPeerIsAskedAgainAndADeadOneLeft) {
+  const Lender lender("qwen3_moe");
+  std::atomic<int> refusals = 4;
+  Proxy busy(lender, [&](grpc::ServerContext*) {
+    return refusals.fetch_sub(1) > 0
+               ? grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "later")
+               : grpc::Status::OK;
+  });
+  // One attempt: were a refusal a failure, the first would be the last.
+  const auto source = Open({busy.address(), "127.0.0.1:1"});
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_LE(refusals, 0);
+  const absl::Status fetched = (*source)->Fetch(Gate(*lender.checkpoint, 0, 2));
+  EXPECT_TRUE(fetched.ok()) << fetched;
+}
+
+TEST_F(WeightPeersTest, AStopEndsAPullWhateverItWaitsFor) {
+  const Lender lender("qwen3_moe");
+  enum Wait { kNothing, kBusyPeer, kSilentPeer, kAnotherService };
+  std::atomic<Wait> wait = kNothing;
+  std::atomic<int> waits = 0;
+  Proxy peer(lender, [&](grpc::ServerContext* context) {
+    if (wait == kNothing) return grpc::Status::OK;
+    ++waits;
+    while (wait == kSilentPeer && !context->IsCancelled()) {
+      std::this_thread::yield();
+    }
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "later");
+  });
+  const auto source = Open({peer.address()});
+  ASSERT_TRUE(source.ok()) << source.status();
+  const std::string name = Gate(*lender.checkpoint, 0, 2);
+  const auto other = WeightCache::OpenOnly(cache_.path());
+  ASSERT_TRUE(other.ok()) << other.status();
+  for (const Wait what : {kBusyPeer, kSilentPeer, kAnotherService}) {
+    wait = what;
+    waits = 0;
+    absl::StatusOr<WeightCache::Lock> held = nullptr;
+    if (what == kAnotherService) held = (*other)->Acquire(name, {});
+    ASSERT_TRUE(held.ok()) << held.status();
+    std::stop_source stop;
+    absl::Status status;
+    std::thread fetch(
+        [&] { status = (*source)->Fetch(name, stop.get_token()); });
+    while (what != kAnotherService && waits == 0) std::this_thread::yield();
+    stop.request_stop();
+    fetch.join();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << status;
+  }
+  // Nothing of it stays; and who waits for a tensor waits for that one only.
+  wait = kNothing;
+  const auto held = (*other)->Acquire(Gate(*lender.checkpoint, 0, 3), {});
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_TRUE((*source)->Fetch(name).ok());
+}
+
+TEST_F(WeightPeersTest, TwoServicesOfAMachinePullATensorOnce) {
+  const Lender lender("qwen3_moe");
+  const auto first = Open({lender.server->address()});
+  const auto second = Open({lender.server->address()});
+  ASSERT_TRUE(first.ok() && second.ok());
+  const uint64_t before = (*first)->pulled_bytes() + (*second)->pulled_bytes();
+  const std::string name = Gate(*lender.checkpoint, 0, 2);
+  std::thread fetch([&] { EXPECT_TRUE((*first)->Fetch(name).ok()); });
+  EXPECT_TRUE((*second)->Fetch(name).ok());
+  fetch.join();
+  EXPECT_EQ((*first)->pulled_bytes() + (*second)->pulled_bytes() - before,
+            Bytes(*GateOf(*lender.checkpoint, 0, 2)).size());
+}
+
+// The rest of the table and of the head stays a hole: they are not compared.
+TEST_F(WeightPeersTest, PullsACheckpointThatStoresItsTiedHead) {
+  const TempFolder folder;
+  nlohmann::json config = TinyConfig("qwen3_moe");
+  config["tie_word_embeddings"] = true;
+  auto parts = MakeCheckpoint(config);
+  auto head = parts.Tensor("model.embed_tokens.weight");
+  head.name = "lm_head.weight";
+  parts.tensors.push_back(head);
+  parts.Write(folder.path());
+  const Lender lender(folder.path());
+  const auto source = Open({lender.server->address()});
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_TRUE((*source)->Fetch(Gate(*lender.checkpoint, 0, 2)).ok());
 }
 
 TEST_F(WeightPeersTest, TheServerRefusesWhatItCannotGive) {

@@ -229,6 +229,30 @@ TEST(BatchCodec, ABatchIsReused) {
   EXPECT_EQ(std::string(row, 4), "abcd");
 }
 
+TEST(BatchCodec, ABatchOfOddSizeKeepsNoMemory) {
+  std::mt19937 random(6);
+  expert::v1::ExpertBatch odd;
+  odd.mutable_row_token()->Resize(1 << 20, 7);
+  odd.set_traceparent(std::string(1 << 20, 'a'));
+  DecodedBatch batch;
+  ASSERT_EQ(batch.Decode(Shatter(odd.SerializeAsString(), random, 9)),
+            absl::OkStatus());
+  EXPECT_LT(batch.traceparent().size(), 1000u);
+  EXPECT_FALSE(batch.Validate().ok());
+  EXPECT_GE(batch.capacity_bytes(), size_t{4} << 20);
+  batch.Release();
+  EXPECT_LE(batch.capacity_bytes(), size_t{1} << 20);
+
+  // What batches need is kept for the next one.
+  ASSERT_EQ(
+      batch.Decode(Shatter(Example().Message().SerializeAsString(), random, 9)),
+      absl::OkStatus());
+  const size_t kept = batch.capacity_bytes();
+  batch.Release();
+  EXPECT_EQ(batch.capacity_bytes(), kept);
+  EXPECT_GT(kept, 0u);
+}
+
 TEST(BatchCodec, ValidateNamesWhatIsWrong) {
   using Message = expert::v1::ExpertBatch;
   const struct {
@@ -384,6 +408,13 @@ TEST(ResultCodec, AnErrorCarriesItsMessage) {
   ASSERT_EQ(result.Decode(bytes), absl::OkStatus());
   EXPECT_EQ(result.code(), expert::v1::CODE_NOT_HOSTED);
   EXPECT_EQ(result.message(), "expert 3 is not loaded");
+
+  expert::v1::ExpertResult talkative;
+  talkative.set_message(std::string(1 << 20, 'a'));
+  std::mt19937 random(6);
+  ASSERT_EQ(result.Decode(Shatter(talkative.SerializeAsString(), random, 9)),
+            absl::OkStatus());
+  EXPECT_EQ(result.message(), std::string(4096, 'a'));
 }
 
 TEST(ResultCodec, CheckShapeRefusesAnotherShape) {
