@@ -77,7 +77,8 @@ class DispatchTicket {
 // max_message_bytes, unless something goes wrong.
 //
 //   - Of several replicas, rows go to the one that is likely to have them back
-//     first, within the credit it granted (EndpointLoads).
+//     first, within the credit it granted (EndpointLoads), so that a wave is
+//     back as soon as can be.
 //   - A batch that failed is sent elsewhere at once; one that is late is sent
 //     to a second replica too (a hedge), one that is overdue certainly. The
 //     first answer counts; a later one is ignored.
@@ -130,6 +131,10 @@ class Dispatcher {
   // nobody has room for go to unsent_.
   void Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
               DispatchTicket* ticket);
+  // Whoever would be back last gives pieces away, the best one first, for as
+  // long as others are back sooner; then whoever is the next to last.
+  void EvenOut(DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   int ChooseReplica(const RowPiece& piece, int64_t layer, bool is_hedge)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   void SendChosen(DispatchTicket* ticket);
