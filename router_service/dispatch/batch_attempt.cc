@@ -82,6 +82,7 @@ void BatchAttempt::Account(const BatchAnswer& answer, absl::Duration now) {
       .credit_rows = answer.credit_rows,
       // What it took beyond all measure says no more.
       .taken = std::min(taken, 2 * deadline),
+      .computed = answer.computed,
   };
   if (answer.status.ok()) {
     loads.OnAnswer(endpoint, counted, now);

@@ -11,7 +11,7 @@ namespace expertmesh::router {
 namespace {
 
 // Larger groups are cut, so that replicas share them and credit is kept to.
-constexpr uint32_t kPieceRows = 64;
+constexpr uint32_t kPieceRows = 16;
 // Until an endpoint's times are known.
 constexpr absl::Duration kFirstDeadline = absl::Seconds(1);
 // How often rows that nobody serves are offered again, beside whenever an
@@ -273,6 +273,41 @@ void Dispatcher::Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
       chosen_.resize(endpoint + 1);
     }
     chosen_[endpoint].push_back(index);
+  }
+  if (!is_hedge) EvenOut(ticket);
+}
+
+void Dispatcher::EvenOut(DispatchTicket* ticket) {
+  EndpointLoads& loads = state_->loads;
+  for (size_t moves = 0; moves < ticket->exchange_.pieces.size();) {
+    const int last = loads.Last();
+    if (last == EndpointLoads::kNobody) return;
+    std::vector<uint32_t>& pieces = chosen_[last];
+    EndpointLoads::Relief best;
+    size_t given = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const RowPiece& piece = ticket->exchange_.pieces[pieces[i]];
+      if (piece.bad_from >= 0) continue;
+      const EndpointLoads::Relief relief = loads.FindRelief(
+          last, placement_->preferred(ticket->source_.layer, piece.expert_id),
+          piece.avoid, piece.num_rows());
+      if (relief.back >= best.back) continue;
+      best = relief;
+      given = i;
+    }
+    if (best.endpoint == EndpointLoads::kNobody) {
+      loads.SetUnrelievable(last);
+      continue;
+    }
+    ++moves;
+    const uint32_t index = pieces[given];
+    loads.MoveSetAside(last, best.endpoint,
+                       ticket->exchange_.pieces[index].num_rows());
+    pieces.erase(pieces.begin() + given);
+    if (chosen_.size() <= static_cast<size_t>(best.endpoint)) {
+      chosen_.resize(best.endpoint + 1);
+    }
+    chosen_[best.endpoint].push_back(index);
   }
 }
 

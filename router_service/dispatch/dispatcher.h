@@ -82,7 +82,8 @@ class DispatchTicket {
 // max_message_bytes, unless something goes wrong.
 //
 //   - Of several replicas, rows go to the one that is likely to have them back
-//     first, within the credit it granted (EndpointLoads).
+//     first, within the credit it granted (EndpointLoads), so that a wave is
+//     back as soon as can be.
 //   - A batch that failed is sent elsewhere at once; one that is late is sent
 //     to a second replica too (a hedge), one that is overdue certainly. The
 //     first answer counts; a later one is ignored.
@@ -155,6 +156,10 @@ class Dispatcher {
   // finite is asked again only where there is no other, however busy.
   absl::InlinedVector<int, 4> Avoided(const RowPiece& piece,
                                       int64_t layer) const;
+  // Whoever would be back last gives pieces away, the best one first, for as
+  // long as others are back sooner; then whoever is the next to last.
+  void EvenOut(DispatchTicket* ticket)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   int ChooseReplica(const RowPiece& piece, int64_t layer, bool is_hedge)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   void SendChosen(DispatchTicket* ticket);

@@ -29,6 +29,19 @@ absl::Duration LongestBackoff(const absl::Status& status) {
   }
 }
 
+// Fixed parts that differ by less are taken as equal: they are mostly threads
+// that wait for a CPU, and would say where a wave was sent first.
+constexpr double kEqualFixed = 2;
+// A row costs a little more or less by how rows are grouped. So speeds that
+// differ from the usual one by less than the first factor are taken as it, and
+// from the second one on for what they are.
+constexpr double kUsualSpeed = 1.25;
+constexpr double kOwnSpeed = 1.5;
+// An endpoint that was not asked for so long may have become faster.
+constexpr absl::Duration kFresh = absl::Seconds(1);
+// A wave must become shorter by this share to move rows for it.
+constexpr double kLeastRelief = 0.01;
+
 bool IsIn(absl::Span<const int> endpoints, int endpoint) {
   return std::find(endpoints.begin(), endpoints.end(), endpoint) !=
          endpoints.end();
@@ -47,7 +60,9 @@ void EndpointLoads::OnAnswer(int endpoint, const Answer& answer,
   Load& load = at(endpoint);
   load.inflight_rows -= answer.rows;
   --load.inflight_batches;
-  load.latency.Observe(answer.rows_ahead, answer.taken);
+  if (now - answer.taken - load.measured_at > kFresh) load.latency.Forget();
+  load.latency.Observe(
+      {answer.rows, answer.rows_ahead, answer.taken, answer.computed});
   load.measured_at = now;
   if (answer.credit_rows > 0) load.credit_rows = answer.credit_rows;
   load.is_on_probation = false;
@@ -73,7 +88,39 @@ void EndpointLoads::OnError(int endpoint, const Answer& answer,
 
 void EndpointLoads::BeginChoice(absl::Duration now) {
   now_ = now;
-  for (Load& load : loads_) load.set_aside_rows = 0;
+  absl::Duration least_fixed = absl::InfiniteDuration();
+  for (Load& load : loads_) {
+    load.set_aside_rows = 0;
+    load.is_unrelievable = false;
+    if (IsUsable(load) && load.measured_at > absl::ZeroDuration()) {
+      least_fixed = std::min(least_fixed, load.latency.fixed());
+    }
+  }
+  fixed_floor_ = least_fixed == absl::InfiniteDuration()
+                     ? absl::ZeroDuration()
+                     : least_fixed * kEqualFixed;
+  CompareSpeeds();
+}
+
+void EndpointLoads::CompareSpeeds() {
+  speeds_.clear();
+  for (const Load& load : loads_) {
+    if (load.measured_at > absl::ZeroDuration()) {
+      speeds_.push_back(load.latency.per_row());
+    }
+  }
+  if (speeds_.empty()) return;
+  const auto median = speeds_.begin() + speeds_.size() / 2;
+  std::nth_element(speeds_.begin(), median, speeds_.end());
+  for (Load& load : loads_) {
+    load.per_row = *median;
+    if (load.measured_at == absl::ZeroDuration()) continue;
+    const double ratio = absl::FDivDuration(load.latency.per_row(), *median);
+    const double own_share =
+        (std::abs(std::log(ratio)) - std::log(kUsualSpeed)) /
+        (std::log(kOwnSpeed) - std::log(kUsualSpeed));
+    load.per_row *= std::pow(ratio, std::clamp(own_share, 0.0, 1.0));
+  }
 }
 
 bool EndpointLoads::HasRoom(const Load& load, int64_t rows) {
@@ -118,17 +165,64 @@ int EndpointLoads::LastResort(absl::Span<const int> replicas,
 }
 
 absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
+  const int64_t rows_there = load.inflight_rows + load.set_aside_rows + rows;
   const absl::Duration predicted =
-      load.latency.Predict(load.inflight_rows + load.set_aside_rows + rows) /
-      load.weight;
+      std::max(load.latency.fixed(), fixed_floor_) +
+      load.per_row * static_cast<double>(rows_there) / load.weight;
   if (load.set_aside_rows > 0 || load.inflight_batches > 0) return predicted;
   // One that was never measured is measured at once.
   if (load.measured_at == absl::ZeroDuration()) return absl::ZeroDuration();
   // What was slow when last seen is believed so for a second, then less and
   // less, until it gets some rows again: else it would never be measured anew.
-  const double idle =
-      absl::ToDoubleSeconds(now_ - load.measured_at - absl::Seconds(1));
-  return idle > 0 ? predicted * std::exp2(-std::min(idle, 60.0)) : predicted;
+  if (!IsStale(load)) return predicted;
+  const double idle = absl::ToDoubleSeconds(now_ - load.measured_at - kFresh);
+  return predicted * std::exp2(-std::min(idle, 60.0));
+}
+
+bool EndpointLoads::IsStale(const Load& load) const {
+  return load.measured_at == absl::ZeroDuration() ||
+         now_ - load.measured_at > kFresh;
+}
+
+int EndpointLoads::Last() const {
+  int last = kNobody;
+  absl::Duration latest = absl::ZeroDuration();
+  for (size_t endpoint = 0; endpoint < loads_.size(); ++endpoint) {
+    const Load& load = loads_[endpoint];
+    if (load.set_aside_rows == 0 || load.is_unrelievable || IsStale(load)) {
+      continue;
+    }
+    const absl::Duration back = BackAfter(load, 0);
+    if (back <= latest) continue;
+    latest = back;
+    last = static_cast<int>(endpoint);
+  }
+  return last;
+}
+
+EndpointLoads::Relief EndpointLoads::FindRelief(int from,
+                                                absl::Span<const int> replicas,
+                                                absl::Span<const int> avoid,
+                                                int64_t rows) const {
+  const absl::Duration relieved = BackAfter(loads_[from], -rows);
+  const absl::Duration limit = BackAfter(loads_[from], 0) * (1 - kLeastRelief);
+  Relief best;
+  for (const int endpoint : replicas) {
+    if (static_cast<size_t>(endpoint) >= loads_.size()) continue;
+    const Load& load = loads_[endpoint];
+    if (endpoint == from || !IsUsable(load) || IsIn(avoid, endpoint) ||
+        !HasRoom(load, rows)) {
+      continue;
+    }
+    const absl::Duration back = std::max(relieved, BackAfter(load, rows));
+    if (back < std::min(limit, best.back)) best = {endpoint, back};
+  }
+  return best;
+}
+
+void EndpointLoads::MoveSetAside(int from, int to, int64_t rows) {
+  at(from).set_aside_rows -= rows;
+  at(to).set_aside_rows += rows;
 }
 
 bool EndpointLoads::AnyUsable(absl::Span<const int> replicas,

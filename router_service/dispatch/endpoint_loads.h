@@ -34,6 +34,7 @@ class EndpointLoads {
     int64_t rows_ahead = 0;    // in flight there when it was sent, its own too
     uint32_t credit_rows = 0;  // as of BatchAnswer
     absl::Duration taken = absl::ZeroDuration();
+    absl::Duration computed = absl::ZeroDuration();  // as of BatchAnswer
   };
   void OnAnswer(int endpoint, const Answer& answer, absl::Duration now);
   void OnError(int endpoint, const Answer& answer, const absl::Status& status,
@@ -49,8 +50,8 @@ class EndpointLoads {
     Load& load = at(endpoint);
     if (load.credit_rows == kNoBound && rows > 0) load.credit_rows = rows;
   }
-  // Of two endpoints that would have rows back as soon, one of twice the weight
-  // is given twice as many.
+  // Of two endpoints as fast, one of twice the weight is given twice as many
+  // rows.
   void SetWeight(int endpoint, double weight) { at(endpoint).weight = weight; }
   // The replica that would have these rows back soonest, counting what is in
   // flight there and set aside; they are set aside for it. kNobody when none
@@ -59,6 +60,22 @@ class EndpointLoads {
   //              tried all the same
   int Choose(absl::Span<const int> replicas, absl::Span<const int> avoid,
              int64_t rows, bool may_force = true);
+
+  // Of the endpoints that rows are set aside for, the one that has them back
+  // last; kNobody: there are none. Not counted: those that are only measured,
+  // and those of which nobody can relieve them.
+  int Last() const;
+  void SetUnrelievable(int endpoint) { at(endpoint).is_unrelievable = true; }
+  // Where rows that are set aside for `from` had better go.
+  struct Relief {
+    int endpoint = kNobody;
+    absl::Duration back = absl::InfiniteDuration();  // of both, the later one
+  };
+  // The replica that makes both be back soonest and sooner than `from` is now.
+  Relief FindRelief(int from, absl::Span<const int> replicas,
+                    absl::Span<const int> avoid, int64_t rows) const;
+  void MoveSetAside(int from, int to, int64_t rows);
+
   // Whether one of the replicas would be chosen if it had room; how many.
   bool AnyUsable(absl::Span<const int> replicas, absl::Span<const int> avoid);
 
@@ -81,7 +98,11 @@ class EndpointLoads {
     int64_t inflight_rows = 0;
     int64_t inflight_batches = 0;
     int64_t overdue = 0;
+    // Of the choice under way.
     int64_t set_aside_rows = 0;
+    bool is_unrelievable = false;
+    absl::Duration per_row = LatencyModel().per_row();
+
     int64_t credit_rows = kNoBound;
     double weight = 1;
     LatencyModel latency;
@@ -104,10 +125,16 @@ class EndpointLoads {
   }
   int LastResort(absl::Span<const int> replicas, absl::Span<const int> avoid);
   static bool HasRoom(const Load& load, int64_t rows);
+  void CompareSpeeds();
+  // Nobody knows how fast it is now.
+  bool IsStale(const Load& load) const;
   absl::Duration BackAfter(const Load& load, int64_t rows) const;
 
   std::vector<Load> loads_;
   absl::Duration now_ = absl::ZeroDuration();
+  // Of a choice: fixed parts up to here count as this.
+  absl::Duration fixed_floor_ = absl::ZeroDuration();
+  std::vector<absl::Duration> speeds_;  // scratch
 };
 
 }  // namespace expertmesh::router

@@ -9,32 +9,33 @@ namespace {
 // decide, so that a host that changes its speed has its share that soon.
 constexpr double kForget = 0.95;
 constexpr double kLeastPerRow = 1e-9;
-// Rows must vary by this much of their mean before their slope is believed.
-constexpr double kEnoughSpread = 0.05;
+// One that took longer, over its prediction, counts as this: a hiccup of a busy
+// machine, which may be a hundred times the prediction, is no speed.
+constexpr double kOutlier = 4;
 
 }  // namespace
 
-void LatencyModel::Observe(int64_t rows, absl::Duration taken) {
-  const double x = static_cast<double>(std::max<int64_t>(1, rows));
-  const double y = absl::ToDoubleSeconds(taken);
+void LatencyModel::Observe(const Observation& observation) {
+  const auto rows = static_cast<double>(std::max<int64_t>(1, observation.rows));
+  const double rows_ahead =
+      std::max(rows, static_cast<double>(observation.rows_ahead));
+  double taken = absl::ToDoubleSeconds(observation.taken);
+  if (is_settled()) {
+    taken = std::min(taken, kOutlier * (fixed_ + per_row_ * rows_ahead));
+  }
+  double computed = absl::ToDoubleSeconds(observation.computed);
+  if (computed <= 0) computed = 0.5 * taken * rows / rows_ahead;
+  if (is_settled()) computed = std::min(computed, kOutlier * per_row_ * rows);
   ++num_observations_;
   n_ = n_ * kForget + 1;
-  x_ = x_ * kForget + x;
-  y_ = y_ * kForget + y;
-  xx_ = xx_ * kForget + x * x;
-  xy_ = xy_ * kForget + x * y;
-  const double mean_x = x_ / n_;
-  const double mean_y = y_ / n_;
-  const double variance = xx_ / n_ - mean_x * mean_x;
-  // Batches of one size tell a sum, not its parts: half is put down to rows.
-  double slope = 0.5 * mean_y / mean_x;
-  if (variance > kEnoughSpread * mean_x * mean_x) {
-    slope = (xy_ / n_ - mean_x * mean_y) / variance;
-  }
-  // Neither part is negative, and together they meet the mean.
-  per_row_ =
-      std::clamp(slope, kLeastPerRow, std::max(kLeastPerRow, mean_y / mean_x));
-  fixed_ = std::max(0.0, mean_y - per_row_ * mean_x);
+  rows_ = rows_ * kForget + rows;
+  rows_ahead_ = rows_ahead_ * kForget + rows_ahead;
+  taken_ = taken_ * kForget + taken;
+  computed_ = computed_ * kForget + computed;
+  // Together they meet the mean, and neither is negative.
+  per_row_ = std::clamp(computed_ / rows_, kLeastPerRow,
+                        std::max(kLeastPerRow, taken_ / rows_ahead_));
+  fixed_ = std::max(0.0, (taken_ - per_row_ * rows_ahead_) / n_);
 }
 
 }  // namespace expertmesh::router

@@ -6,26 +6,37 @@
 
 namespace expertmesh::router {
 
-// How long an endpoint takes for a number of rows: a fixed part and a part for
-// each row, fitted to what it took lately by least squares, older observations
-// counting less and less. One thread at a time.
+// How long an endpoint takes for a number of rows: a part for each row, which
+// is what its device says to have computed for one, and a fixed part, which is
+// whatever else batches took on average. Older observations count less and
+// less. One thread at a time.
 class LatencyModel {
  public:
-  // `rows` in flight there, this batch's included, when it was sent.
-  void Observe(int64_t rows, absl::Duration taken);
+  struct Observation {
+    int64_t rows = 0;
+    int64_t rows_ahead = 0;  // in flight there when it was sent, its own too
+    absl::Duration taken;
+    // Of the device; zero where it was not told: half of `taken`.
+    absl::Duration computed;
+  };
+  void Observe(const Observation& observation);
+  // From the next observation on, those before count no more.
+  void Forget() { n_ = rows_ = rows_ahead_ = taken_ = computed_ = 0; }
 
   // Before the first observation: a guess.
   absl::Duration Predict(int64_t rows) const {
-    return absl::Seconds(fixed_ + per_row_ * static_cast<double>(rows));
+    return fixed() + per_row() * static_cast<double>(rows);
   }
+  absl::Duration fixed() const { return absl::Seconds(fixed_); }
+  absl::Duration per_row() const { return absl::Seconds(per_row_); }
 
   // Whether predictions rest on enough observations to be acted upon.
   bool is_settled() const { return num_observations_ >= 8; }
 
  private:
   int64_t num_observations_ = 0;
-  // Weighted sums of observations (x: rows, y: seconds).
-  double n_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0;
+  // Weighted sums of observations, in seconds.
+  double n_ = 0, rows_ = 0, rows_ahead_ = 0, taken_ = 0, computed_ = 0;
   double fixed_ = 1e-3;
   double per_row_ = 1e-5;
 };

@@ -186,6 +186,7 @@ bool EndpointConnection::TakeAnswered(InFlightBatch* batch) {
 BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch) {
   BatchAnswer answer;
   answer.credit_rows = result_.credit_rows();
+  answer.computed = absl::Microseconds(result_.compute_us());
   if (result_.code() != expert::v1::CODE_OK) {
     answer.status = Named(Refusal(result_));
     return answer;

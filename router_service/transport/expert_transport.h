@@ -52,6 +52,8 @@ struct BatchAnswer {
   const AnsweredRows* rows = nullptr;  // set when OK; dies with Done
   // Rows the endpoint lets us have unanswered from now on; 0: as before.
   uint32_t credit_rows = 0;
+  // What its device computed for; zero: not told.
+  absl::Duration computed;
 };
 
 // Told once for every Send. Done runs on a thread of the transport and must not

@@ -521,7 +521,7 @@ TEST_F(DispatcherTest, WeightsShiftRows) {
   // What measures it, and no more.
   ASSERT_EQ(mesh_.num_sent(0), 1);
   for (const auto& sent : mesh_.sent()) {
-    EXPECT_EQ(sent.num_rows, sent.endpoint == 0 ? 64 : 448);
+    EXPECT_EQ(sent.num_rows, sent.endpoint == 0 ? 16 : 496);
   }
 }
 

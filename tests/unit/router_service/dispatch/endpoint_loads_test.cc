@@ -123,5 +123,106 @@ TEST(EndpointLoadsTest, RowsAreInProportionToSpeedAndFollowIt) {
   EXPECT_NEAR(hosts.Share(20), 0.5, 0.02);
 }
 
+// Two endpoints that both hold everything.
+class ReplicaChoiceTest : public ::testing::Test {
+ protected:
+  // So many batches of so many rows, one after the other.
+  void Answer(int endpoint, int times, int64_t rows, absl::Duration taken,
+              absl::Duration computed) {
+    for (int i = 0; i < times; ++i) {
+      loads_.OnSend(endpoint, rows);
+      now_ += absl::Milliseconds(1);
+      loads_.OnAnswer(endpoint,
+                      {.rows = rows,
+                       .rows_ahead = rows,
+                       .credit_rows = 0,
+                       .taken = taken,
+                       .computed = computed},
+                      now_);
+    }
+  }
+
+  // The share of a large wave that endpoint 0 is given.
+  double ShareOfFirst() {
+    constexpr int kPieces = 1000;
+    loads_.BeginChoice(now_);
+    int first = 0;
+    for (int i = 0; i < kPieces; ++i) {
+      first += loads_.Choose(kReplicas, {}, 1) == 0 ? 1 : 0;
+    }
+    return static_cast<double>(first) / kPieces;
+  }
+
+  static constexpr int kReplicas[] = {0, 1};
+  EndpointLoads loads_;
+  absl::Duration now_ = absl::Seconds(1);
+};
+
+TEST_F(ReplicaChoiceTest, RowsGoInProportionToSpeed) {
+  Answer(0, 20, 100, absl::Milliseconds(2), absl::Microseconds(400));
+  Answer(1, 20, 100, absl::Milliseconds(2), absl::Microseconds(1200));
+  EXPECT_NEAR(ShareOfFirst(), 0.75, 0.01);
+}
+
+TEST_F(ReplicaChoiceTest, SmallDifferencesAreNoSpeed) {
+  Answer(0, 20, 100, absl::Milliseconds(2), absl::Microseconds(400));
+  Answer(1, 20, 100, absl::Milliseconds(2), absl::Microseconds(490));
+  EXPECT_NEAR(ShareOfFirst(), 0.5, 0.01);
+}
+
+// What is not computing takes as long for ten rows as for a hundred.
+TEST_F(ReplicaChoiceTest, WhoGotFewRowsIsNotSlow) {
+  Answer(0, 20, 100, absl::Milliseconds(2), absl::Microseconds(500));
+  Answer(1, 20, 10, absl::Microseconds(1550), absl::Microseconds(50));
+  EXPECT_NEAR(ShareOfFirst(), 0.5, 0.01);
+}
+
+TEST_F(ReplicaChoiceTest, WhoIsFarAwayComesLast) {
+  Answer(0, 20, 100, absl::Milliseconds(20), absl::Microseconds(500));
+  Answer(1, 20, 100, absl::Milliseconds(1), absl::Microseconds(500));
+  EXPECT_EQ(ShareOfFirst(), 0);
+}
+
+TEST_F(ReplicaChoiceTest, AHiccupIsNoSpeed) {
+  for (const int endpoint : kReplicas) {
+    Answer(endpoint, 100, 100, absl::Milliseconds(1), absl::Microseconds(500));
+  }
+  Answer(0, 1, 100, absl::Milliseconds(100), absl::Milliseconds(99));
+  EXPECT_NEAR(ShareOfFirst(), 0.5, 0.05);
+}
+
+TEST_F(ReplicaChoiceTest, WhatWasSlowIsForgottenOnceMeasuredAnew) {
+  Answer(0, 100, 100, absl::Milliseconds(100), absl::Milliseconds(90));
+  now_ += absl::Seconds(2);
+  Answer(1, 100, 100, absl::Milliseconds(1), absl::Microseconds(500));
+  Answer(0, 1, 100, absl::Milliseconds(1), absl::Microseconds(500));
+  EXPECT_NEAR(ShareOfFirst(), 0.5, 0.01);
+}
+
+TEST_F(ReplicaChoiceTest, TheLastIsRelievedWhereThatHelps) {
+  for (const int endpoint : kReplicas) {
+    Answer(endpoint, 20, 100, absl::Milliseconds(1), absl::Microseconds(500));
+  }
+  loads_.BeginChoice(now_);
+  EXPECT_EQ(loads_.Last(), EndpointLoads::kNobody);
+  ASSERT_EQ(loads_.Choose(absl::MakeConstSpan(kReplicas).first(1), {}, 96), 0);
+  ASSERT_EQ(loads_.Choose(absl::MakeConstSpan(kReplicas).last(1), {}, 32), 1);
+  EXPECT_EQ(loads_.Last(), 0);
+  EXPECT_EQ(loads_.FindRelief(0, kReplicas, {}, 32).endpoint, 1);
+  // Not where that makes the other as late, or it must not be asked.
+  EXPECT_EQ(loads_.FindRelief(0, kReplicas, {}, 64).endpoint,
+            EndpointLoads::kNobody);
+  EXPECT_EQ(
+      loads_
+          .FindRelief(0, kReplicas, absl::MakeConstSpan(kReplicas).last(1), 32)
+          .endpoint,
+      EndpointLoads::kNobody);
+  loads_.SetUnrelievable(0);
+  EXPECT_EQ(loads_.Last(), 1);
+  loads_.MoveSetAside(0, 1, 32);
+  EXPECT_EQ(loads_.FindRelief(0, kReplicas, {}, 32).endpoint,
+            EndpointLoads::kNobody);
+}
+
 }  // namespace
 }  // namespace expertmesh::router
