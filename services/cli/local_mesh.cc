@@ -86,8 +86,9 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
             "Rows an expert accepts per step, over the mean; 0: no limit");
   AddCount(app, "--min-capacity", router,
            "Rows an expert accepts per step at least");
-  AddNumber(app, "--max-lost-gate-mass", router,
-            "Share of gate mass that next_best and drop may cost; default: 0.02");
+  AddNumber(
+      app, "--max-lost-gate-mass", router,
+      "Share of gate mass that next_best and drop may cost; default: 0.02");
   AddChoice(app, "--overflow-policy", {"wait", "next_best", "drop"}, router,
             "What becomes of rows above an expert's capacity");
 
