@@ -29,18 +29,23 @@ absl::Duration LongestBackoff(const absl::Status& status) {
   }
 }
 
-// Fixed parts that differ by less are taken as equal: they are mostly threads
-// that wait for a CPU, and would say where a wave was sent first.
-constexpr double kEqualFixed = 2;
-// A row costs a little more or less by how rows are grouped. So speeds that
-// differ from the usual one by less than the first factor are taken as it, and
-// from the second one on for what they are.
-constexpr double kUsualSpeed = 1.25;
-constexpr double kOwnSpeed = 1.5;
+// Times differ a little by how rows are grouped, and where a wave was sent
+// first. Those that differ from the usual one by less than the first factor are
+// taken as it, and from the second one on for what they are.
+constexpr double kUsual = 1.25;
+constexpr double kOwn = 1.5;
 // An endpoint that was not asked for so long may have become faster.
 constexpr absl::Duration kFresh = absl::Seconds(1);
 // A wave must become shorter by this share to move rows for it.
 constexpr double kLeastRelief = 0.01;
+
+double Slowness(absl::Duration own, absl::Duration usual) {
+  if (own <= absl::ZeroDuration() || usual <= absl::ZeroDuration()) return 1;
+  const double ratio = absl::FDivDuration(own, usual);
+  const double own_share = (std::abs(std::log(ratio)) - std::log(kUsual)) /
+                           (std::log(kOwn) - std::log(kUsual));
+  return std::pow(ratio, std::clamp(own_share, 0.0, 1.0));
+}
 
 bool IsIn(absl::Span<const int> endpoints, int endpoint) {
   return std::find(endpoints.begin(), endpoints.end(), endpoint) !=
@@ -87,38 +92,35 @@ void EndpointLoads::OnError(int endpoint, int64_t rows,
 
 void EndpointLoads::BeginChoice(absl::Duration now) {
   now_ = now;
-  absl::Duration least_fixed = absl::InfiniteDuration();
   for (Load& load : loads_) {
     load.set_aside_rows = 0;
     load.is_unrelievable = false;
-    if (IsUsable(load) && load.measured_at > absl::ZeroDuration()) {
-      least_fixed = std::min(least_fixed, load.latency.fixed());
-    }
   }
-  fixed_floor_ = least_fixed == absl::InfiniteDuration()
-                     ? absl::ZeroDuration()
-                     : least_fixed * kEqualFixed;
   CompareSpeeds();
 }
 
-void EndpointLoads::CompareSpeeds() {
+absl::Duration EndpointLoads::Usual(absl::Duration (LatencyModel::*part)()
+                                        const) {
   speeds_.clear();
   for (const Load& load : loads_) {
     if (load.measured_at > absl::ZeroDuration()) {
-      speeds_.push_back(load.latency.per_row());
+      speeds_.push_back((load.latency.*part)());
     }
   }
-  if (speeds_.empty()) return;
+  if (speeds_.empty()) return (LatencyModel().*part)();
   const auto median = speeds_.begin() + speeds_.size() / 2;
   std::nth_element(speeds_.begin(), median, speeds_.end());
+  return *median;
+}
+
+void EndpointLoads::CompareSpeeds() {
+  usual_fixed_ = Usual(&LatencyModel::fixed);
+  const absl::Duration usual_per_row = Usual(&LatencyModel::per_row);
   for (Load& load : loads_) {
-    load.per_row = *median;
+    load.per_row = usual_per_row;
     if (load.measured_at == absl::ZeroDuration()) continue;
-    const double ratio = absl::FDivDuration(load.latency.per_row(), *median);
-    const double own_share =
-        (std::abs(std::log(ratio)) - std::log(kUsualSpeed)) /
-        (std::log(kOwnSpeed) - std::log(kUsualSpeed));
-    load.per_row *= std::pow(ratio, std::clamp(own_share, 0.0, 1.0));
+    load.per_row *= Slowness(load.latency.per_row(), usual_per_row) *
+                    Slowness(load.latency.fixed(), usual_fixed_);
   }
 }
 
@@ -166,7 +168,7 @@ int EndpointLoads::LastResort(absl::Span<const int> replicas,
 absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
   const int64_t rows_there = load.inflight_rows + load.set_aside_rows + rows;
   const absl::Duration predicted =
-      std::max(load.latency.fixed(), fixed_floor_) +
+      usual_fixed_ +
       load.per_row * static_cast<double>(rows_there) / load.weight;
   if (load.set_aside_rows > 0 || load.inflight_batches > 0) return predicted;
   // One that was never measured is measured at once.

@@ -119,6 +119,8 @@ class EndpointLoads {
   }
   int LastResort(absl::Span<const int> replicas, absl::Span<const int> avoid);
   static bool HasRoom(const Load& load, int64_t rows);
+  // The median of a part of endpoints' times.
+  absl::Duration Usual(absl::Duration (LatencyModel::*part)() const);
   void CompareSpeeds();
   // Nobody knows how fast it is now.
   bool IsStale(const Load& load) const;
@@ -126,9 +128,8 @@ class EndpointLoads {
 
   std::vector<Load> loads_;
   absl::Duration now_ = absl::ZeroDuration();
-  // Of a choice: fixed parts up to here count as this.
-  absl::Duration fixed_floor_ = absl::ZeroDuration();
-  std::vector<absl::Duration> speeds_;  // scratch
+  absl::Duration usual_fixed_ = absl::ZeroDuration();  // of this choice
+  std::vector<absl::Duration> speeds_;                 // scratch
 };
 
 }  // namespace expertmesh::router
