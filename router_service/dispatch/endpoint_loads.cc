@@ -29,18 +29,28 @@ absl::Duration LongestBackoff(const absl::Status& status) {
   }
 }
 
-// Fixed parts that differ by less are taken as equal: they are mostly threads
-// that wait for a CPU, and would say where a wave was sent first.
-constexpr double kEqualFixed = 2;
-// A row costs a little more or less by how rows are grouped. So speeds that
-// differ from the usual one by less than the first factor are taken as it, and
-// from the second one on for what they are.
-constexpr double kUsualSpeed = 1.25;
-constexpr double kOwnSpeed = 1.5;
+// Times differ a little by how rows are grouped, and where a wave was sent
+// first. Those that differ from the usual one by less than the first factor are
+// taken as it, and from the second one on for what they are.
+constexpr double kUsual = 1.25;
+constexpr double kOwn = 1.5;
 // An endpoint that was not asked for so long may have become faster.
 constexpr absl::Duration kFresh = absl::Seconds(1);
+// One that was not asked for so long says nothing of the others; it may have
+// left the mesh.
+constexpr absl::Duration kForgotten = absl::Minutes(1);
+// Speeds change slowly, and comparing them takes logarithms.
+constexpr absl::Duration kCompareEvery = absl::Milliseconds(5);
 // A wave must become shorter by this share to move rows for it.
 constexpr double kLeastRelief = 0.01;
+
+double Slowness(absl::Duration own, absl::Duration usual) {
+  if (own <= absl::ZeroDuration() || usual <= absl::ZeroDuration()) return 1;
+  const double ratio = absl::FDivDuration(own, usual);
+  const double own_share = (std::abs(std::log(ratio)) - std::log(kUsual)) /
+                           (std::log(kOwn) - std::log(kUsual));
+  return std::pow(ratio, std::clamp(own_share, 0.0, 1.0));
+}
 
 bool IsIn(absl::Span<const int> endpoints, int endpoint) {
   return std::find(endpoints.begin(), endpoints.end(), endpoint) !=
@@ -88,38 +98,39 @@ void EndpointLoads::OnError(int endpoint, const Answer& answer,
 
 void EndpointLoads::BeginChoice(absl::Duration now) {
   now_ = now;
-  absl::Duration least_fixed = absl::InfiniteDuration();
   for (Load& load : loads_) {
     load.set_aside_rows = 0;
     load.is_unrelievable = false;
-    if (IsUsable(load) && load.measured_at > absl::ZeroDuration()) {
-      least_fixed = std::min(least_fixed, load.latency.fixed());
+  }
+  if (compared_at_ == absl::ZeroDuration() ||
+      now - compared_at_ >= kCompareEvery) {
+    compared_at_ = now;
+    CompareSpeeds();
+  }
+}
+
+absl::Duration EndpointLoads::Usual(absl::Duration (LatencyModel::*part)()
+                                        const) {
+  speeds_.clear();
+  for (const Load& load : loads_) {
+    if (IsKnown(load)) {
+      speeds_.push_back((load.latency.*part)());
     }
   }
-  fixed_floor_ = least_fixed == absl::InfiniteDuration()
-                     ? absl::ZeroDuration()
-                     : least_fixed * kEqualFixed;
-  CompareSpeeds();
+  if (speeds_.empty()) return (LatencyModel().*part)();
+  const auto median = speeds_.begin() + speeds_.size() / 2;
+  std::nth_element(speeds_.begin(), median, speeds_.end());
+  return *median;
 }
 
 void EndpointLoads::CompareSpeeds() {
-  speeds_.clear();
-  for (const Load& load : loads_) {
-    if (load.measured_at > absl::ZeroDuration()) {
-      speeds_.push_back(load.latency.per_row());
-    }
-  }
-  if (speeds_.empty()) return;
-  const auto median = speeds_.begin() + speeds_.size() / 2;
-  std::nth_element(speeds_.begin(), median, speeds_.end());
+  usual_fixed_ = Usual(&LatencyModel::fixed);
+  const absl::Duration usual_per_row = Usual(&LatencyModel::per_row);
   for (Load& load : loads_) {
-    load.per_row = *median;
-    if (load.measured_at == absl::ZeroDuration()) continue;
-    const double ratio = absl::FDivDuration(load.latency.per_row(), *median);
-    const double own_share =
-        (std::abs(std::log(ratio)) - std::log(kUsualSpeed)) /
-        (std::log(kOwnSpeed) - std::log(kUsualSpeed));
-    load.per_row *= std::pow(ratio, std::clamp(own_share, 0.0, 1.0));
+    load.per_row = usual_per_row;
+    if (!IsKnown(load)) continue;
+    load.per_row *= Slowness(load.latency.per_row(), usual_per_row) *
+                    Slowness(load.latency.fixed(), usual_fixed_);
   }
 }
 
@@ -167,7 +178,7 @@ int EndpointLoads::LastResort(absl::Span<const int> replicas,
 absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
   const int64_t rows_there = load.inflight_rows + load.set_aside_rows + rows;
   const absl::Duration predicted =
-      std::max(load.latency.fixed(), fixed_floor_) +
+      usual_fixed_ +
       load.per_row * static_cast<double>(rows_there) / load.weight;
   if (load.set_aside_rows > 0 || load.inflight_batches > 0) return predicted;
   // One that was never measured is measured at once.
@@ -177,6 +188,11 @@ absl::Duration EndpointLoads::BackAfter(const Load& load, int64_t rows) const {
   if (!IsStale(load)) return predicted;
   const double idle = absl::ToDoubleSeconds(now_ - load.measured_at - kFresh);
   return predicted * std::exp2(-std::min(idle, 60.0));
+}
+
+bool EndpointLoads::IsKnown(const Load& load) const {
+  return load.measured_at != absl::ZeroDuration() &&
+         now_ - load.measured_at < kForgotten;
 }
 
 bool EndpointLoads::IsStale(const Load& load) const {

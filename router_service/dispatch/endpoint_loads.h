@@ -125,16 +125,19 @@ class EndpointLoads {
   }
   int LastResort(absl::Span<const int> replicas, absl::Span<const int> avoid);
   static bool HasRoom(const Load& load, int64_t rows);
+  // The median of a part of endpoints' times.
+  absl::Duration Usual(absl::Duration (LatencyModel::*part)() const);
   void CompareSpeeds();
+  bool IsKnown(const Load& load) const;
   // Nobody knows how fast it is now.
   bool IsStale(const Load& load) const;
   absl::Duration BackAfter(const Load& load, int64_t rows) const;
 
   std::vector<Load> loads_;
   absl::Duration now_ = absl::ZeroDuration();
-  // Of a choice: fixed parts up to here count as this.
-  absl::Duration fixed_floor_ = absl::ZeroDuration();
-  std::vector<absl::Duration> speeds_;  // scratch
+  absl::Duration compared_at_ = absl::ZeroDuration();
+  absl::Duration usual_fixed_ = absl::ZeroDuration();  // of this choice
+  std::vector<absl::Duration> speeds_;                 // scratch
 };
 
 }  // namespace expertmesh::router

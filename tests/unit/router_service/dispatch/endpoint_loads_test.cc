@@ -160,7 +160,7 @@ class ReplicaChoiceTest : public ::testing::Test {
 
 TEST_F(ReplicaChoiceTest, RowsGoInProportionToSpeed) {
   Answer(0, 20, 100, absl::Milliseconds(2), absl::Microseconds(400));
-  Answer(1, 20, 100, absl::Milliseconds(2), absl::Microseconds(1200));
+  Answer(1, 20, 100, absl::Microseconds(2800), absl::Microseconds(1200));
   EXPECT_NEAR(ShareOfFirst(), 0.75, 0.01);
 }
 
@@ -177,10 +177,10 @@ TEST_F(ReplicaChoiceTest, WhoGotFewRowsIsNotSlow) {
   EXPECT_NEAR(ShareOfFirst(), 0.5, 0.01);
 }
 
-TEST_F(ReplicaChoiceTest, WhoIsFarAwayComesLast) {
+TEST_F(ReplicaChoiceTest, WhoIsFarAwayGetsFew) {
   Answer(0, 20, 100, absl::Milliseconds(20), absl::Microseconds(500));
   Answer(1, 20, 100, absl::Milliseconds(1), absl::Microseconds(500));
-  EXPECT_EQ(ShareOfFirst(), 0);
+  EXPECT_NEAR(ShareOfFirst(), 0, 0.05);
 }
 
 TEST_F(ReplicaChoiceTest, AHiccupIsNoSpeed) {

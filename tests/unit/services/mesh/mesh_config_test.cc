@@ -163,7 +163,7 @@ TEST_F(MeshFile, IsWrittenAsItWasRead) {
     {"name": "base", "target": "dns:///experts-base.mesh:50052",
      "fixed": {"slots": "0-2,3@1"}},
     {"name": "cold", "target": "[::1]:2,host:3", "device": "cpu",
-     "managed": {}, "minReplicas": 0},
+     "managed": {}, "minReplicas": 2},
     {"name": "hot", "target": "file:///run/hot", "weight": 2.5,
      "managed": {"memoryBudgetBytes": "8589934592"}, "maxReplicas": 8}],
      "expertDtype": "bf16"})");
