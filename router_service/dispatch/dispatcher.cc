@@ -100,9 +100,10 @@ void Dispatcher::CountReplicas(int64_t layer, std::vector<uint16_t>* replicas) {
   MutexLock lock(&state_->mutex);
   BeginChoice();
   for (int64_t expert = 0; expert < placement_->num_experts(); ++expert) {
-    const auto preferred = placement_->preferred(layer, expert);
-    (*replicas)[expert] = state_->loads.CountUsable(
-        preferred.empty() ? placement_->replicas(layer, expert) : preferred);
+    uint16_t& count = (*replicas)[expert];
+    count = state_->loads.CountUsable(placement_->preferred(layer, expert));
+    if (count > 0) continue;
+    count = state_->loads.CountUsable(placement_->replicas(layer, expert));
   }
 }
 
@@ -143,7 +144,6 @@ void Dispatcher::BeginWave(int64_t wave, DispatchTicket* ticket) {
   const DispatchPlan& plan = *ticket->source_.plan;
   RowExchange& exchange = ticket->exchange_;
   exchange.pieces.clear();
-  is_held_back_ = false;
   for (uint32_t g = plan.wave_groups[wave]; g < plan.wave_groups[wave + 1];
        ++g) {
     const RowGroup& group = plan.groups[g];
@@ -170,8 +170,10 @@ void Dispatcher::AddPiece(int32_t expert_id, uint32_t first_row,
 void Dispatcher::Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
                        MustWait must_wait) {
   const DispatchPlan& plan = *ticket->source_.plan;
+  std::vector<uint32_t> sorted(rows.begin(), rows.end());
+  std::sort(sorted.begin(), sorted.end());
   std::erase_if(ticket->failures_, [&](const DispatchTicket::Failure& failure) {
-    return std::find(rows.begin(), rows.end(), failure.row) != rows.end();
+    return std::binary_search(sorted.begin(), sorted.end(), failure.row);
   });
   ticket->exchange_.pieces.clear();
   for (const uint32_t row : rows) {
@@ -202,6 +204,7 @@ void Dispatcher::FinishWave(DispatchTicket* ticket, MustWait must_wait) {
         return;
       }
     }
+    is_held_back_ = false;
     SendUnsent(ticket);
     const absl::Duration now = Clock::Real()->Now();
     absl::Duration wake = AttendLate(now, ticket, must_wait);
@@ -213,7 +216,7 @@ void Dispatcher::FinishWave(DispatchTicket* ticket, MustWait must_wait) {
     if (!ticket->unsent_.empty()) wake = std::min(wake, now + kOfferAgain);
     if (is_uncovered) wake = std::min(wake, now + uncovered_left_);
     MutexLock lock(&state_->mutex);
-    if (is_uncovered) {
+    if (is_uncovered || is_held_back_) {
       wake = std::min(wake, state_->loads.NextReopening(now));
     }
     state_->changed.WaitFor(lock, wake - now,
@@ -316,10 +319,14 @@ absl::InlinedVector<int, 4> Dispatcher::Avoided(const RowPiece& piece,
   absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
   if (piece.bad_from >= 0) {
     const auto preferred = placement_->preferred(layer, piece.expert_id);
-    const auto others = preferred.empty()
-                            ? placement_->replicas(layer, piece.expert_id)
-                            : preferred;
-    if (others.size() > 1) avoid.push_back(piece.bad_from);
+    const auto candidates = preferred.empty()
+                                ? placement_->replicas(layer, piece.expert_id)
+                                : preferred;
+    const bool has_other =
+        std::any_of(candidates.begin(), candidates.end(), [&](int endpoint) {
+          return endpoint != piece.bad_from && !state_->loads.IsStuck(endpoint);
+        });
+    if (has_other) avoid.push_back(piece.bad_from);
   }
   return avoid;
 }
@@ -335,8 +342,9 @@ int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
     return loads.Choose(preferred, avoid, piece.num_rows(), !is_hedge);
   }
   if (!preferred.empty() && cross_left_ > absl::ZeroDuration()) {
-    is_held_back_ = true;
-    return loads.Choose(preferred, avoid, piece.num_rows());
+    const int own = loads.Choose(preferred, avoid, piece.num_rows());
+    is_held_back_ |= own == EndpointLoads::kNobody;
+    return own;
   }
   const int endpoint = loads.Choose(replicas, avoid, piece.num_rows());
   const bool is_crossed = std::find(preferred.begin(), preferred.end(),
@@ -397,9 +405,13 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
     ++piece.attempts;
     if (piece.first_sent == absl::ZeroDuration()) piece.first_sent = now;
     piece.avoid.push_back(endpoint);
+    const int64_t layer = ticket->source_.layer;
+    const auto preferred = placement_->preferred(layer, piece.expert_id);
+    const bool may_cross =
+        preferred.empty() || cross_left_ <= absl::ZeroDuration();
     has_alternatives &= state_->loads.AnyUsable(
-        placement_->replicas(ticket->source_.layer, piece.expert_id),
-        Avoided(piece, ticket->source_.layer));
+        may_cross ? placement_->replicas(layer, piece.expert_id) : preferred,
+        Avoided(piece, layer));
   }
   exchange.attempts.push_back(attempt);
   attempt->exchange = &exchange;
@@ -451,16 +463,16 @@ void Dispatcher::TakeBack(BatchAttempt* attempt, DispatchTicket* ticket) {
   const absl::Status& status = attempt->status;
   if (status.ok()) hedging_.Observe(attempt->predicted, attempt->taken);
   bool is_resent = false;
+  // Of several experts it is not told which is not hosted.
+  const bool is_refused_alone =
+      absl::IsFailedPrecondition(status) && attempt->expert_ids.size() == 1;
+  if (is_refused_alone) OnNotHosted(*attempt, ticket->source_.layer);
   for (const uint32_t index : attempt->pieces) {
     RowPiece& piece = ticket->exchange_.pieces[index];
     --piece.attempts;
     if (status.ok() || piece.state != RowPiece::State::kSent) continue;
     piece.error = status;
     piece.faults += absl::IsInternal(status) ? 1 : 0;
-    // Of several experts it is not told which is not hosted.
-    const bool is_refused_alone =
-        absl::IsFailedPrecondition(status) && attempt->expert_ids.size() == 1;
-    if (is_refused_alone) OnNotHosted(*attempt, ticket->source_.layer);
     piece.is_alone |= absl::IsFailedPrecondition(status) && !is_refused_alone;
     if (!is_refused_alone) {
       piece.avoid.erase(std::remove(piece.avoid.begin(), piece.avoid.end(),
@@ -564,10 +576,14 @@ void Dispatcher::AttendOverdue(BatchAttempt* attempt, absl::Duration now,
   MutexLock lock(&state_->mutex);
   if (!attempt->is_in_flight) return;
   bool is_waited_for = false;
+  bool is_sole = false;
   for (const uint32_t index : attempt->pieces) {
     const RowPiece& piece = ticket->exchange_.pieces[index];
-    if (piece.state != RowPiece::State::kSent || piece.attempts > 1) continue;
-    // Nobody else has these rows.
+    if (piece.state != RowPiece::State::kSent ||
+        IsExpectedElsewhere(index, *attempt, *ticket)) {
+      continue;
+    }
+    is_sole |= piece.attempts == 1;
     if (now - piece.first_sent >= kLongMoment &&
         !MustWaitFor(piece, *ticket->source_.plan, must_wait)) {
       FailPiece(index, Unserved(piece, ticket->source_.layer), ticket);
@@ -575,14 +591,26 @@ void Dispatcher::AttendOverdue(BatchAttempt* attempt, absl::Duration now,
       is_waited_for = true;
     }
   }
-  if (is_waited_for) {
-    attempt->overdue_at = now + options_.min_deadline;
-    return;
-  }
-  attempt->hedge_at = attempt->overdue_at = absl::InfiniteDuration();
-  if (attempt->is_overdue) return;
+  attempt->hedge_at = absl::InfiniteDuration();
+  attempt->overdue_at =
+      is_waited_for ? now + options_.min_deadline : absl::InfiniteDuration();
+  // Who alone has rows that are waited for may be asked for others, too.
+  if (attempt->is_overdue || (is_waited_for && is_sole)) return;
   attempt->is_overdue = true;
   state_->loads.OnOverdue(attempt->endpoint);
+}
+
+bool Dispatcher::IsExpectedElsewhere(uint32_t index,
+                                     const BatchAttempt& attempt,
+                                     const DispatchTicket& ticket) {
+  if (ticket.exchange_.pieces[index].attempts == 1) return false;
+  const auto& attempts = ticket.exchange_.attempts;
+  return std::any_of(
+      attempts.begin(), attempts.end(), [&](const BatchAttempt* other) {
+        return other != &attempt && other->is_in_flight && !other->is_overdue &&
+               std::find(other->pieces.begin(), other->pieces.end(), index) !=
+                   other->pieces.end();
+      });
 }
 
 bool Dispatcher::AskOthers(BatchAttempt* late, bool is_hedge,
@@ -637,10 +665,14 @@ void Dispatcher::FailUncovered(DispatchTicket* ticket) {
       ticket->unsent_[left++] = index;
       continue;
     }
-    FailPiece(
-        index,
-        piece.error.ok() ? Unserved(piece, ticket->source_.layer) : piece.error,
-        ticket);
+    absl::Status status = piece.error;
+    if (status.ok()) {
+      status = Unserved(piece, ticket->source_.layer);
+    } else if (piece.faults < kMostFaults) {
+      // It was to be asked for once more, and there was nobody to ask.
+      status = absl::UnavailableError(status.message());
+    }
+    FailPiece(index, status, ticket);
   }
   ticket->unsent_.resize(left);
 }

@@ -155,7 +155,8 @@ class Dispatcher {
   // Who is not to be asked for the piece now. Who gave values that are not
   // finite is asked again only where there is no other, however busy.
   absl::InlinedVector<int, 4> Avoided(const RowPiece& piece,
-                                      int64_t layer) const;
+                                      int64_t layer) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
   // Whoever would be back last gives pieces away, the best one first, for as
   // long as others are back sooner; then whoever is the next to last.
   void EvenOut(DispatchTicket* ticket)
@@ -191,6 +192,9 @@ class Dispatcher {
                             MustWait must_wait);
   void AttendOverdue(BatchAttempt* attempt, absl::Duration now,
                      DispatchTicket* ticket, MustWait must_wait);
+  // Whether an attempt beside this one has the piece and is not overdue.
+  static bool IsExpectedElsewhere(uint32_t index, const BatchAttempt& attempt,
+                                  const DispatchTicket& ticket);
   // Whether anybody could be asked for what `late` has not brought yet.
   bool AskOthers(BatchAttempt* late, bool is_hedge, DispatchTicket* ticket);
   static bool AnyUncovered(const DispatchTicket& ticket);
@@ -215,7 +219,7 @@ class Dispatcher {
   // Of this step.
   absl::Duration uncovered_left_;
   absl::Duration cross_left_;
-  // Some rows of this wave were kept from crossing.
+  // Some rows were kept from crossing when they were last looked at.
   bool is_held_back_ = false;
 
   // Scratch.

@@ -41,6 +41,8 @@ constexpr absl::Duration kFresh = absl::Seconds(1);
 constexpr absl::Duration kForgotten = absl::Minutes(1);
 // Speeds change slowly, and comparing them takes logarithms.
 constexpr absl::Duration kCompareEvery = absl::Milliseconds(5);
+// Rows that are planned now wait this long for one that an error closed.
+constexpr absl::Duration kMoment = absl::Milliseconds(50);
 // A wave must become shorter by this share to move rows for it.
 constexpr double kLeastRelief = 0.01;
 
@@ -77,6 +79,8 @@ void EndpointLoads::OnAnswer(int endpoint, const Answer& answer,
   if (answer.credit_rows > 0) load.credit_rows = answer.credit_rows;
   load.is_on_probation = false;
   load.backoff = absl::ZeroDuration();
+  // It was asked as the last resort, and works.
+  if (now - answer.taken > load.closed_at) load.closed_until = now;
 }
 
 void EndpointLoads::OnError(int endpoint, const Answer& answer,
@@ -92,6 +96,7 @@ void EndpointLoads::OnError(int endpoint, const Answer& answer,
   if (load.closed_until > now) return;
   load.backoff = std::clamp(2 * load.backoff, FirstBackoff(status),
                             LongestBackoff(status));
+  load.closed_at = now;
   load.closed_until = now + load.backoff;
   load.is_on_probation = true;
 }
@@ -250,8 +255,10 @@ bool EndpointLoads::AnyUsable(absl::Span<const int> replicas,
 
 uint16_t EndpointLoads::CountUsable(absl::Span<const int> replicas) {
   return static_cast<uint16_t>(
-      std::count_if(replicas.begin(), replicas.end(),
-                    [&](int endpoint) { return IsUsable(at(endpoint)); }));
+      std::count_if(replicas.begin(), replicas.end(), [&](int endpoint) {
+        const Load& load = at(endpoint);
+        return load.overdue == 0 && load.closed_until <= now_ + kMoment;
+      }));
 }
 
 absl::Duration EndpointLoads::NextReopening(absl::Duration now) const {

@@ -76,9 +76,9 @@ class EndpointLoads {
                     absl::Span<const int> avoid, int64_t rows) const;
   void MoveSetAside(int from, int to, int64_t rows);
 
-  // Whether one of the replicas would be chosen if it had room; how many.
+  // Whether one of the replicas would be chosen if it had room.
   bool AnyUsable(absl::Span<const int> replicas, absl::Span<const int> avoid);
-
+  // How many would, in a moment at the latest.
   uint16_t CountUsable(absl::Span<const int> replicas);
 
   // How long a batch that is sent now is likely to take, rows in flight and
@@ -87,6 +87,8 @@ class EndpointLoads {
     return at(endpoint).latency.Predict(rows);
   }
   bool IsSettled(int endpoint) { return at(endpoint).latency.is_settled(); }
+  // A batch there is overdue.
+  bool IsStuck(int endpoint) { return at(endpoint).overdue > 0; }
   int64_t inflight_rows(int endpoint) { return at(endpoint).inflight_rows; }
   // When an endpoint that an error closed may be asked again, the earliest
   // after `now`; InfiniteDuration: none is closed.
@@ -108,6 +110,7 @@ class EndpointLoads {
     LatencyModel latency;
     absl::Duration measured_at = absl::ZeroDuration();
     bool is_on_probation = false;
+    absl::Duration closed_at = absl::ZeroDuration();
     absl::Duration closed_until = absl::ZeroDuration();
     // From when on it may be asked as the last resort.
     absl::Duration closed_to_all_until = absl::ZeroDuration();

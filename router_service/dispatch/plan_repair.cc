@@ -132,7 +132,8 @@ void PlanRepair::MoveRow(const Routing& routing, int64_t token,
       !is_first_choice(held.expert)       ? RowOutcome::kRerouted
       : held.row >= first_late_row_       ? RowOutcome::kWaited
       : account[RowOutcome::kPrimary] > 0 ? RowOutcome::kPrimary
-                                          : RowOutcome::kReplica;
+      : account[RowOutcome::kReplica] > 0 ? RowOutcome::kReplica
+                                          : RowOutcome::kWaited;  // by repair
   const RowOutcome after = expert == kNobody         ? RowOutcome::kDropped
                            : is_first_choice(expert) ? RowOutcome::kWaited
                                                      : RowOutcome::kRerouted;

@@ -320,6 +320,30 @@ TEST_F(DispatcherTest, AConnectionThatComesBackAtOnceIsWaitedFor) {
   ExpectEchoed();
 }
 
+// As for want of anybody, not for a fault: others may serve those tokens.
+TEST_F(DispatcherTest, RowsOfAFaultyReplicaThatNeedNotWaitAreUncovered) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0}});
+  Plan({0}, 1);
+  must_wait_ = [](uint32_t) { return false; };
+  mesh_.Fail(0, absl::InternalError("device"));
+  Exchange();
+  EXPECT_EQ(FailureCode(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(DispatcherTest, TwoStuckReplicasHoldNobodyWhoNeedNotWait) {
+  options_.uncovered_timeout = absl::Minutes(5);
+  Place({{0, 1}});
+  Plan({0}, 1);
+  must_wait_ = [](uint32_t) { return false; };
+  Start();
+  Settle();
+  mesh_.Hold(0);
+  mesh_.Hold(1);
+  Exchange();
+  EXPECT_EQ(FailureCode(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(DispatcherTest, OneTokenThatHasToWaitKeepsThePiece) {
   options_.uncovered_timeout = absl::Minutes(5);
   Place({{0}, {}});
@@ -440,7 +464,7 @@ TEST_F(DispatcherTest, WhoGaveBadValuesIsNotAskedAgainWhileTheOtherIsBusy) {
   for (int i = 0; i < 3; ++i) {
     mesh_.Fail(1 - bad, absl::ResourceExhaustedError("full"));
   }
-  dispatcher_->Retry({0}, ticket_.get());
+  dispatcher_->Retry({0}, ticket_.get(), [](uint32_t) { return true; });
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(bad), asked);
 }

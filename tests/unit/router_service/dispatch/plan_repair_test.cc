@@ -104,6 +104,11 @@ TEST_F(PlanRepairTest, ARowThatGoesBackToItsFirstChoiceHasWaited) {
   EXPECT_EQ(OutcomesText(plan_), "W P");
   EXPECT_NEAR(lost_mass_, -0.3, 1e-6);
   EXPECT_NEAR(plan_.accounts[0].GateMassKept(), 1, 1e-6);
+  // And is lost once more.
+  const std::vector<uint32_t> again = wanted_;
+  Repair(gate, routing, {0, 0, 1}, again);
+  EXPECT_EQ(OutcomesText(plan_), "N P");
+  EXPECT_NEAR(lost_mass_, 0.5, 1e-6);
 }
 
 TEST_F(PlanRepairTest, LaterWavesStayLater) {

@@ -104,7 +104,7 @@ class Harness {
   void AwaitLoadOf(const std::string& address, const SlotRows& counter) {
     MutexLock lock(&mutex_);
     EXPECT_TRUE(changed_.WaitFor(lock, kPatience, [&] {
-      for (const SlotRows& slot : load_[address]) {
+      for (const SlotRows& slot : load_[address].rows) {
         if (slot.slot == counter.slot && slot.rows == counter.rows) return true;
       }
       return false;
