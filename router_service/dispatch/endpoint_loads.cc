@@ -134,8 +134,12 @@ void EndpointLoads::CompareSpeeds() {
   for (Load& load : loads_) {
     load.per_row = usual_per_row;
     if (!IsKnown(load)) continue;
-    load.per_row *= Slowness(load.latency.per_row(), usual_per_row) *
-                    Slowness(load.latency.fixed(), usual_fixed_);
+    const double computes = Slowness(load.latency.per_row(), usual_per_row);
+    const double answers = Slowness(load.latency.fixed(), usual_fixed_);
+    // Mostly they have one cause, so they are not multiplied.
+    const bool computing_says_more =
+        std::abs(std::log(computes)) > std::abs(std::log(answers));
+    load.per_row *= computing_says_more ? computes : answers;
   }
 }
 

@@ -1,5 +1,6 @@
 """Experts move between real services while a generation runs."""
 
+import threading
 import unittest
 
 import expertmesh_testing as et

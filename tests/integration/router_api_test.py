@@ -453,11 +453,11 @@ class FaultTest(RouterTest):
         mesh = testing.serve(testing.DEMO_MODEL, 1)
         with grpc.insecure_channel(mesh.address) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
-            stream = stub.Generate(request(max_tokens=300, ignore_eos=True))
+            stream = stub.Generate(request(max_tokens=150, ignore_eos=True))
             next(stream)
             stopper = threading.Thread(target=mesh.stop)
             stopper.start()
-            self.assertEqual(len(token_ids(stream)) + 1, 300)
+            self.assertEqual(len(token_ids(stream)) + 1, 150)
             stopper.join()
         self.assertEqual(mesh.process.returncode, 0)
 

@@ -109,18 +109,19 @@ class UnevenHosts {
 };
 
 TEST(EndpointLoadsTest, RowsAreInProportionToSpeedAndFollowIt) {
+  constexpr double kPiece = 1.0 / 32;
   UnevenHosts hosts;
   hosts.Share(200);
-  EXPECT_NEAR(hosts.Share(20), 0.5, 0.02);
+  EXPECT_NEAR(hosts.Share(20), 0.5, kPiece);
   // As soon as some dozens of waves.
   hosts.slowness = {1, 2};
   hosts.Share(25);
-  EXPECT_NEAR(hosts.Share(20), 2.0 / 3, 0.02);
+  EXPECT_NEAR(hosts.Share(20), 2.0 / 3, kPiece);
   hosts.Share(200);
-  EXPECT_NEAR(hosts.Share(20), 2.0 / 3, 0.02);
+  EXPECT_NEAR(hosts.Share(20), 2.0 / 3, kPiece);
   hosts.slowness = {1, 1};
   hosts.Share(25);
-  EXPECT_NEAR(hosts.Share(20), 0.5, 0.02);
+  EXPECT_NEAR(hosts.Share(20), 0.5, kPiece);
 }
 
 // Two endpoints that both hold everything.
