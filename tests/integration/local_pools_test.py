@@ -222,15 +222,21 @@ class ScaleTest(LocalPools):
             (name, address, "ready") for name, addresses in before.items()
             for address in addresses})
 
-    def test_a_service_that_does_not_start_is_one_error(self):
+    def serve_copy(self):
+        """Serves a model folder of ours; what is in it can be changed."""
         model = self.folder / "model"
         model.mkdir()
         for file in MODEL.iterdir():
             (model / file.name).symlink_to(file)
         self.mesh = et.Service(
             [et.BIN / "expertmesh", "serve", "--model", model, "--mesh-config",
-             self.write(BASE, HOT), "--listen", "127.0.0.1:0"])
+             self.write(BASE, HOT), "--listen", "127.0.0.1:0",
+             "--resolve-interval", "0.1"])
         self.addCleanup(self.mesh.__exit__)
+        return model
+
+    def test_a_service_that_does_not_start_is_one_error(self):
+        model = self.serve_copy()
         before = self.scale()
         (model / "config.json").unlink()
         done = self.scale("hot=3", check=False)
@@ -238,6 +244,23 @@ class ScaleTest(LocalPools):
         self.assertRegex(done.stderr, r"\Aexpertmesh: expert service hot/\d "
                          r"did not start: .*config.json.*\n\Z")
         self.assertEqual(self.scale(), before)
+
+    def test_a_service_that_the_router_refuses_does_not_stay(self):
+        config = self.serve_copy() / "config.json"
+        before = self.scale()
+        text = config.read_text()
+        config.unlink()
+        config.write_text(text + "\n")  # another fingerprint
+        for _ in range(2):  # the second finds nothing of the first
+            done = self.scale("hot=2", check=False)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, r"\Aexpertmesh: the router refuses "
+                             r"the service at .*\n\Z")
+            self.assertEqual(self.scale(), before)
+            self.assertEqual({e["address"] for e in self.mesh.ready["experts"]},
+                             {a for pool in before.values() for a in pool})
+        config.write_text(text)
+        self.assertEqual(len(self.scale("hot=2")["hot"]), 2)
 
     def test_the_launcher_is_found_if_it_is_the_only_one(self):
         with mock.patch.dict(os.environ, TMPDIR=str(self.folder)):
