@@ -16,6 +16,10 @@ absl::Status Stopping() {
   return absl::UnavailableError("the router is shutting down");
 }
 
+absl::Status Undone() {
+  return absl::AbortedError("the drain was taken back before its turn");
+}
+
 absl::Status CheckVersion(uint64_t expected, const MeshPlacement& placement) {
   if (expected == placement.version) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat("the placement is of version ",
@@ -153,25 +157,46 @@ void Controller::Drain(const std::string& address, bool drain,
     return done(absl::NotFoundError(
         absl::StrCat("there is no expert service ", address)));
   }
+  MutexLock lock(&drain_mutex_);
   if (!drain) {
+    ++undos_[address];
     mesh_->Return(address);
     return OrderDrain(address, false, std::move(done));
   }
   if (mesh_->Leave(address).ok()) {
     return OrderDrain(address, true, std::move(done));
   }
+  const uint64_t undos = undos_[address];
+  lock.Unlock();
   const absl::Status added =
-      Add([this, address, done](const absl::Status& turn) {
-        const absl::Status status = turn.ok() ? Evacuate(address) : turn;
+      Add([this, address, undos, done](const absl::Status& turn) {
+        absl::Status status = turn;
+        if (status.ok()) status = CheckNotUndone(address, undos);
+        if (status.ok()) status = Evacuate(address);
         if (!status.ok()) return done(status);
-        OrderDrain(address, true, done);
+        DrainEvacuated(address, undos, done);
       });
   if (!added.ok()) done(added);
 }
 
+absl::Status Controller::CheckNotUndone(const std::string& address,
+                                        uint64_t undos) {
+  MutexLock lock(&drain_mutex_);
+  return undos_[address] == undos ? absl::OkStatus() : Undone();
+}
+
+void Controller::DrainEvacuated(const std::string& address, uint64_t undos,
+                                ExpertOrders::Done done) {
+  MutexLock lock(&drain_mutex_);
+  const absl::Status status =
+      undos_[address] == undos ? mesh_->Leave(address) : Undone();
+  if (status.ok()) return OrderDrain(address, true, std::move(done));
+  lock.Unlock();
+  done(status);
+}
+
 void Controller::OrderDrain(const std::string& address, bool drain,
                             ExpertOrders::Done done) {
-  MutexLock lock(&drain_mutex_);
   if (!may_drain_) return done(Stopping());
   orders_->Drain(
       address, drain,
@@ -335,14 +360,12 @@ absl::Status Controller::Evacuate(const std::string& address) {
   const auto host =
       std::find_if(placement.hosts.begin(), placement.hosts.end(),
                    [&](const auto& h) { return h.id == address; });
-  if (host != placement.hosts.end()) {
-    ASSIGN_OR_RETURN(
-        const MoveSequence sequence,
-        PlanEvacuation(MakeProblem(mesh_->shape(), placement, load_.Rows()),
-                       static_cast<int>(host - placement.hosts.begin())));
-    RETURN_IF_ERROR(Carry(placement, sequence.moves).status());
-  }
-  return mesh_->Leave(address);
+  if (host == placement.hosts.end()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      const MoveSequence sequence,
+      PlanEvacuation(MakeProblem(mesh_->shape(), placement, load_.Rows()),
+                     static_cast<int>(host - placement.hosts.begin())));
+  return Carry(placement, sequence.moves).status();
 }
 
 }  // namespace expertmesh::router

@@ -98,7 +98,8 @@ class Controller {
 
   // What the service alone holds is first loaded elsewhere, in the turn of this
   // request; where there is nothing to load, and to take a drain back, it does
-  // not wait for others.
+  // not wait for others. A drain that is taken back before it was ordered ends
+  // with ABORTED.
   void Drain(const std::string& address, bool drain, ExpertOrders::Done done);
 
   // Gives up what goes on and fails what waits; when it returns, no order is
@@ -124,11 +125,16 @@ class Controller {
   absl::StatusOr<AppliedPlacement> ApplyTarget(uint64_t expected_version,
                                                const PlacementTarget& target);
   absl::StatusOr<AppliedPlacement> ApplyLastProposal(uint64_t expected_version);
-  // Lets others hold what this service alone holds, and it be no host any more.
+  // Lets others hold what this service alone holds.
   absl::Status Evacuate(const std::string& address);
+  // What follows, unless the drain was taken back since this many `undos_`.
+  void DrainEvacuated(const std::string& address, uint64_t undos,
+                      ExpertOrders::Done done);
+  absl::Status CheckNotUndone(const std::string& address, uint64_t undos);
 
   void OrderDrain(const std::string& address, bool drain,
-                  ExpertOrders::Done done);
+                  ExpertOrders::Done done)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(drain_mutex_);
 
   const ControllerOptions options_;
   ExpertOrders* const orders_;
@@ -144,9 +150,12 @@ class Controller {
   std::optional<PlacementProposal> last_proposal_;
   std::string last_reason_;  // logged of the automatic rebalance
 
-  // Held while an order to drain is given, so that none is after Stop.
+  // Held while an order to drain is given, so that none is after Stop, or after
+  // it was taken back.
   Mutex drain_mutex_;
   bool may_drain_ ABSL_GUARDED_BY(drain_mutex_) = true;
+  // How often drains of an address were taken back.
+  std::map<std::string, uint64_t> undos_ ABSL_GUARDED_BY(drain_mutex_);
 
   Mutex mutex_;
   CondVar wake_;

@@ -41,6 +41,10 @@ absl::StatusOr<std::vector<PoolScaler::Change>> PoolScaler::Plan(
 absl::StatusOr<std::vector<PoolScaler::Running>> PoolScaler::Scale(
     const std::vector<PoolSize>& targets, Progress progress) {
   MutexLock lock(&mutex_);
+  // Who waited for the lock may find services half-way.
+  if (supervisor_.SleepUnlessStopping(absl::ZeroDuration())) {
+    return absl::CancelledError("the launcher is stopping");
+  }
   ASSIGN_OR_RETURN(const std::vector<Change> changes, Plan(targets));
   // First, so that what leaves may be held by what has come.
   RETURN_IF_ERROR(Grow(changes, progress));
@@ -58,23 +62,40 @@ absl::StatusOr<std::vector<PoolScaler::Running>> PoolScaler::Scale(
 
 absl::Status PoolScaler::Grow(const std::vector<Change>& changes,
                               Progress progress) {
+  std::vector<Change> growing;
   std::vector<ServiceSpec> specs;
-  for (const auto& [pool, size] : changes) {
-    for (uint32_t number = pool->size + 1; number <= size; ++number) {
-      specs.push_back(pools_.Spec(*pool, number));
+  for (const Change& change : changes) {
+    if (change.size <= change.pool->size) continue;
+    growing.push_back(change);
+    for (uint32_t n = change.pool->size + 1; n <= change.size; ++n) {
+      specs.push_back(pools_.Spec(*change.pool, n));
     }
   }
   if (specs.empty()) return absl::OkStatus();
   progress(absl::StrCat("starting ", Services(specs.size())));
   RETURN_IF_ERROR(supervisor_.Add(std::move(specs)));
+  const absl::Status introduced = Introduce(growing, progress);
+  if (introduced.ok()) {
+    for (const auto& [pool, size] : growing) pool->size = size;
+  } else if (!absl::IsCancelled(introduced)) {
+    for (const auto& [pool, size] : growing) {
+      WriteFirst(*pool, pool->size).IgnoreError();
+    }
+    for (const auto& [pool, size] : growing) {
+      RETURN_IF_ERROR(EndFrom(*pool, pool->size));
+    }
+  }
+  return introduced;
+}
+
+absl::Status PoolScaler::Introduce(const std::vector<Change>& growing,
+                                   Progress progress) {
   std::vector<std::string> added;
-  for (const auto& [pool, size] : changes) {
-    if (size <= pool->size) continue;
+  for (const auto& [pool, size] : growing) {
     for (std::string& address : Addresses(*pool, pool->size)) {
       added.push_back(std::move(address));
     }
-    pool->size = size;
-    RETURN_IF_ERROR(pools_.WriteAddresses(*pool, Addresses(*pool, 0)));
+    RETURN_IF_ERROR(WriteFirst(*pool, size));
   }
   progress(
       absl::StrCat("waiting until the router uses ", Services(added.size())));
@@ -87,24 +108,41 @@ absl::Status PoolScaler::Shrink(const Change& change, Progress progress) {
   progress(absl::StrCat("draining ", Services(leaving.size()), " of ",
                         pool.config.name));
   // The router has the last word on what else holds their experts.
-  for (size_t i = leaving.size(); i-- > 0;) {
-    const absl::Status drained = router_.Drain(leaving[i]);
-    if (drained.ok()) continue;
-    for (size_t j = i + 1; j < leaving.size(); ++j) router_.Undrain(leaving[j]);
+  absl::Status drained;
+  std::vector<std::string> asked;
+  for (auto address = leaving.rbegin();
+       address != leaving.rend() && drained.ok(); ++address) {
+    asked.push_back(*address);
+    drained = router_.Drain(*address);
+  }
+  if (drained.ok()) drained = WriteFirst(pool, change.size);
+  if (absl::IsCancelled(drained)) return drained;
+  if (!drained.ok()) {
+    // Also the one that failed: the router may be about to drain it.
+    for (const std::string& address : asked) router_.Undrain(address);
     return absl::Status(
         drained.code(),
         absl::StrCat("pool ", pool.config.name, " stays at ",
                      Services(pool.size), ": ", drained.message()));
   }
-  std::vector<std::string> names;
-  for (uint32_t number = change.size + 1; number <= pool.size; ++number) {
-    names.push_back(pool.ServiceName(number));
-  }
-  std::vector<std::string> staying = Addresses(pool, 0);
-  staying.resize(change.size);
-  RETURN_IF_ERROR(pools_.WriteAddresses(pool, staying));
   pool.size = change.size;
-  // Should it take too long, they end all the same: they are drained.
+  return EndFrom(pool, change.size);
+}
+
+absl::Status PoolScaler::WriteFirst(const LocalPool& pool,
+                                    uint32_t count) const {
+  std::vector<std::string> addresses = Addresses(pool, 0);
+  addresses.resize(std::min<size_t>(count, addresses.size()));
+  return pools_.WriteAddresses(pool, addresses);
+}
+
+absl::Status PoolScaler::EndFrom(const LocalPool& pool, uint32_t first) {
+  const std::vector<std::string> leaving = Addresses(pool, first);
+  std::vector<std::string> names;
+  for (uint32_t i = 1; i <= leaving.size(); ++i) {
+    names.push_back(pool.ServiceName(first + i));
+  }
+  // Should it take too long, they end all the same.
   const absl::Status gone = router_.AwaitGone(leaving);
   if (absl::IsCancelled(gone)) return gone;
   return supervisor_.Remove(names);
@@ -114,11 +152,13 @@ std::vector<std::string> PoolScaler::Addresses(const LocalPool& pool,
                                                uint32_t first) const {
   std::vector<std::string> addresses;
   for (const ServiceStatus& service : supervisor_.services()) {
-    if (service.pool == pool.config.name) {
+    if (service.pool == pool.config.name && service.info.has_value()) {
       addresses.push_back(service.info->grpc);
     }
   }
-  addresses.erase(addresses.begin(), addresses.begin() + first);
+  addresses.erase(
+      addresses.begin(),
+      addresses.begin() + std::min<size_t>(first, addresses.size()));
   return addresses;
 }
 

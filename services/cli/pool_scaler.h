@@ -47,9 +47,18 @@ class PoolScaler {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Grow(const std::vector<Change>& changes, Progress progress)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes the router use what was started.
+  absl::Status Introduce(const std::vector<Change>& growing, Progress progress)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Shrink(const Change& change, Progress progress)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Of the services of a pool from `first` on, counted from 0.
+  // Tells the router of a pool's first services only.
+  absl::Status WriteFirst(const LocalPool& pool, uint32_t count) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends the others, counted from 0, once the router has forgotten them.
+  absl::Status EndFrom(const LocalPool& pool, uint32_t first)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of the services of a pool from `first` on.
   std::vector<std::string> Addresses(const LocalPool& pool,
                                      uint32_t first) const;
 

@@ -1,8 +1,10 @@
 #include "services/cli/router_view.h"
 
 #include <algorithm>
+#include <future>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/core/status_macros.h"
@@ -10,48 +12,98 @@
 namespace expertmesh {
 namespace {
 
-using Admin = admin::v1::AdminService::Stub;
+using AsyncAdmin = admin::v1::AdminService::StubInterface::async_interface;
 
-constexpr double kCallSeconds = 10;
-constexpr absl::Duration kPollInterval = absl::Milliseconds(50);
+constexpr absl::Duration kAnswersWithin = absl::Seconds(10);
+// What a service alone holds is loaded elsewhere, perhaps after other changes.
+constexpr absl::Duration kDrainsWithin = absl::Minutes(10);
+constexpr absl::Duration kConnectsWithin = absl::Seconds(10);
+constexpr absl::Duration kUsedWithin = absl::Minutes(10);
 // Its last batches are answered long before.
 constexpr absl::Duration kGoneWithin = absl::Minutes(1);
+constexpr absl::Duration kPollInterval = absl::Milliseconds(50);
+
+absl::Status Stopping() {
+  return absl::CancelledError("the launcher is stopping");
+}
 
 }  // namespace
 
 RouterView::RouterView(const std::string& address,
                        std::function<bool(absl::Duration)> sleep)
-    : client_({.address = address, .timeout_seconds = kCallSeconds}),
+    : client_({.address = address, .timeout_seconds = {}}),
       sleep_(std::move(sleep)) {}
 
+template <typename Request, typename Response>
+absl::StatusOr<Response> RouterView::Ask(
+    void (AsyncAdmin::*method)(grpc::ClientContext*, const Request*, Response*,
+                               std::function<void(grpc::Status)>),
+    const Request& request, absl::Duration timeout) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  Response response;
+  std::promise<grpc::Status> promise;
+  std::future<grpc::Status> answer = promise.get_future();
+  (client_.admin().async()->*method)(
+      &context, &request, &response,
+      [&](const grpc::Status& status) { promise.set_value(status); });
+  while (answer.wait_for(absl::ToChronoMilliseconds(kPollInterval)) !=
+         std::future_status::ready) {
+    if (sleep_(absl::ZeroDuration())) context.TryCancel();
+  }
+  const grpc::Status status = answer.get();
+  if (status.ok()) return response;
+  if (sleep_(absl::ZeroDuration())) return Stopping();
+  if (absl::StartsWith(status.error_message(), "failed to connect")) {
+    return absl::UnavailableError(
+        "the router cannot be reached; it may be restarting, try again");
+  }
+  if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    return absl::DeadlineExceededError(absl::StrCat(
+        "the router has not answered within ", absl::FormatDuration(timeout)));
+  }
+  return client_.Result(status);
+}
+
 absl::Status RouterView::Drain(const std::string& address) {
-  ASSIGN_OR_RETURN(
-      const auto listed,
-      client_.Ask(&Admin::ListEndpoints, admin::v1::ListEndpointsRequest()));
-  const bool is_ready = std::any_of(
-      listed.endpoints().begin(), listed.endpoints().end(),
-      [&](const admin::v1::Endpoint& endpoint) {
-        return endpoint.address() == address && endpoint.state() == "ready";
-      });
-  if (!is_ready) return absl::OkStatus();
-  admin::v1::DrainEndpointRequest request;
-  request.set_address(address);
-  return client_.Ask(&Admin::DrainEndpoint, request).status();
+  std::string state;  // "" until the router has answered
+  const absl::Status settled =
+      Await({address}, kConnectsWithin, "connect to the service",
+            [&](const Endpoints& endpoints) -> absl::StatusOr<bool> {
+              state = endpoints.empty() ? "absent" : endpoints.front().state();
+              return state != "connecting";
+            });
+  if (absl::IsCancelled(settled)) return settled;
+  // One that still connects has no work.
+  if (!settled.ok() && state != "connecting") return settled;
+  if (state != "ready") return absl::OkStatus();
+  return DrainEndpoint(address, /*undo=*/false, kDrainsWithin);
 }
 
 void RouterView::Undrain(const std::string& address) {
+  DrainEndpoint(address, /*undo=*/true, kAnswersWithin).IgnoreError();
+}
+
+absl::Status RouterView::DrainEndpoint(const std::string& address, bool undo,
+                                       absl::Duration timeout) {
   admin::v1::DrainEndpointRequest request;
   request.set_address(address);
-  request.set_undo(true);
-  client_.Ask(&Admin::DrainEndpoint, request).IgnoreError();
+  request.set_undo(undo);
+  return Ask<admin::v1::DrainEndpointRequest, admin::v1::DrainEndpointResponse>(
+             &AsyncAdmin::DrainEndpoint, request, timeout)
+      .status();
 }
 
 absl::Status RouterView::Await(
-    const std::vector<std::string>& addresses,
+    const std::vector<std::string>& addresses, absl::Duration within,
+    absl::string_view does_not,
     absl::FunctionRef<absl::StatusOr<bool>(const Endpoints&)> is_done) {
+  const absl::Time deadline = absl::Now() + within;
   while (true) {
     const auto listed =
-        client_.Ask(&Admin::ListEndpoints, admin::v1::ListEndpointsRequest());
+        Ask<admin::v1::ListEndpointsRequest, admin::v1::ListEndpointsResponse>(
+            &AsyncAdmin::ListEndpoints, admin::v1::ListEndpointsRequest(),
+            kAnswersWithin);
     if (listed.ok()) {
       Endpoints endpoints;
       for (const admin::v1::Endpoint& endpoint : listed->endpoints()) {
@@ -63,37 +115,35 @@ absl::Status RouterView::Await(
       ASSIGN_OR_RETURN(const bool done, is_done(endpoints));
       if (done) return absl::OkStatus();
     }
-    if (sleep_(kPollInterval)) {
-      return absl::CancelledError("the launcher is stopping");
-    }
+    if (sleep_(kPollInterval)) return Stopping();
+    if (absl::Now() < deadline) continue;
+    if (!listed.ok()) return listed.status();
+    return absl::DeadlineExceededError(
+        absl::StrCat("the router did not ", does_not, " within ",
+                     absl::FormatDuration(within)));
   }
 }
 
 absl::Status RouterView::AwaitReady(const std::vector<std::string>& addresses) {
-  return Await(
-      addresses, [&](const Endpoints& endpoints) -> absl::StatusOr<bool> {
-        size_t ready = 0;
-        for (const admin::v1::Endpoint& endpoint : endpoints) {
-          if (endpoint.state() == "ready") ++ready;
-          if (endpoint.state() != "refused") continue;
-          return absl::FailedPreconditionError(
-              absl::StrCat("the router refuses the service at ",
-                           endpoint.address(), ": ", endpoint.reason()));
-        }
-        return ready == addresses.size();
-      });
+  return Await(addresses, kUsedWithin, "use every new service",
+               [&](const Endpoints& endpoints) -> absl::StatusOr<bool> {
+                 size_t ready = 0;
+                 for (const admin::v1::Endpoint& endpoint : endpoints) {
+                   if (endpoint.state() == "ready") ++ready;
+                   if (endpoint.state() != "refused") continue;
+                   return absl::FailedPreconditionError(absl::StrCat(
+                       "the router refuses the service at ", endpoint.address(),
+                       ": ", endpoint.reason()));
+                 }
+                 return ready == addresses.size();
+               });
 }
 
 absl::Status RouterView::AwaitGone(const std::vector<std::string>& addresses) {
-  const absl::Time deadline = absl::Now() + kGoneWithin;
-  return Await(
-      addresses, [&](const Endpoints& endpoints) -> absl::StatusOr<bool> {
-        if (!endpoints.empty() && absl::Now() > deadline) {
-          return absl::DeadlineExceededError(absl::StrCat(
-              "the router still has work for ", endpoints.front().address()));
-        }
-        return endpoints.empty();
-      });
+  return Await(addresses, kGoneWithin, "let go of every service",
+               [](const Endpoints& endpoints) -> absl::StatusOr<bool> {
+                 return endpoints.empty();
+               });
 }
 
 }  // namespace expertmesh

@@ -215,7 +215,10 @@ bool Supervisor::Tend(Service& service) {
   }
   if (service.state == State::kWaiting && absl::Now() >= service.launch_at) {
     const absl::Status launched = Launch(service);
-    if (!launched.ok()) OnFault(service, launched.message());
+    if (!launched.ok()) {
+      OnFault(service, launched.message());
+      return service.state == State::kEnded;
+    }
   }
   return became_ready;
 }

@@ -499,6 +499,36 @@ TEST_F(ControllerTest, DrainsNothingThatAnUnloadUnderWayReliesOn) {
   EXPECT_EQ(mesh_.orders.back(), "drain a");
 }
 
+// The drain waits for the change below, and is taken back meanwhile.
+TEST_F(ControllerTest, ADrainTakenBackBeforeItsTurnDoesNothing) {
+  std::promise<absl::Status> drained;
+  mesh_.before = [&] {
+    mesh_.before = nullptr;
+    controller_->Drain("a", true, [&](const absl::Status& status) {
+      drained.set_value(status);
+    });
+    EXPECT_TRUE(Drain("a", false).ok());
+  };
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 2}}}}).ok());
+  EXPECT_EQ(drained.get_future().get().code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(mesh_.orders, ElementsAre("+m:2", "undo a"));
+  EXPECT_EQ(controller_->placement().hosts.size(), 4);
+  // The next one is another.
+  EXPECT_TRUE(Drain("a", true).ok());
+  EXPECT_EQ(mesh_.orders.back(), "drain a");
+}
+
+TEST_F(ControllerTest, ADrainTakenBackWhileItLoadsElsewhereIsNotOrdered) {
+  mesh_.before = [&] {
+    mesh_.before = nullptr;
+    EXPECT_TRUE(Drain("a", false).ok());
+  };
+  EXPECT_EQ(Drain("a", true).code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(mesh_.orders, ::testing::Contains("undo a"));
+  EXPECT_THAT(mesh_.orders, ::testing::Not(::testing::Contains("drain a")));
+  EXPECT_EQ(controller_->placement().hosts.size(), 4);
+}
+
 TEST_F(ControllerTest, DrainsNothingAfterStop) {
   ASSERT_TRUE(Apply(version(), {{"m", {{0, 0}, {0, 1}}}}).ok());
   mesh_.orders.clear();

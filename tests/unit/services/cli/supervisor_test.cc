@@ -123,14 +123,22 @@ ServiceSpec Broken(const std::string& name) {
           }};
 }
 
+// A service that cannot even be spawned.
+ServiceSpec Missing(const std::string& name) {
+  return {name, "", [](const std::string&, const ReadyInfo*) {
+            return std::vector<std::string>{"/no/such/binary"};
+          }};
+}
+
 TEST_F(SupervisorTest, ServicesComeAndGoWhileItWatches) {
   ASSERT_TRUE(supervisor_->Start({Service("a", "h:1")}).ok());
   ASSERT_TRUE(supervisor_->Start({Service("router", "h:0")}).ok());
   std::vector<std::vector<std::string>> seen;  // names, at each change
-  absl::Status added, failed, removed, late;
+  absl::Status added, failed, missing, removed, late;
   std::thread other([&] {
     added = supervisor_->Add({Service("b", "h:2"), Service("c", "h:3")});
     failed = supervisor_->Add({Service("d", "h:4"), Broken("e")});
+    missing = supervisor_->Add({Service("d", "h:4"), Missing("e")});
     removed = supervisor_->Remove({"a", "c"});
     kill(getpid(), SIGTERM);
     while (!supervisor_->SleepUnlessStopping(absl::Minutes(1))) {
@@ -147,6 +155,9 @@ TEST_F(SupervisorTest, ServicesComeAndGoWhileItWatches) {
   EXPECT_TRUE(added.ok()) << added;
   EXPECT_EQ(failed.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(failed.message(), "e did not start: no room");
+  EXPECT_EQ(missing.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(missing.message()),
+              HasSubstr("e did not start: cannot start /no/such/binary"));
   EXPECT_TRUE(removed.ok()) << removed;
   EXPECT_TRUE(absl::IsCancelled(late)) << late;
   EXPECT_THAT(seen, Contains(ElementsAre("a", "router", "b", "c")));
