@@ -190,6 +190,7 @@ TEST_F(SupervisorTest, WhatDoesNotEndIsKilled) {
   options.print_line = [this](absl::string_view line) {
     lines_.emplace_back(line);
   };
+  supervisor_.reset();  // first: its end lets signals through again
   supervisor_ = *Supervisor::Create(std::move(options));
   ASSERT_TRUE(supervisor_->Start({Service("a", "h:1")}).ok());
   // Ready only once the signal is ignored.
