@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "router_service/dispatch/dispatch_times.h"
+
 namespace expertmesh::router {
 namespace {
 
@@ -41,8 +43,6 @@ constexpr absl::Duration kFresh = absl::Seconds(1);
 constexpr absl::Duration kForgotten = absl::Minutes(1);
 // Speeds change slowly, and comparing them takes logarithms.
 constexpr absl::Duration kCompareEvery = absl::Milliseconds(5);
-// Rows that are planned now wait this long for one that an error closed.
-constexpr absl::Duration kMoment = absl::Milliseconds(50);
 // A wave must become shorter by this share to move rows for it.
 constexpr double kLeastRelief = 0.01;
 
