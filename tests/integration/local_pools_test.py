@@ -1,17 +1,16 @@
 """`serve --mesh-config` and `scale`: pools of local services come and go."""
 
-import contextlib
 import json
 import os
 import pathlib
 import signal
 import tempfile
-import threading
 import unittest
 from unittest import mock
 
 import expertmesh_testing as et
 import grpc
+from asked_all_along import asked_all_along
 from expertmesh.admin.v1 import admin_pb2, admin_pb2_grpc
 from expertmesh.v1 import generation_pb2 as pb
 from expertmesh.v1 import generation_pb2_grpc
@@ -93,30 +92,9 @@ class LocalPools(unittest.TestCase):
                                temperature=0.8, ignore_eos=True),
             timeout=SECONDS))
 
-    @contextlib.contextmanager
     def unchanged_generation(self):
         """Generates the same text all along; checks every byte of it."""
-        expected = self.generate()
-        stop, wrong = threading.Event(), []
-
-        def ask():
-            while not stop.is_set() and not wrong:
-                try:
-                    text = self.generate()
-                    if text != expected:
-                        wrong.append(text)
-                except grpc.RpcError as error:
-                    wrong.append(error.details())
-        askers = [threading.Thread(target=ask) for _ in range(2)]
-        for asker in askers:
-            asker.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for asker in askers:
-                asker.join()
-        self.assertEqual(wrong, [])
+        return asked_all_along(self.generate, self.generate(), threads=2)
 
 
 class ScaleTest(LocalPools):
