@@ -34,6 +34,10 @@ void ConvertToF32(const BF16* x, int64_t n, float* out) {
   ActiveKernels().convert_to_f32(Bits(x), n, out);
 }
 
+float QuantizeRow(const float* x, int64_t n, uint8_t* codes) {
+  return ActiveKernels().quantize_row(x, n, codes);
+}
+
 void Add(const float* x, int64_t n, float* y) { ActiveKernels().add(x, n, y); }
 
 void AddScaled(float a, const float* x, int64_t n, float* y) {

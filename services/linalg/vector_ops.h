@@ -22,6 +22,12 @@ void RmsNorm(const float* x, const float* weight, float eps, int64_t n,
 void ConvertToBF16(const float* x, int64_t n, BF16* out);
 void ConvertToF32(const BF16* x, int64_t n, float* out);
 
+// Rounds a row to bytes of its own scale, as quantized weights take it:
+//   codes [n and padding to a multiple of 64]: round(x / scale) + 128, 1 to 255
+// Returns the scale, max |x| / 127: zero for a row of (nearly) zeros, NaN for
+// one with a value that is not finite.
+float QuantizeRow(const float* x, int64_t n, uint8_t* codes);
+
 // y += x
 void Add(const float* x, int64_t n, float* y);
 

@@ -2,9 +2,12 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include "absl/strings/string_view.h"
@@ -30,13 +33,32 @@ bool CpuHasAvx512() {
   return CpuHasAvx2() && __builtin_cpu_supports("avx512f");
 }
 
+bool CpuHasAvx512Vnni() {
+  return CpuHasAvx512() && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
 bool CpuHasAvx512BF16() {
-  return CpuHasAvx512() && __builtin_cpu_supports("avx512bf16");
+  return CpuHasAvx512Vnni() && __builtin_cpu_supports("avx512bf16");
+}
+
+// The CPU, and the kernel's leave to use its tiles, whose state is large; it
+// holds for all threads of the process.
+bool CpuHasAmx() {
+  constexpr unsigned kTileBits = bit_AMX_TILE | bit_AMX_INT8 | bit_AMX_BF16;
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return CpuHasAvx512BF16() &&
+         __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
+         (edx & kTileBits) == kTileBits &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
 
 struct Tables {
-  const Kernels* of[4] = {};  // by Isa; null where the CPU lacks it
+  const Kernels* of[std::size(kAllIsas)] =
+      {};  // by Isa; null where the CPU lacks it
 };
 
 // Asked once: under a hypervisor every cpuid is a trap.
@@ -48,9 +70,13 @@ Tables ProbeCpu() {
   if (CpuHasAvx512()) {
     tables.of[static_cast<int>(Isa::kAvx512)] = &kAvx512Kernels;
   }
+  if (CpuHasAvx512Vnni()) {
+    tables.of[static_cast<int>(Isa::kAvx512Vnni)] = &kAvx512VnniKernels;
+  }
   if (CpuHasAvx512BF16()) {
     tables.of[static_cast<int>(Isa::kAvx512BF16)] = &kAvx512BF16Kernels;
   }
+  if (CpuHasAmx()) tables.of[static_cast<int>(Isa::kAmx)] = &kAmxKernels;
 #endif
   return tables;
 }
@@ -65,13 +91,13 @@ Isa HighestIsa() {
 
 // The highest, but for one case: Intel's cores run vdpbf16ps at half the rate
 // of the fused multiply-adds it stands for (68 against 136 GFLOP/s measured on
-// Sapphire Rapids), so plain AVX-512 is faster there, and its bits are those of
-// every other CPU.
+// Sapphire Rapids), so those are faster where there are no tiles, and their
+// bits are those of every other CPU.
 Isa DefaultIsa() {
   const Isa highest = HighestIsa();
 #if defined(__x86_64__)
   if (highest == Isa::kAvx512BF16 && __builtin_cpu_is("intel")) {
-    return Isa::kAvx512;
+    return Isa::kAvx512Vnni;
   }
 #endif
   return highest;
@@ -104,8 +130,12 @@ const char* IsaNameOf(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Vnni:
+      return "avx512vnni";
     case Isa::kAvx512BF16:
       return "avx512bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "?";
 }

@@ -11,9 +11,10 @@
 
 namespace expertmesh {
 
-enum class Isa { kPortable, kAvx2, kAvx512, kAvx512BF16 };
-inline constexpr Isa kAllIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512,
-                                   Isa::kAvx512BF16};
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vnni, kAvx512BF16, kAmx };
+inline constexpr Isa kAllIsas[] = {Isa::kPortable,   Isa::kAvx2,
+                                   Isa::kAvx512,     Isa::kAvx512Vnni,
+                                   Isa::kAvx512BF16, Isa::kAmx};
 
 // One panel of a packed matrix times some rows. See gemm.h for the layouts.
 struct GemmPanelArgs {
@@ -27,6 +28,21 @@ struct GemmPanelArgs {
   int64_t y_stride;
 };
 using GemmPanelFn = void (*)(const GemmPanelArgs& args);
+
+// One int8 or int4 panel times some quantized rows. See panel_layout.h.
+struct QuantizedPanelArgs {
+  const uint8_t* x;  // [num_rows, k]
+  int64_t x_stride;
+  const float* x_scales;  // [num_rows]
+  int64_t num_rows;
+  const void* panel;  // 64 outputs, 64-byte aligned
+  int64_t k;          // padded: a multiple of 64
+  int64_t width;      // real outputs of the panel, 1 to 64
+  float* y;           // [num_rows, width]
+  int64_t y_stride;
+  int8_t* scratch;  // [k, 64], 64-byte aligned; for int4 only
+};
+using QuantizedPanelFn = void (*)(const QuantizedPanelArgs& args);
 
 // Rows of one KV head over its pages. See attention.h.
 struct AttendArgs {
@@ -44,6 +60,9 @@ using AttendFn = void (*)(const AttendArgs& args);
 struct Kernels {
   // [activations f32, bf16][weights f32, bf16, f16], as in DType.
   GemmPanelFn gemm_panel[2][3];
+  // [int8, int4]. Every instruction set gives the same bits.
+  QuantizedPanelFn gemm_panel_quantized[2];
+  float (*quantize_row)(const float* x, int64_t n, uint8_t* codes);
   // [keys and values f32, bf16].
   AttendFn attend[2];
 
@@ -65,7 +84,7 @@ struct Kernels {
   float (*dot)(const float* x, const float* y, int64_t n);
 };
 
-// "portable", "avx2", "avx512", "avx512bf16".
+// "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx".
 const char* IsaNameOf(Isa isa);
 
 // The table of `isa`, or null where this CPU or this build lacks it.
@@ -84,7 +103,9 @@ extern const Kernels kPortableKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512VnniKernels;
 extern const Kernels kAvx512BF16Kernels;
+extern const Kernels kAmxKernels;
 #endif
 
 }  // namespace expertmesh

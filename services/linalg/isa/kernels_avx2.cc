@@ -5,10 +5,12 @@
 #include "services/linalg/isa/vector_body.h"
 // attention_body.h uses vector_body.h.
 #include "services/linalg/isa/attention_body.h"
+#include "services/linalg/isa/bytes_avx2.h"
+#include "services/linalg/isa/quantized_body.h"
 #include "services/linalg/isa/table_body.h"
 
 namespace expertmesh {
 
-constinit const Kernels kAvx2Kernels = MakeTable();
+constinit const Kernels kAvx2Kernels = MakeTable<Avx2Bytes>();
 
 }  // namespace expertmesh

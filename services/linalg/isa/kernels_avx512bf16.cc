@@ -5,6 +5,8 @@
 #include "services/linalg/isa/vector_body.h"
 // attention_body.h uses vector_body.h.
 #include "services/linalg/isa/attention_body.h"
+#include "services/linalg/isa/bytes_vnni.h"
+#include "services/linalg/isa/quantized_body.h"
 #include "services/linalg/isa/table_body.h"
 
 namespace expertmesh {
@@ -40,7 +42,7 @@ struct PairDot {
 };
 
 constexpr Kernels MakePairDotTable() {
-  Kernels table = MakeTable();
+  Kernels table = MakeTable<VnniBytes>();
   table.gemm_panel[1][1] = GemmPanel<PairDot>;
   return table;
 }

@@ -5,10 +5,12 @@
 #include "services/linalg/isa/vector_body.h"
 // attention_body.h uses vector_body.h.
 #include "services/linalg/isa/attention_body.h"
+#include "services/linalg/isa/bytes_portable.h"
+#include "services/linalg/isa/quantized_body.h"
 #include "services/linalg/isa/table_body.h"
 
 namespace expertmesh {
 
-constinit const Kernels kPortableKernels = MakeTable();
+constinit const Kernels kPortableKernels = MakeTable<PortableBytes>();
 
 }  // namespace expertmesh

@@ -100,6 +100,35 @@ EXPERTMESH_INLINE F32x16 ScaleByLowBits(F32x16 x, F32x16 shifted) {
   return {ScaleByLowBits(x.lo, shifted.lo), ScaleByLowBits(x.hi, shifted.hi)};
 }
 
+EXPERTMESH_INLINE __m256i LoadInts(const int32_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+EXPERTMESH_INLINE F32x16 Difference(const int32_t* a, const int32_t* b) {
+  return {
+      _mm256_cvtepi32_ps(_mm256_sub_epi32(LoadInts(a), LoadInts(b))),
+      _mm256_cvtepi32_ps(_mm256_sub_epi32(LoadInts(a + 8), LoadInts(b + 8)))};
+}
+EXPERTMESH_INLINE F32x16 Magnitude(F32x16 a) {
+  const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  return {_mm256_and_ps(a.lo, mask), _mm256_and_ps(a.hi, mask)};
+}
+EXPERTMESH_INLINE __m256 MaxAsInts(__m256 a, __m256 b) {
+  return _mm256_castsi256_ps(
+      _mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+EXPERTMESH_INLINE F32x16 MaxAsInts(F32x16 a, F32x16 b) {
+  return {MaxAsInts(a.lo, b.lo), MaxAsInts(a.hi, b.hi)};
+}
+EXPERTMESH_INLINE __m128i RoundToWords(__m256 a) {
+  const __m256i codes =
+      _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(128));
+  return NarrowWords(codes);
+}
+EXPERTMESH_INLINE void StoreCodes(uint8_t* p, F32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(RoundToWords(a.lo), RoundToWords(a.hi)));
+}
+
 EXPERTMESH_INLINE __m256i LoadPairs(const uint16_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }

@@ -7,6 +7,10 @@
 //   Fma(a, b, c)      a * b + c, rounded once
 //   Max, Min(a, b)    b where the lanes do not compare (NaN)
 //   ScaleByLowBits    x * 2^n, n being what was added to 1.5 * 2^23
+//   Difference(a, b)  a - b of 32-bit integers, rounded to f32
+//   Magnitude         without the sign
+//   MaxAsInts(a, b)   of bit patterns: of magnitudes, NaN is the largest
+//   StoreCodes        to the nearest integers, ties to even, plus 128, as bytes
 //   Load*Half         the even (0) or odd (1) ones of 32 16-bit values
 //   BroadcastBF16Half the first or second of two neighbours in all lanes
 // Everything is in an unnamed namespace because each instruction set compiles
@@ -85,6 +89,25 @@ EXPERTMESH_INLINE F32x16 ScaleByLowBits(F32x16 x, F32x16 shifted) {
       _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias), 23);
   return {_mm512_mul_ps(_mm512_mul_ps(x.v, _mm512_castsi512_ps(first)),
                         _mm512_castsi512_ps(second))};
+}
+
+EXPERTMESH_INLINE F32x16 Difference(const int32_t* a, const int32_t* b) {
+  return {_mm512_cvtepi32_ps(
+      _mm512_sub_epi32(_mm512_loadu_si512(a), _mm512_loadu_si512(b)))};
+}
+EXPERTMESH_INLINE F32x16 Magnitude(F32x16 a) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v),
+                                               _mm512_set1_epi32(0x7fffffff)))};
+}
+EXPERTMESH_INLINE F32x16 MaxAsInts(F32x16 a, F32x16 b) {
+  return {_mm512_castsi512_ps(
+      _mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
+}
+EXPERTMESH_INLINE void StoreCodes(uint8_t* p, F32x16 a) {
+  const __m512i codes =
+      _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(128));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm512_cvtusepi32_epi8(codes));
 }
 
 template <int kHalf>

@@ -94,6 +94,28 @@ EXPERTMESH_INLINE F32x16 ScaleByLowBits(const F32x16& x,
   });
 }
 
+EXPERTMESH_INLINE F32x16 Difference(const int32_t* a, const int32_t* b) {
+  return EachLane([&](int i) { return static_cast<float>(a[i] - b[i]); });
+}
+EXPERTMESH_INLINE F32x16 Magnitude(const F32x16& a) {
+  return EachLane(
+      [&](int i) { return FloatOfBits(BitsOfFloat(a.v[i]) & 0x7fffffffu); });
+}
+EXPERTMESH_INLINE F32x16 MaxAsInts(const F32x16& a, const F32x16& b) {
+  return EachLane([&](int i) {
+    const auto x = static_cast<int32_t>(BitsOfFloat(a.v[i]));
+    const auto y = static_cast<int32_t>(BitsOfFloat(b.v[i]));
+    return FloatOfBits(static_cast<uint32_t>(x > y ? x : y));
+  });
+}
+EXPERTMESH_INLINE void StoreCodes(uint8_t* p, const F32x16& a) {
+  for (int i = 0; i < 16; ++i) {
+    // Beside 1.5 * 2^23 there is no room for a fraction.
+    const float rounded = (a.v[i] + 12582912.0f) - 12582912.0f;
+    p[i] = static_cast<uint8_t>(static_cast<int>(rounded) + 128);
+  }
+}
+
 template <int kHalf>
 EXPERTMESH_INLINE F32x16 LoadBF16Half(const uint16_t* p) {
   return EachLane([&](int i) {

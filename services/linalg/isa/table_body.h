@@ -8,6 +8,8 @@
 namespace expertmesh {
 namespace {
 
+// `Bytes`: one of bytes_*.h.
+template <typename Bytes>
 constexpr Kernels MakeTable() {
   return {
       .gemm_panel = {{GemmPanel<FmaChain<F32Weights, F32Acts>>,
@@ -16,6 +18,8 @@ constexpr Kernels MakeTable() {
                      {GemmPanel<FmaChain<F32Weights, BF16Acts>>,
                       GemmPanel<FmaChain<BF16Weights, BF16Acts>>,
                       GemmPanel<FmaChain<F16Weights, BF16Acts>>}},
+      .gemm_panel_quantized = {GemmPanelInt8<Bytes>, GemmPanelInt4<Bytes>},
+      .quantize_row = QuantizeRow,
       .attend = {Attend<float>, Attend<uint16_t>},
       .rms_norm = RmsNorm<float>,
       .rms_norm_bf16 = RmsNorm<uint16_t>,

@@ -27,10 +27,10 @@ TEST(PackedMatrixTest, PutsBF16InPairsOfK) {
   const TypedValues weight(RandomFloats(65 * 5, 2), DType::kBF16);
   const auto packed = PackedMatrix::Pack(weight.View(65, 5));
   ASSERT_TRUE(packed.ok()) << packed.status();
-  EXPECT_EQ(packed->size_bytes(), 2u * 3 * 64 * 4);
+  EXPECT_EQ(packed->size_bytes(), 2u * 16 * 64 * 4);  // k padded to 32
   for (int64_t n = 0; n < 128; ++n) {
     const auto* panel = reinterpret_cast<const BF16*>(packed->panel(n / 64));
-    for (int64_t k = 0; k < 6; ++k) {
+    for (int64_t k = 0; k < 32; ++k) {
       const float expected = n < 65 && k < 5 ? weight.f32[n * 5 + k] : 0.0f;
       EXPECT_EQ(ToF32(panel[k / 2 * 128 + n % 64 * 2 + k % 2]), expected)
           << n << ", " << k;

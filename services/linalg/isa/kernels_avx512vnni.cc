@@ -1,0 +1,16 @@
+#include "services/linalg/isa/kernels.h"
+#include "services/linalg/isa/simd_avx512.h"
+// The bodies take their lanes from the header above.
+#include "services/linalg/isa/gemm_body.h"
+#include "services/linalg/isa/vector_body.h"
+// attention_body.h uses vector_body.h.
+#include "services/linalg/isa/attention_body.h"
+#include "services/linalg/isa/bytes_vnni.h"
+#include "services/linalg/isa/quantized_body.h"
+#include "services/linalg/isa/table_body.h"
+
+namespace expertmesh {
+
+constinit const Kernels kAvx512VnniKernels = MakeTable<VnniBytes>();
+
+}  // namespace expertmesh

@@ -1,0 +1,54 @@
+#pragma once
+
+// A weight matrix in the order that the kernels read it.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "services/linalg/buffer.h"
+#include "services/linalg/isa/panel_layout.h"
+#include "services/linalg/tensor_view.h"
+#include "services/linalg/weight_format.h"
+
+namespace expertmesh {
+
+// A [n, k] matrix in panels of kPanelWidth outputs (isa/panel_layout.h).
+// Padding adds nothing to a product. Immutable after packing; thread-safe.
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+
+  // Packs the rows of `parts` one under the other: [sum of rows, k]. All parts
+  // must be 2-D with equal k and dtype. To the format of that dtype, to f32 or
+  // bf16 (rounded to nearest), or quantized (quantize.h).
+  // Errors: INVALID_ARGUMENT on shapes that do not fit, for f16 from another
+  // type, and for weights that are not finite where they would be quantized.
+  static absl::StatusOr<PackedMatrix> Pack(absl::Span<const TensorView> parts,
+                                           WeightFormat format);
+  static absl::StatusOr<PackedMatrix> Pack(const TensorView& weight,
+                                           WeightFormat format);
+  // Keeps the parts' own type.
+  static absl::StatusOr<PackedMatrix> Pack(absl::Span<const TensorView> parts);
+  static absl::StatusOr<PackedMatrix> Pack(const TensorView& weight);
+
+  int64_t n() const { return n_; }
+  int64_t k() const { return k_; }
+  WeightFormat format() const { return format_; }
+  int64_t num_panels() const { return (n_ + kPanelWidth - 1) / kPanelWidth; }
+  // Start of a panel, 64-byte aligned.
+  const std::byte* panel(int64_t index) const {
+    return buffer_.data() + index * panel_bytes_;
+  }
+  size_t size_bytes() const { return buffer_.size(); }
+
+ private:
+  int64_t n_ = 0;
+  int64_t k_ = 0;
+  WeightFormat format_ = WeightFormat::kF32;
+  int64_t panel_bytes_ = 0;
+  Buffer buffer_;
+};
+
+}  // namespace expertmesh
