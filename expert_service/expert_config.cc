@@ -52,9 +52,10 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
                  "Written once serving: addresses as JSON");
   app.add_flag("--exit-with-parent", config->exit_with_parent,
                "Drain and exit when the parent process ends");
-  app.add_option("--expert-dtype", config->expert_dtype,
-                 "Type of weights in memory: f32, bf16, or auto: the "
-                 "checkpoint's")
+  app.add_option(
+         "--expert-dtype", config->expert_dtype,
+         "Weights in memory: f32, bf16, int8 (a scale per output), int4 "
+         "(a multiplier per 32 as well), or auto: the checkpoint's type")
       ->capture_default_str();
   app.add_option("--threads", config->threads,
                  "Threads that compute; 0: the CPUs at hand")
@@ -102,11 +103,12 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
         "--experts: a host with none needs a --memory-budget, by which it is "
         "given some");
   }
-  if (config.expert_dtype != "auto" && config.expert_dtype != "f32" &&
-      config.expert_dtype != "bf16") {
+  const auto format = ParseWeightFormat(config.expert_dtype);
+  if (config.expert_dtype != "auto" &&
+      (!format.ok() || *format == WeightFormat::kF16)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--expert-dtype: '", config.expert_dtype,
-                     "' is not one of auto, f32, bf16"));
+                     "' is not one of auto, f32, bf16, int8, int4"));
   }
   if (config.threads < 0 || config.threads > 1024) {
     return absl::InvalidArgumentError(
@@ -140,9 +142,9 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
   return absl::OkStatus();
 }
 
-std::optional<DType> ExpertWeightType(const ExpertConfig& config) {
+std::optional<WeightFormat> ExpertWeightFormat(const ExpertConfig& config) {
   if (config.expert_dtype == "auto") return std::nullopt;
-  return *ParseDType(config.expert_dtype);
+  return *ParseWeightFormat(config.expert_dtype);
 }
 
 }  // namespace expertmesh::expert

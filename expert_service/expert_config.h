@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "services/core/dtype.h"
+#include "services/linalg/weight_format.h"
 #include "services/runtime/command_line.h"
 
 namespace expertmesh::expert {
@@ -28,7 +28,7 @@ struct ExpertConfig {
   std::string ready_file;  // written once serving
   bool exit_with_parent = false;
 
-  std::string expert_dtype = "auto";  // auto, f32, bf16
+  std::string expert_dtype = "auto";  // auto, f32, bf16, int8, int4
   int threads = 0;                    // 0: the CPUs at hand
 
   int64_t max_batch_rows = 2048;  // of one kernel call; sizes the workspace
@@ -52,6 +52,6 @@ std::vector<std::string> WeightPeerAddresses(const ExpertConfig& config);
 
 // The type weights are held in; nothing for "auto": as the checkpoint has them.
 // Requires a checked config.
-std::optional<DType> ExpertWeightType(const ExpertConfig& config);
+std::optional<WeightFormat> ExpertWeightFormat(const ExpertConfig& config);
 
 }  // namespace expertmesh::expert

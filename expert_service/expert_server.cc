@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "expert_service/weights/expert_loader.h"
+#include "services/checkpoint/memory_plan.h"
 #include "services/checkpoint/slot_list.h"
 #include "services/core/clock.h"
 #include "services/core/log.h"
@@ -69,23 +70,23 @@ absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Start(
 absl::Status ExpertServer::Load() {
   RETURN_IF_ERROR(OpenCheckpoint());
   const ModelConfig& model = checkpoint_->config();
-  const std::optional<DType> dtype = ExpertWeightType(config_);
-  ASSIGN_OR_RETURN(const DType packed, PackedType(*checkpoint_, dtype));
+  const std::optional<WeightFormat> format = ExpertWeightFormat(config_);
+  ASSIGN_OR_RETURN(format_, PackedFormat(*checkpoint_, format));
   weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
       model.num_layers, model.num_experts, std::vector<ExpertSlot>(),
       std::vector<PackedExpert>()));
   ExpertContents::Options options;
   options.model = &model;
-  options.load = [this, dtype](ExpertSlot slot, const std::stop_token& stop) {
-    return LoadSlot(slot, dtype, stop);
+  options.load = [this, format](ExpertSlot slot, const std::stop_token& stop) {
+    return LoadSlot(slot, format, stop);
   };
-  options.slot_bytes = PackedSlotBytes(model, packed);
+  options.slot_bytes = static_cast<size_t>(ExpertBytes(model, format_));
   options.memory_budget_bytes = config_.memory_budget_bytes;
   contents_ = std::make_unique<ExpertContents>(options, metrics_.contents,
                                                weights_.get());
   RETURN_IF_ERROR(LoadFirst());
   load_ = std::make_unique<SlotLoad>(model.num_layers, model.num_experts);
-  endpoint_ = DescribeEndpoint(packed);
+  endpoint_ = DescribeEndpoint();
   return absl::OkStatus();
 }
 
@@ -117,7 +118,8 @@ absl::Status ExpertServer::OpenCheckpoint() {
 }
 
 absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
-    ExpertSlot slot, std::optional<DType> dtype, const std::stop_token& stop) {
+    ExpertSlot slot, std::optional<WeightFormat> format,
+    const std::stop_token& stop) {
   if (source_ != nullptr) {
     const ExpertTensorNames names =
         checkpoint_->family().ExpertNames(slot.layer, slot.expert);
@@ -125,7 +127,7 @@ absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
     RETURN_IF_ERROR(source_->Fetch(names.up_proj, stop));
     RETURN_IF_ERROR(source_->Fetch(names.down_proj, stop));
   }
-  return LoadExpert(*checkpoint_, slot, dtype);
+  return LoadExpert(*checkpoint_, slot, format);
 }
 
 absl::Status ExpertServer::LoadFirst() {
@@ -149,7 +151,7 @@ absl::Status ExpertServer::LoadFirst() {
   return absl::OkStatus();
 }
 
-v1::EndpointState ExpertServer::DescribeEndpoint(DType packed) const {
+v1::EndpointState ExpertServer::DescribeEndpoint() const {
   const ModelConfig& model = checkpoint_->config();
   v1::EndpointState endpoint;
   endpoint.set_model_type(model.model_type);
@@ -157,9 +159,9 @@ v1::EndpointState ExpertServer::DescribeEndpoint(DType packed) const {
   endpoint.set_num_layers(static_cast<uint32_t>(model.num_layers));
   endpoint.set_num_experts(static_cast<uint32_t>(model.num_experts));
   endpoint.set_checkpoint_fingerprint(checkpoint_->fingerprint());
-  endpoint.set_expert_dtype(std::string(DTypeName(packed)));
-  endpoint.set_numerics_id(
-      absl::StrCat("cpu-", IsaName(), "-", DTypeName(packed), "-v1"));
+  endpoint.set_expert_dtype(std::string(WeightFormatName(format_)));
+  endpoint.set_numerics_id(absl::StrCat("cpu-", SumOrder(format_), "-",
+                                        WeightFormatName(format_), "-v2"));
   endpoint.set_device("cpu");
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);
@@ -183,9 +185,10 @@ absl::Status ExpertServer::StartExecutor() {
   };
   if (workspace_bytes > memory_bytes) return too_large();
   try {
-    ffn_ = MakeGroupedFfnCpu({model.hidden_size, model.expert_intermediate_size,
-                              config_.max_batch_rows, model.activation},
-                             &pool_);
+    ffn_ = MakeGroupedFfnCpu(
+        {model.hidden_size, model.expert_intermediate_size,
+         config_.max_batch_rows, model.activation, IsQuantized(format_)},
+        &pool_);
     executor_ = std::make_unique<ExpertExecutor>(
         ExpertExecutor::Options{model.hidden_size, config_.max_batch_rows},
         metrics_.executor,

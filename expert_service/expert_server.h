@@ -54,13 +54,13 @@ class ExpertServer {
   absl::Status OpenCheckpoint();
   // Pulls a slot's tensors where there is no checkpoint, then packs it.
   absl::StatusOr<PackedExpert> LoadSlot(ExpertSlot slot,
-                                        std::optional<DType> dtype,
+                                        std::optional<WeightFormat> format,
                                         const std::stop_token& stop);
   // What --experts names.
   absl::Status LoadFirst();
   absl::Status StartExecutor();
   absl::Status Serve();
-  v1::EndpointState DescribeEndpoint(DType packed) const;
+  v1::EndpointState DescribeEndpoint() const;
   // Thread-safe; heeded as soon as there is a server.
   void SetHealth(bool serving);
   void AwaitQuiet(absl::Duration timeout) const;
@@ -68,7 +68,8 @@ class ExpertServer {
   const ExpertConfig config_;
   Metrics registry_;
   ExpertMetrics metrics_;
-  std::string expert_list_;  // "0-3"
+  std::string expert_list_;                   // "0-3"
+  WeightFormat format_ = WeightFormat::kF32;  // of the experts
   v1::EndpointState endpoint_;
 
   // Each needs those above it, so they end in the opposite order.

@@ -40,12 +40,13 @@ absl::Status CheckRange(const Range& range) {
                       range.value, range.least, range.most));
 }
 
-absl::Status CheckDType(absl::string_view flag, const std::string& value) {
+absl::Status CheckDType(absl::string_view flag, const std::string& value,
+                        absl::string_view choices = "auto, f32 or bf16") {
   if (value == "auto" || value == "f32" || value == "bf16") {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(flag, " is '", value, "'; it must be auto, f32 or bf16"));
+      absl::StrCat(flag, " is '", value, "'; it must be ", choices));
 }
 
 void AddControlOptions(CLI::App& app, RouterConfig* config) {
@@ -115,8 +116,11 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       "Refuse to lend the checkpoint at --listen to expert services with "
       "--weights-from; default: whoever reaches --listen may read the weights");
   app.add_option("--router-dtype", config->router_dtype,
-                 "Activations and KV cache: auto (as the checkpoint), f32, "
-                 "bf16")
+                 "The router's own arithmetic: auto (as the checkpoint), f32, "
+                 "bf16; or int8, int4: weights in codes, the rest as auto")
+      ->capture_default_str();
+  app.add_option("--kv-dtype", config->kv_dtype,
+                 "Keys and values: auto (as activations), f32, bf16")
       ->capture_default_str();
   app.add_option("--wire-dtype", config->wire_dtype,
                  "Activations to and from experts: auto (as the checkpoint), "
@@ -202,7 +206,11 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("--experts-at: ", parsed.status().message()));
   }
-  RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype));
+  if (config.router_dtype != "int8" && config.router_dtype != "int4") {
+    RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype,
+                               "auto, f32, bf16, int8 or int4"));
+  }
+  RETURN_IF_ERROR(CheckDType("--kv-dtype", config.kv_dtype));
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
   if (config.micro_batches != "auto" && config.micro_batches != "1" &&
       config.micro_batches != "2") {
@@ -262,6 +270,12 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
         absl::StrCat("--overflow-policy: ", policy.status().message()));
   }
   return absl::OkStatus();
+}
+
+std::optional<WeightFormat> RouterWeightFormat(const RouterConfig& config) {
+  const auto format = ParseWeightFormat(config.router_dtype);
+  if (format.ok() && IsQuantized(*format)) return *format;
+  return std::nullopt;
 }
 
 DType ActivationDType(const std::string& flag, DType checkpoint) {

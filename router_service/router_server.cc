@@ -101,7 +101,9 @@ class RouterServer::Impl {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<MetricsServer> metrics_server_;
-  DType router_dtype_ = DType::kF32;
+  DType activation_dtype_ = DType::kF32;
+  DType kv_dtype_ = DType::kF32;
+  std::string router_dtype_;  // as announced
   DType wire_dtype_ = DType::kF32;
   int64_t max_context_tokens_ = 0;
   DenseWeights weights_;
@@ -152,13 +154,17 @@ absl::Status RouterServer::Impl::LoadModel() {
   // Before what takes long.
   ASSIGN_OR_RETURN(mesh_, ReadMesh());
   ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(*checkpoint_));
-  router_dtype_ = ActivationDType(config_.router_dtype, model().dtype);
+  activation_dtype_ = ActivationDType(config_.router_dtype, model().dtype);
+  kv_dtype_ = ActivationDType(config_.kv_dtype, activation_dtype_);
+  const std::optional<WeightFormat> format = RouterWeightFormat(config_);
+  router_dtype_ = std::string(format ? WeightFormatName(*format)
+                                     : DTypeName(activation_dtype_));
   wire_dtype_ = ActivationDType(config_.wire_dtype, model().dtype);
 
   metrics_ = std::make_unique<Metrics>("router", IsaName());
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, *metrics_));
-  const int64_t num_pages = NumKvPages(config_, model(), router_dtype_);
+  const int64_t num_pages = NumKvPages(config_, model(), kv_dtype_);
   if (num_pages == 0) {
     return absl::InvalidArgumentError(
         "--kv-cache-bytes is too small for one page of the KV cache; raise it");
@@ -166,15 +172,16 @@ absl::Status RouterServer::Impl::LoadModel() {
   RETURN_IF_ERROR(CheckKvCacheSize(num_pages));
   max_context_tokens_ =
       std::min(model().max_position_embeddings, num_pages * kPageTokens);
-  cache_ = std::make_unique<KvCache>(model(), router_dtype_, num_pages);
-  ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_));
+  cache_ = std::make_unique<KvCache>(model(), kv_dtype_, num_pages);
+  ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_, format));
   Log(LogLevel::kInfo, "model loaded",
       {{"model", checkpoint_->name()},
        {"model_type", model().model_type},
        {"weight_bytes", weights_.size_bytes},
        {"kv_cache_bytes", cache_->size_bytes()},
        {"kv_cache_tokens", num_pages * kPageTokens},
-       {"router_dtype", DTypeName(router_dtype_)},
+       {"router_dtype", router_dtype_},
+       {"kv_dtype", DTypeName(kv_dtype_)},
        {"wire_dtype", DTypeName(wire_dtype_)}});
   return absl::OkStatus();
 }
@@ -182,7 +189,7 @@ absl::Status RouterServer::Impl::LoadModel() {
 absl::Status RouterServer::Impl::CheckKvCacheSize(int64_t num_pages) const {
   const double bytes =
       static_cast<double>(num_pages) *
-      static_cast<double>(KvCache::PageBytes(model(), router_dtype_));
+      static_cast<double>(KvCache::PageBytes(model(), kv_dtype_));
   const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
                         static_cast<double>(sysconf(_SC_PAGE_SIZE));
   // Slots are counted in 32 bits.
@@ -204,10 +211,9 @@ MeshShape RouterServer::Impl::Shape() const {
   MeshShape shape;
   shape.num_layers = model().num_layers;
   shape.num_experts = model().num_experts;
-  const std::string expert_dtype =
-      mesh_.expert_dtype.empty() ? "auto" : mesh_.expert_dtype;
+  const auto format = ParseWeightFormat(mesh_.expert_dtype);
   const int64_t expert_bytes =
-      ExpertBytes(model(), ActivationDType(expert_dtype, model().dtype));
+      ExpertBytes(model(), format.ok() ? *format : FormatOf(model().dtype));
   for (const auto& layer : model().layers) {
     shape.slot_bytes.push_back(layer.is_moe ? expert_bytes : 0);
   }
@@ -342,7 +348,7 @@ void RouterServer::Impl::BuildEngine() {
       DispatchOptions(), placement_.get(), endpoints_->transport(),
       MakeDispatchMetrics(metrics_.get()));
   TransformerOptions transformer;
-  transformer.dtype = router_dtype_;
+  transformer.dtype = activation_dtype_;
   transformer.max_tokens = config_.max_step_tokens;
   transformer.micro_batches =
       config_.micro_batches == "auto" ? 0 : config_.micro_batches[0] - '0';
@@ -433,10 +439,12 @@ v1::Model RouterServer::Impl::Describe() const {
                                    defaults.eos_token_ids.end());
   out.set_checkpoint_fingerprint(checkpoint_->fingerprint());
   out.set_checkpoint_dtype(std::string(DTypeName(config.dtype)));
-  out.set_router_dtype(std::string(DTypeName(router_dtype_)));
+  out.set_router_dtype(router_dtype_);
+  out.set_kv_dtype(std::string(DTypeName(kv_dtype_)));
   out.set_wire_dtype(std::string(DTypeName(wire_dtype_)));
   out.set_numerics_id(
-      absl::StrCat("cpu-", IsaName(), "-", DTypeName(router_dtype_), "-v1"));
+      absl::StrCat("cpu-", SumOrder(FormatOf(activation_dtype_)), "-",
+                   router_dtype_, "-kv-", DTypeName(kv_dtype_), "-v2"));
   out.set_overflow_policy(config_.overflow_policy);
   out.set_capacity_factor(config_.capacity_factor);
   out.set_kv_cache_tokens(

@@ -37,8 +37,9 @@ struct GroupedRows {
 
 // Runs down(silu(gate x) · up x) for every row group. Accumulates in f32; the
 // intermediate product is rounded to `dtype` before the down projection, and so
-// is y. Gate weights are applied later, in combine. A row's result does not
-// depend on the other rows.
+// is y. Quantized experts take x and the intermediate product in codes instead
+// (QuantizeRow) and accumulate in integers. Gate weights are applied later, in
+// combine. A row's result does not depend on the other rows.
 // Source: arXiv:2002.05202 (SwiGLU), arXiv:2211.15841 (grouping).
 class GroupedFfn {
  public:
@@ -53,6 +54,7 @@ struct GroupedFfnOptions {
   int64_t intermediate_size = 0;
   int64_t max_rows = 0;  // of one Run; the workspace is sized once for it
   Activation activation = Activation::kSiluGlu;
+  bool quantized = false;  // experts are int8 or int4
 };
 
 // Vectorised panels of services/linalg on the pool's threads. `pool` must

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "expert_service/kernels/grouped_ffn.h"
+#include "services/linalg/quantized_rows.h"
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::expert {
@@ -15,6 +16,8 @@ constexpr int64_t kMinBlockRows = kStepRows;
 constexpr int64_t kMaxBlockRows = 8 * kStepRows;
 // Tasks wanted per thread, so that none waits long for the last.
 constexpr int64_t kTasksPerThread = 4;
+// Rows that one thread quantizes at a time.
+constexpr int64_t kQuantizeRows = 16;
 
 // Consecutive rows of one expert.
 struct RowBlock {
@@ -31,7 +34,7 @@ const void* RowOf(const void* data, DType dtype, int64_t columns, int64_t row) {
          row * columns * static_cast<int64_t>(DTypeBytes(dtype));
 }
 
-// A task is one row block times one panel of outputs; both phases run all of
+// A task is one row block times one panel of outputs; both products run all of
 // them over the pool. Every output is computed by GemmPanel from one row and
 // one panel, so neither blocks nor threads change a bit.
 class GroupedFfnCpu final : public GroupedFfn {
@@ -41,15 +44,21 @@ class GroupedFfnCpu final : public GroupedFfn {
         pool_(*pool),
         h_(options.max_rows * options.intermediate_size * sizeof(float)) {
     blocks_.reserve(options.max_rows);  // a block has at least one row
+    if (options.quantized) {
+      x_codes_ = QuantizedRows(options.max_rows, options.hidden_size);
+      h_codes_ = QuantizedRows(options.max_rows, options.intermediate_size);
+    }
   }
 
   absl::Status Run(const GroupedRows& rows) override {
     SplitRows(rows);
+    if (options_.quantized) QuantizeX(rows);
     const int64_t num_blocks = static_cast<int64_t>(blocks_.size());
     const int64_t h_panels = CeilDiv(options_.intermediate_size, kPanelWidth);
     pool_.ParallelFor(num_blocks * h_panels, [&](int64_t task) {
       GateAndUp(rows, blocks_[task / h_panels], task % h_panels);
     });
+    if (options_.quantized) QuantizeH(rows);
     const int64_t y_panels = CeilDiv(options_.hidden_size, kPanelWidth);
     pool_.ParallelFor(num_blocks * y_panels, [&](int64_t task) {
       Down(rows, blocks_[task / y_panels], task % y_panels);
@@ -78,6 +87,50 @@ class GroupedFfnCpu final : public GroupedFfn {
     }
   }
 
+  // Runs body(row) for every row, on the pool where there are enough of them.
+  template <typename Body>
+  void ForRows(const GroupedRows& rows, const Body& body) {
+    const int64_t num_rows = rows.group_offsets.back();
+    pool_.ParallelFor(CeilDiv(num_rows, kQuantizeRows), [&](int64_t task) {
+      const int64_t end = std::min(num_rows, (task + 1) * kQuantizeRows);
+      for (int64_t row = task * kQuantizeRows; row < end; ++row) body(row);
+    });
+  }
+
+  void QuantizeX(const GroupedRows& rows) {
+    const int64_t width = options_.hidden_size;
+    ForRows(rows, [&](int64_t row) {
+      if (rows.dtype == DType::kF32) {
+        x_codes_.Store(row, static_cast<const float*>(rows.x) + row * width);
+      } else {
+        x_codes_.Store(row, static_cast<const BF16*>(rows.x) + row * width);
+      }
+    });
+  }
+
+  void QuantizeH(const GroupedRows& rows) {
+    ForRows(rows, [&](int64_t row) {
+      h_codes_.Store(row, h_.as<float>() + row * options_.intermediate_size);
+    });
+  }
+
+  // Of the intermediate product: quantized from f32.
+  DType HType(const GroupedRows& rows) const {
+    return options_.quantized ? DType::kF32 : rows.dtype;
+  }
+
+  ActivationView XFrom(const GroupedRows& rows, int64_t row) const {
+    if (options_.quantized) return {.quantized = x_codes_.view(row)};
+    return {RowOf(rows.x, rows.dtype, options_.hidden_size, row), rows.dtype,
+            options_.hidden_size};
+  }
+
+  ActivationView HFrom(const GroupedRows& rows, int64_t row) const {
+    if (options_.quantized) return {.quantized = h_codes_.view(row)};
+    return {RowOf(h_.data(), rows.dtype, options_.intermediate_size, row),
+            rows.dtype, options_.intermediate_size};
+  }
+
   // h = silu(gate x) * up x for one panel of h's columns.
   void GateAndUp(const GroupedRows& rows, const RowBlock& block,
                  int64_t panel) {
@@ -88,14 +141,12 @@ class GroupedFfnCpu final : public GroupedFfn {
         std::min(kPanelWidth, options_.intermediate_size - column);
     for (int64_t row = block.begin; row < block.end; row += kStepRows) {
       const int64_t count = std::min(kStepRows, block.end - row);
-      const ActivationView x = {
-          RowOf(rows.x, rows.dtype, options_.hidden_size, row), rows.dtype,
-          options_.hidden_size};
+      const ActivationView x = XFrom(rows, row);
       GemmPanel(x, count, block.expert->gate_proj, panel, gate, kPanelWidth);
       GemmPanel(x, count, block.expert->up_proj, panel, up, kPanelWidth);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t at = (row + i) * options_.intermediate_size + column;
-        if (rows.dtype == DType::kF32) {
+        if (HType(rows) == DType::kF32) {
           SiluMul(gate + i * kPanelWidth, up + i * kPanelWidth, width,
                   h_.as<float>() + at);
         } else {
@@ -110,13 +161,8 @@ class GroupedFfnCpu final : public GroupedFfn {
   void Down(const GroupedRows& rows, const RowBlock& block, int64_t panel) {
     const PackedMatrix& w = block.expert->down_proj;
     const int64_t column = panel * kPanelWidth;
-    const auto h_from = [&](int64_t row) {
-      return ActivationView{
-          RowOf(h_.data(), rows.dtype, options_.intermediate_size, row),
-          rows.dtype, options_.intermediate_size};
-    };
     if (rows.dtype == DType::kF32) {
-      GemmPanel(h_from(block.begin), block.end - block.begin, w, panel,
+      GemmPanel(HFrom(rows, block.begin), block.end - block.begin, w, panel,
                 static_cast<float*>(rows.y) +
                     block.begin * options_.hidden_size + column,
                 options_.hidden_size);
@@ -126,7 +172,7 @@ class GroupedFfnCpu final : public GroupedFfn {
     const int64_t width = std::min(kPanelWidth, options_.hidden_size - column);
     for (int64_t row = block.begin; row < block.end; row += kStepRows) {
       const int64_t count = std::min(kStepRows, block.end - row);
-      GemmPanel(h_from(row), count, w, panel, sums, kPanelWidth);
+      GemmPanel(HFrom(rows, row), count, w, panel, sums, kPanelWidth);
       for (int64_t i = 0; i < count; ++i) {
         ConvertToBF16(sums + i * kPanelWidth, width,
                       static_cast<BF16*>(rows.y) +
@@ -137,7 +183,9 @@ class GroupedFfnCpu final : public GroupedFfn {
 
   const GroupedFfnOptions options_;
   WorkerPool& pool_;
-  Buffer h_;  // [max_rows, intermediate_size] of the rows' type
+  Buffer h_;  // [max_rows, intermediate_size], of HType
+  QuantizedRows x_codes_;
+  QuantizedRows h_codes_;
   std::vector<RowBlock> blocks_;
 };
 

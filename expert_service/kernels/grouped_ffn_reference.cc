@@ -1,5 +1,6 @@
 #include "expert_service/kernels/grouped_ffn_reference.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -10,12 +11,48 @@ namespace {
 float WeightAt(const PackedMatrix& w, int64_t n, int64_t k) {
   const std::byte* panel = w.panel(n / kPanelWidth);
   const int64_t column = n % kPanelWidth;
-  if (w.dtype() == DType::kF32) {
+  if (w.format() == WeightFormat::kF32) {
     return reinterpret_cast<const float*>(panel)[k * kPanelWidth + column];
   }
   const uint16_t half = reinterpret_cast<const uint16_t*>(
       panel)[(k / 2 * kPanelWidth + column) * 2 + k % 2];
-  return w.dtype() == DType::kBF16 ? ToF32(BF16{half}) : F16ToF32(half);
+  return w.format() == WeightFormat::kBF16 ? ToF32(BF16{half}) : F16ToF32(half);
+}
+
+// A quantized weight in multiples of its output's scale.
+int CodeAt(const PackedMatrix& w, int64_t n, int64_t k) {
+  const auto* codes =
+      reinterpret_cast<const uint8_t*>(w.panel(n / kPanelWidth)) +
+      sizeof(QuantizedPanelHeader);
+  const int64_t column = n % kPanelWidth;
+  if (w.format() == WeightFormat::kInt8) {
+    return static_cast<int8_t>(
+        codes[(k / 4 * kPanelWidth + column) * 4 + k % 4]);
+  }
+  const uint8_t* block = codes + k / 64 * kInt4BlockBytes;
+  const uint8_t pair =
+      block[kPanelWidth + (k % 64 / 8 * kPanelWidth + column) * 4 + k % 4];
+  const int code = k % 8 < 4 ? pair % 16 : pair / 16;
+  return (code - kInt4Zero) *
+         (k % 64 < kInt4Group ? block[column] % 16 : block[column] / 16);
+}
+
+// The activations in codes, the sum in integers.
+float QuantizedProduct(const std::vector<float>& x, const PackedMatrix& w,
+                       int64_t n) {
+  float max = 0;
+  for (const float value : x) max = std::max(max, std::abs(value));
+  if (max == 0) return 0;
+  const float inverse = 127.0f / max;
+  int64_t sum = 0;
+  for (int64_t k = 0; k < w.k(); ++k) {
+    sum +=
+        static_cast<int64_t>(std::nearbyint(x[k] * inverse)) * CodeAt(w, n, k);
+  }
+  const auto& header =
+      *reinterpret_cast<const QuantizedPanelHeader*>(w.panel(n / kPanelWidth));
+  return static_cast<float>(sum) * header.scales[n % kPanelWidth] *
+         (max / 127.0f);
 }
 
 float ElementAt(const void* data, DType dtype, int64_t index) {
@@ -36,6 +73,7 @@ float RoundTo(DType dtype, float x) {
 }
 
 float Product(const std::vector<float>& x, const PackedMatrix& w, int64_t n) {
+  if (IsQuantized(w.format())) return QuantizedProduct(x, w, n);
   float sum = 0;
   for (int64_t k = 0; k < w.k(); ++k) {
     sum = std::fma(x[k], WeightAt(w, n, k), sum);
@@ -69,7 +107,10 @@ class GroupedFfnReference final : public GroupedFfn {
     for (int64_t i = 0; i < options_.intermediate_size; ++i) {
       const float gate = Product(x, expert.gate_proj, i);
       const float up = Product(x, expert.up_proj, i);
-      h[i] = RoundTo(rows.dtype, gate / (1.0f + std::exp(-gate)) * up);
+      h[i] = gate / (1.0f + std::exp(-gate)) * up;
+      if (!IsQuantized(expert.down_proj.format())) {
+        h[i] = RoundTo(rows.dtype, h[i]);
+      }
     }
     for (int64_t i = 0; i < options_.hidden_size; ++i) {
       SetElement(rows.y, rows.dtype, row * options_.hidden_size + i,

@@ -6,34 +6,25 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "expert_service/weights/convert.h"
-#include "services/checkpoint/memory_plan.h"
 #include "services/core/mutex.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh::expert {
 namespace {
 
-absl::StatusOr<PackedMatrix> PackAs(const TensorView& tensor,
-                                    std::optional<DType> dtype) {
-  if (!dtype.has_value() || *dtype == tensor.dtype) {
-    return PackedMatrix::Pack(tensor);
-  }
-  ASSIGN_OR_RETURN(const Buffer converted, ConvertElements(tensor, *dtype));
-  TensorView view = tensor;
-  view.data = converted.data();
-  view.dtype = *dtype;
-  return PackedMatrix::Pack(view);
-}
-
 absl::StatusOr<PackedMatrix> LoadMatrix(const Checkpoint& checkpoint,
                                         const std::string& name, int64_t n,
-                                        int64_t k, std::optional<DType> dtype) {
+                                        int64_t k,
+                                        std::optional<WeightFormat> format) {
   ASSIGN_OR_RETURN(const TensorView tensor, checkpoint.Tensor(name, {n, k}));
   checkpoint.Prefetch(tensor);
-  absl::StatusOr<PackedMatrix> packed = PackAs(tensor, dtype);
+  absl::StatusOr<PackedMatrix> packed =
+      PackedMatrix::Pack(tensor, format.value_or(FormatOf(tensor.dtype)));
   checkpoint.Release(tensor);
-  return packed;
+  if (packed.ok()) return packed;
+  return absl::Status(packed.status().code(),
+                      absl::StrCat(checkpoint.FileOf(name), ": tensor '", name,
+                                   "': ", packed.status().message()));
 }
 
 // One kernel runs all three, so they have one type unless they are converted.
@@ -117,20 +108,20 @@ absl::StatusOr<PackedExpert> LoadWithinMemory(const SlotLoader& load,
 
 absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
                                         ExpertSlot slot,
-                                        std::optional<DType> dtype) {
+                                        std::optional<WeightFormat> format) {
   const ModelConfig& config = checkpoint.config();
   const int64_t hidden = config.hidden_size;
   const int64_t intermediate = config.expert_intermediate_size;
   const ExpertTensorNames names =
       checkpoint.family().ExpertNames(slot.layer, slot.expert);
-  if (!dtype) RETURN_IF_ERROR(CheckTypesAgree(checkpoint, names));
+  if (!format) RETURN_IF_ERROR(CheckTypesAgree(checkpoint, names));
   PackedExpert expert;
   ASSIGN_OR_RETURN(expert.gate_proj, LoadMatrix(checkpoint, names.gate_proj,
-                                                intermediate, hidden, dtype));
+                                                intermediate, hidden, format));
   ASSIGN_OR_RETURN(expert.up_proj, LoadMatrix(checkpoint, names.up_proj,
-                                              intermediate, hidden, dtype));
+                                              intermediate, hidden, format));
   ASSIGN_OR_RETURN(expert.down_proj, LoadMatrix(checkpoint, names.down_proj,
-                                                hidden, intermediate, dtype));
+                                                hidden, intermediate, format));
   return expert;
 }
 
@@ -175,7 +166,7 @@ absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
   ASSIGN_OR_RETURN(std::vector<ExpertSlot> slots,
                    SlotsToLoad(config, options.experts));
   // Found by the headers, before minutes of loading.
-  if (!options.dtype) {
+  if (!options.format) {
     for (const auto& [layer, expert] : slots) {
       RETURN_IF_ERROR(CheckTypesAgree(
           checkpoint, checkpoint.family().ExpertNames(layer, expert)));
@@ -185,7 +176,7 @@ absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
       std::vector<ExpertWeights::Expert> experts,
       LoadSlots(slots,
                 [&](ExpertSlot slot, const std::stop_token&) {
-                  return LoadExpert(checkpoint, slot, options.dtype);
+                  return LoadExpert(checkpoint, slot, options.format);
                 },
                 {.pool = options.pool, .progress = options.progress}));
   return std::make_unique<const ExpertWeights>(
@@ -193,9 +184,9 @@ absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
       std::move(experts));
 }
 
-absl::StatusOr<DType> PackedType(const Checkpoint& checkpoint,
-                                 std::optional<DType> dtype) {
-  if (dtype.has_value()) return *dtype;
+absl::StatusOr<WeightFormat> PackedFormat(const Checkpoint& checkpoint,
+                                          std::optional<WeightFormat> format) {
+  if (format.has_value()) return *format;
   const ModelConfig& config = checkpoint.config();
   int64_t layer = 0;
   while (!config.layers[layer].is_moe) ++layer;  // some layer is
@@ -203,14 +194,7 @@ absl::StatusOr<DType> PackedType(const Checkpoint& checkpoint,
       const TensorView tensor,
       checkpoint.Tensor(checkpoint.family().ExpertNames(layer, 0).gate_proj,
                         {config.expert_intermediate_size, config.hidden_size}));
-  return tensor.dtype;
-}
-
-size_t PackedSlotBytes(const ModelConfig& model, DType dtype) {
-  const int64_t hidden = model.hidden_size;
-  const int64_t intermediate = model.expert_intermediate_size;
-  return static_cast<size_t>(2 * PackedBytes(intermediate, hidden, dtype) +
-                             PackedBytes(hidden, intermediate, dtype));
+  return FormatOf(tensor.dtype);
 }
 
 }  // namespace expertmesh::expert

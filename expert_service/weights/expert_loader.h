@@ -12,8 +12,8 @@
 #include "absl/status/statusor.h"
 #include "expert_service/weights/expert_weights.h"
 #include "services/checkpoint/checkpoint.h"
-#include "services/core/dtype.h"
 #include "services/core/worker_pool.h"
+#include "services/linalg/weight_format.h"
 
 namespace expertmesh::expert {
 
@@ -42,8 +42,8 @@ absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
 struct ExpertLoadOptions {
   // Loaded in every MoE layer. Distinct.
   std::vector<int64_t> experts = {};
-  // Type of the packed weights: f32 or bf16; unset keeps the checkpoint's.
-  std::optional<DType> dtype = std::nullopt;
+  // Of the packed weights; unset keeps the checkpoint's type.
+  std::optional<WeightFormat> format = std::nullopt;
   // Spreads slots over threads; unset: the caller's thread alone.
   WorkerPool* pool = nullptr;
   // Called after each slot, one call at a time but from any of the threads.
@@ -53,11 +53,11 @@ struct ExpertLoadOptions {
 
 // Packs one expert. Reads only its three tensors and lets go of their pages
 // afterwards, so that weights are resident once.
-// Errors: FAILED_PRECONDITION naming file and tensor; INVALID_ARGUMENT for a
-// type that weights cannot be converted to.
+// Errors: FAILED_PRECONDITION naming file and tensor; INVALID_ARGUMENT for
+// weights that do not go into the format.
 absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
                                         ExpertSlot slot,
-                                        std::optional<DType> dtype);
+                                        std::optional<WeightFormat> format);
 
 // Packs the given experts of all MoE layers, layer by layer.
 // Errors: as LoadExpert; INVALID_ARGUMENT for an expert id that the model lacks
@@ -65,12 +65,10 @@ absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
 absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
     const Checkpoint& checkpoint, const ExpertLoadOptions& options);
 
-// The type that slots of this checkpoint are packed in: `dtype`, or where that
-// is unset the one of its first expert's tensors.
+// The format that slots of this checkpoint are packed in: `format`, or where
+// that is unset the type of its first expert's tensors.
 // Errors: FAILED_PRECONDITION naming file and tensor.
-absl::StatusOr<DType> PackedType(const Checkpoint& checkpoint,
-                                 std::optional<DType> dtype);
-// What one packed slot takes.
-size_t PackedSlotBytes(const ModelConfig& model, DType dtype);
+absl::StatusOr<WeightFormat> PackedFormat(const Checkpoint& checkpoint,
+                                          std::optional<WeightFormat> format);
 
 }  // namespace expertmesh::expert

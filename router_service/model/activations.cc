@@ -13,6 +13,7 @@ void MatmulInput::Store(int64_t row, const float* values) {
   } else {
     ConvertToBF16(values, width_, buffer_.as<BF16>() + row * width_);
   }
+  if (codes_) codes_->Store(row, values);
 }
 
 }  // namespace expertmesh::router

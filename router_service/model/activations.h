@@ -1,40 +1,50 @@
 #pragma once
 
-// Activations between layers: f32, rounded to the router's type where they
-// enter a matrix product.
+// Activations between layers: f32, rounded to the router's type, or in codes
+// for quantized weights, where they enter a matrix product.
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "services/core/dtype.h"
 #include "services/core/worker_pool.h"
 #include "services/linalg/buffer.h"
 #include "services/linalg/gemm.h"
+#include "services/linalg/quantized_rows.h"
 
 namespace expertmesh::router {
 
-// Input of a matrix product: [max_rows, width] of the router's type, sized
-// once.
+// What activations are where they enter a product.
+struct ActivationType {
+  DType dtype = DType::kF32;
+  bool quantized = false;  // in codes as well, for quantized weights
+};
+
+// Input of a matrix product: [max_rows, width], sized once.
 class MatmulInput {
  public:
   MatmulInput() = default;
-  MatmulInput(DType dtype, int64_t max_rows, int64_t width)
-      : dtype_(dtype),
+  MatmulInput(const ActivationType& type, int64_t max_rows, int64_t width)
+      : dtype_(type.dtype),
         width_(width),
-        buffer_(max_rows * width * DTypeBytes(dtype)) {}
+        buffer_(max_rows * width * DTypeBytes(type.dtype)) {
+    if (type.quantized) codes_.emplace(max_rows, width);
+  }
 
   // Rounds one row of f32 into place. Rows may be stored from several threads.
   void Store(int64_t row, const float* values);
 
   ActivationView view(int64_t first_row = 0) const {
     return {buffer_.data() + first_row * width_ * DTypeBytes(dtype_), dtype_,
-            width_};
+            width_, codes_ ? codes_->view(first_row) : QuantizedView()};
   }
 
  private:
   DType dtype_ = DType::kF32;
   int64_t width_ = 0;
   Buffer buffer_;
+  std::optional<QuantizedRows> codes_;
 };
 
 // Runs body(row) for every row, on the pool where there are enough rows to pay

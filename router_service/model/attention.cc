@@ -29,15 +29,15 @@ Scratch& ThreadScratch() {
 
 }  // namespace
 
-Attention::Attention(const ModelConfig& config, DType dtype, int64_t max_tokens,
-                     int64_t max_context_tokens)
+Attention::Attention(const ModelConfig& config, const ActivationType& type,
+                     int64_t max_tokens, int64_t max_context_tokens)
     : config_(config),
       qkv_size_(config.q_size() + 2 * config.kv_size()),
       scale_(1.0f / std::sqrt(static_cast<float>(config.head_dim))),
       rope_(config.rope, max_context_tokens),
       qkv_(max_tokens * qkv_size_ * sizeof(float)),
       attended_(max_tokens * config.q_size() * sizeof(float)),
-      o_input_(dtype, max_tokens, config.q_size()) {}
+      o_input_(type, max_tokens, config.q_size()) {}
 
 void Attention::NormHeads(const std::vector<float>& weight, int64_t num_heads,
                           float* heads) const {

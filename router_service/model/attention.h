@@ -19,8 +19,8 @@ namespace expertmesh::router {
 // Owns its workspace; one thread calls it.
 class Attention {
  public:
-  Attention(const ModelConfig& config, DType dtype, int64_t max_tokens,
-            int64_t max_context_tokens);
+  Attention(const ModelConfig& config, const ActivationType& type,
+            int64_t max_tokens, int64_t max_context_tokens);
 
   // Writes the batch's keys and values into the cache, then attends.
   //   x  [num_tokens, hidden] normed

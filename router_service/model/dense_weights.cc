@@ -10,8 +10,10 @@ namespace {
 
 class Loader {
  public:
-  explicit Loader(const Checkpoint& checkpoint)
-      : checkpoint_(checkpoint), config_(checkpoint.config()) {}
+  Loader(const Checkpoint& checkpoint, std::optional<WeightFormat> format)
+      : checkpoint_(checkpoint),
+        config_(checkpoint.config()),
+        format_(format) {}
 
   absl::StatusOr<DenseWeights> Load();
 
@@ -24,12 +26,20 @@ class Loader {
                                  int64_t intermediate_size);
   absl::StatusOr<std::vector<float>> Vector(const std::string& name,
                                             int64_t size);
+  // In format_.
   absl::StatusOr<PackedMatrix> Matrix(absl::Span<const std::string> names,
                                       absl::Span<const int64_t> rows,
                                       int64_t columns);
+  // In the checkpoint's type.
+  absl::StatusOr<PackedMatrix> Gate(const std::string& name, int64_t rows);
+  absl::StatusOr<PackedMatrix> MatrixAs(absl::Span<const std::string> names,
+                                        absl::Span<const int64_t> rows,
+                                        int64_t columns,
+                                        std::optional<WeightFormat> format);
 
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
+  const std::optional<WeightFormat> format_;
   size_t size_bytes_ = 0;
 };
 
@@ -57,9 +67,9 @@ absl::StatusOr<std::vector<float>> Loader::Vector(const std::string& name,
 
 // Packs [rows[i], columns] tensors one under the other and lets go of their
 // pages.
-absl::StatusOr<PackedMatrix> Loader::Matrix(absl::Span<const std::string> names,
-                                            absl::Span<const int64_t> rows,
-                                            int64_t columns) {
+absl::StatusOr<PackedMatrix> Loader::MatrixAs(
+    absl::Span<const std::string> names, absl::Span<const int64_t> rows,
+    int64_t columns, std::optional<WeightFormat> format) {
   std::vector<TensorView> parts;
   for (size_t i = 0; i < names.size(); ++i) {
     ASSIGN_OR_RETURN(TensorView part,
@@ -67,7 +77,8 @@ absl::StatusOr<PackedMatrix> Loader::Matrix(absl::Span<const std::string> names,
     checkpoint_.Prefetch(part);
     parts.push_back(std::move(part));
   }
-  absl::StatusOr<PackedMatrix> packed = PackedMatrix::Pack(parts);
+  absl::StatusOr<PackedMatrix> packed =
+      PackedMatrix::Pack(parts, format.value_or(FormatOf(parts[0].dtype)));
   if (!packed.ok()) {
     return absl::FailedPreconditionError(
         absl::StrCat(checkpoint_.directory(), ": tensor '", names[0],
@@ -76,6 +87,17 @@ absl::StatusOr<PackedMatrix> Loader::Matrix(absl::Span<const std::string> names,
   for (const TensorView& part : parts) checkpoint_.Release(part);
   size_bytes_ += packed->size_bytes();
   return packed;
+}
+
+absl::StatusOr<PackedMatrix> Loader::Matrix(absl::Span<const std::string> names,
+                                            absl::Span<const int64_t> rows,
+                                            int64_t columns) {
+  return MatrixAs(names, rows, columns, format_);
+}
+
+absl::StatusOr<PackedMatrix> Loader::Gate(const std::string& name,
+                                          int64_t rows) {
+  return MatrixAs({name}, {rows}, config_.hidden_size, std::nullopt);
 }
 
 absl::StatusOr<AttentionWeights> Loader::Attention(int64_t layer) {
@@ -142,8 +164,7 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
             config_.dense_intermediate_size));
     return weights;
   }
-  ASSIGN_OR_RETURN(weights.gate,
-                   Matrix({names.gate}, {config_.num_experts}, hidden));
+  ASSIGN_OR_RETURN(weights.gate, Gate(names.gate, config_.num_experts));
   if (config_.shared_intermediate_size > 0) {
     ASSIGN_OR_RETURN(
         weights.shared,
@@ -151,8 +172,7 @@ absl::StatusOr<LayerWeights> Loader::Layer(int64_t layer) {
             names.shared_down_proj, config_.shared_intermediate_size));
   }
   if (config_.shared_expert_gate) {
-    ASSIGN_OR_RETURN(weights.shared_gate,
-                     Matrix({names.shared_expert_gate}, {1}, hidden));
+    ASSIGN_OR_RETURN(weights.shared_gate, Gate(names.shared_expert_gate, 1));
   }
   return weights;
 }
@@ -173,13 +193,15 @@ absl::StatusOr<DenseWeights> Loader::Load() {
       config_.tie_word_embeddings ? names.embed_tokens : names.lm_head;
   ASSIGN_OR_RETURN(weights.lm_head, Matrix({head}, {vocab}, hidden));
   weights.size_bytes = size_bytes_;
+  weights.quantized = format_.has_value() && IsQuantized(*format_);
   return weights;
 }
 
 }  // namespace
 
-absl::StatusOr<DenseWeights> DenseWeights::Load(const Checkpoint& checkpoint) {
-  return Loader(checkpoint).Load();
+absl::StatusOr<DenseWeights> DenseWeights::Load(
+    const Checkpoint& checkpoint, std::optional<WeightFormat> format) {
+  return Loader(checkpoint, format).Load();
 }
 
 }  // namespace expertmesh::router

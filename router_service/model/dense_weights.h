@@ -48,9 +48,14 @@ struct DenseWeights {
   std::vector<float> final_norm;  // [hidden]
   PackedMatrix lm_head;           // [vocab, hidden]
   size_t size_bytes = 0;          // of all packed matrices
+  bool quantized = false;         // all but the gates'
 
+  // `format`: int8 or int4 for all matrices but the gates', whose choices
+  // decide more than their few bytes cost; unset keeps the checkpoint's type.
   // Errors: FAILED_PRECONDITION naming file and tensor.
-  static absl::StatusOr<DenseWeights> Load(const Checkpoint& checkpoint);
+  static absl::StatusOr<DenseWeights> Load(
+      const Checkpoint& checkpoint,
+      std::optional<WeightFormat> format = std::nullopt);
 };
 
 }  // namespace expertmesh::router

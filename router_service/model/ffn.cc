@@ -4,10 +4,10 @@
 
 namespace expertmesh::router {
 
-Ffn::Ffn(DType dtype, int64_t max_rows, int64_t max_intermediate_size)
-    : gate_up_(max_rows * 2 * max_intermediate_size * sizeof(float)),
-      dtype_(dtype),
-      intermediate_(max_rows * max_intermediate_size * DTypeBytes(dtype)) {}
+Ffn::Ffn(const ActivationType& type, int64_t max_rows,
+         int64_t intermediate_size)
+    : gate_up_(max_rows * 2 * intermediate_size * sizeof(float)),
+      intermediate_(type, max_rows, intermediate_size) {}
 
 void Ffn::Run(const FfnWeights& weights, const ActivationView& x,
               int64_t num_rows, float* y, WorkerPool& pool) {
@@ -17,16 +17,10 @@ void Ffn::Run(const FfnWeights& weights, const ActivationView& x,
   ForRows(pool, num_rows, [&](int64_t row) {
     float* gate = gate_up + row * 2 * width;
     SiluMul(gate, gate + width, width, gate);
-    if (dtype_ == DType::kBF16) {
-      ConvertToBF16(gate, width, intermediate_.as<BF16>() + row * width);
-    }
+    intermediate_.Store(row, gate);
   });
-  const ActivationView intermediate =
-      dtype_ == DType::kBF16
-          ? ActivationView{intermediate_.data(), DType::kBF16, width}
-          : ActivationView{gate_up, DType::kF32, 2 * width};
-  Gemm(intermediate, num_rows, weights.down_proj, y, weights.down_proj.n(),
-       pool);
+  Gemm(intermediate_.view(), num_rows, weights.down_proj, y,
+       weights.down_proj.n(), pool);
 }
 
 }  // namespace expertmesh::router

@@ -13,16 +13,15 @@ namespace expertmesh::router {
 // Source: arXiv:2002.05202 (SwiGLU).
 class Ffn {
  public:
-  Ffn(DType dtype, int64_t max_rows, int64_t max_intermediate_size);
+  Ffn(const ActivationType& type, int64_t max_rows, int64_t intermediate_size);
 
   // x [num_rows, hidden]; y [num_rows, hidden] f32, overwritten.
   void Run(const FfnWeights& weights, const ActivationView& x, int64_t num_rows,
            float* y, WorkerPool& pool);
 
  private:
-  Buffer gate_up_;  // [max_rows, 2 · intermediate] f32
-  DType dtype_;
-  Buffer intermediate_;  // [max_rows, intermediate] of dtype
+  Buffer gate_up_;            // [max_rows, 2 · intermediate] f32
+  MatmulInput intermediate_;  // [max_rows, intermediate]
 };
 
 }  // namespace expertmesh::router

@@ -21,14 +21,15 @@ bool IsCombined(uint32_t row, int64_t top_k, const DispatchPlan& plan) {
 }  // namespace
 
 MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
-                   DType dtype, int64_t max_tokens, Dispatcher* dispatcher)
+                   const ActivationType& type, int64_t max_tokens,
+                   Dispatcher* dispatcher)
     : config_(config),
       gate_(config),
       planner_(&gate_, capacity),
       repair_(&gate_),
       budget_(capacity.max_lost_gate_mass),
       dispatcher_(dispatcher),
-      shared_ffn_(dtype, max_tokens, config.shared_intermediate_size),
+      shared_ffn_(type, max_tokens, config.shared_intermediate_size),
       shared_(config.shared_intermediate_size > 0
                   ? max_tokens * config.hidden_size * sizeof(float)
                   : 0),

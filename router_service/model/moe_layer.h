@@ -36,14 +36,15 @@ class MoeLayer {
  public:
   // `dispatcher` must outlive this.
   MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
-           DType dtype, int64_t max_tokens, Dispatcher* dispatcher);
+           const ActivationType& type, int64_t max_tokens,
+           Dispatcher* dispatcher);
 
   // Before the first layer of a step.
   void BeginStep() { dispatcher_->BeginStep(); }
 
   // Chooses experts and sends rows to them.
   //   hidden_states  [num_tokens, hidden] f32 normed, valid until Finish
-  //   x              the same, rounded to the router's type
+  //   x              the same, as it enters products
   //   policy         [num_tokens]
   void Begin(int64_t layer, const LayerWeights& weights,
              const float* hidden_states, const ActivationView& x,

@@ -13,20 +13,22 @@ Transformer::Transformer(const ModelConfig& config, const DenseWeights& weights,
     : config_(config),
       weights_(weights),
       pool_(*pool),
-      attention_(config, options.dtype, options.max_tokens,
+      attention_(config, {options.dtype, weights.quantized}, options.max_tokens,
                  options.max_context_tokens),
-      dense_ffn_(options.dtype, options.max_tokens,
+      dense_ffn_({options.dtype, weights.quantized}, options.max_tokens,
                  config.num_moe_layers() < config.num_layers
                      ? config.dense_intermediate_size
                      : 0),
-      moe_(config, options.capacity, options.dtype, options.max_tokens,
-           dispatcher),
+      moe_(config, options.capacity, {options.dtype, weights.quantized},
+           options.max_tokens, dispatcher),
       micro_batch_policy_(options.micro_batches),
       residual_(options.max_tokens * config.hidden_size * sizeof(float)),
       normed_(options.max_tokens * config.hidden_size * sizeof(float)),
-      x_(options.dtype, options.max_tokens, config.hidden_size),
+      x_({options.dtype, weights.quantized}, options.max_tokens,
+         config.hidden_size),
       branch_(options.max_tokens * config.hidden_size * sizeof(float)),
-      head_input_(options.dtype, kMaxLogitRows, config.hidden_size) {
+      head_input_({options.dtype, weights.quantized}, kMaxLogitRows,
+                  config.hidden_size) {
   token_status_.reserve(options.max_tokens);
   const int most = options.micro_batches == 1 ? 1 : 2;
   for (int i = 0; i < most; ++i) {

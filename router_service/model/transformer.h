@@ -15,7 +15,7 @@
 namespace expertmesh::router {
 
 struct TransformerOptions {
-  DType dtype = DType::kF32;  // of matrix inputs and of the KV cache
+  DType dtype = DType::kF32;  // of matrix inputs that are not quantized
   int64_t max_tokens = 512;   // of one step
   int64_t max_context_tokens = 0;
   CapacityOptions capacity;

@@ -2,7 +2,6 @@
 
 #include "services/checkpoint/required_tensors.h"
 #include "services/core/status_macros.h"
-#include "services/linalg/gemm.h"
 
 namespace expertmesh {
 namespace {
@@ -17,9 +16,10 @@ absl::StatusOr<int64_t> RouterWeightBytes(const Checkpoint& checkpoint) {
     ASSIGN_OR_RETURN(const TensorView tensor,
                      checkpoint.Tensor(required.name, required.shape));
     const absl::Span<const int64_t> shape = tensor.shape;
-    const int64_t packed = shape.size() == 2
-                               ? PackedBytes(shape[0], shape[1], tensor.dtype)
-                               : shape[0] * static_cast<int64_t>(sizeof(float));
+    const int64_t packed =
+        shape.size() == 2
+            ? PackedBytes(shape[0], shape[1], FormatOf(tensor.dtype))
+            : shape[0] * static_cast<int64_t>(sizeof(float));
     if (required.name != names.embed_tokens) {
       bytes += packed;
       return absl::OkStatus();
@@ -36,18 +36,11 @@ absl::StatusOr<int64_t> RouterWeightBytes(const Checkpoint& checkpoint) {
 
 }  // namespace
 
-int64_t ExpertBytes(const ModelConfig& config, DType dtype) {
+int64_t ExpertBytes(const ModelConfig& config, WeightFormat format) {
   const int64_t hidden = config.hidden_size;
   const int64_t intermediate = config.expert_intermediate_size;
-  return 2 * PackedBytes(intermediate, hidden, dtype) +
-         PackedBytes(hidden, intermediate, dtype);
-}
-
-int64_t PackedBytes(int64_t n, int64_t k, DType dtype) {
-  const int64_t panels = (n + kPanelWidth - 1) / kPanelWidth;
-  // Sixteen-bit types lie in pairs along k.
-  const int64_t words = dtype == DType::kF32 ? k : (k + 1) / 2;
-  return panels * words * kPanelWidth * static_cast<int64_t>(sizeof(uint32_t));
+  return 2 * PackedBytes(intermediate, hidden, format) +
+         PackedBytes(hidden, intermediate, format);
 }
 
 absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
@@ -60,7 +53,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
   ASSIGN_OR_RETURN(plan.router_weight_bytes, RouterWeightBytes(checkpoint));
   plan.kv_bytes_per_token = 2 * config.num_layers * config.kv_size() *
                             static_cast<int64_t>(DTypeBytes(options.kv_dtype));
-  plan.expert_bytes = ExpertBytes(config, options.expert_dtype);
+  plan.expert_bytes = ExpertBytes(config, options.expert_format);
   for (const ExpertRange& range : ranges) {
     plan.expert_services.push_back(
         {range, range.size() * config.num_moe_layers() * plan.expert_bytes});

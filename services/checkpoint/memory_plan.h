@@ -10,12 +10,13 @@
 #include "services/checkpoint/checkpoint.h"
 #include "services/checkpoint/expert_range.h"
 #include "services/core/dtype.h"
+#include "services/linalg/weight_format.h"
 
 namespace expertmesh {
 
 struct MemoryPlanOptions {
-  DType kv_dtype = DType::kF32;      // of keys and values
-  DType expert_dtype = DType::kF32;  // of packed expert weights
+  DType kv_dtype = DType::kF32;  // of keys and values
+  WeightFormat expert_format = WeightFormat::kF32;
   int64_t num_expert_services = 1;
 };
 
@@ -41,9 +42,6 @@ absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
                                       const MemoryPlanOptions& options);
 
 // What one packed expert of one layer takes.
-int64_t ExpertBytes(const ModelConfig& config, DType dtype);
-
-// What a [n, k] weight takes once packed (services/linalg/gemm.h).
-int64_t PackedBytes(int64_t n, int64_t k, DType dtype);
+int64_t ExpertBytes(const ModelConfig& config, WeightFormat format);
 
 }  // namespace expertmesh

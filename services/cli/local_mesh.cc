@@ -73,14 +73,20 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
                                          &mesh.expert_flags};
   const std::vector<std::string> dtypes = {"auto", "f32", "bf16"};
 
-  AddChoice(app, "--router-dtype", dtypes, router,
-            "Type of the router's activations and KV cache; default auto: the "
-            "checkpoint's");
+  const std::vector<std::string> formats = {"auto", "f32", "bf16", "int8",
+                                            "int4"};
+
+  AddChoice(app, "--router-dtype", formats, router,
+            "The router's own arithmetic: activations as f32 or bf16, or "
+            "weights as int8 or int4; default auto: the checkpoint's type");
+  AddChoice(app, "--kv-dtype", dtypes, router,
+            "Type of keys and values; default auto: that of activations");
   AddChoice(app, "--wire-dtype", dtypes, router,
             "Type of activations between services; default auto: the "
             "checkpoint's");
-  AddChoice(app, "--expert-dtype", dtypes, experts,
-            "Type of expert weights; default auto: the checkpoint's");
+  AddChoice(app, "--expert-dtype", formats, experts,
+            "Type of expert weights in memory; default auto: the "
+            "checkpoint's");
 
   AddNumber(app, "--capacity-factor", router,
             "Rows an expert accepts per step, over the mean; 0: no limit");

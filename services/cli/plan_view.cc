@@ -17,7 +17,7 @@ namespace expertmesh {
 namespace {
 
 struct PlanRow {
-  DType dtype;  // of the experts' weights and the KV cache
+  WeightFormat format;  // of the experts' weights
   int64_t services;
   MemoryPlan plan;
 
@@ -34,14 +34,17 @@ struct PlanRow {
 absl::StatusOr<std::vector<PlanRow>> PlanRows(
     const Checkpoint& checkpoint, absl::Span<const int64_t> services) {
   std::vector<PlanRow> rows;
-  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+  for (const WeightFormat format : {WeightFormat::kInt4, WeightFormat::kInt8,
+                                    WeightFormat::kBF16, WeightFormat::kF32}) {
+    const bool is_f32 = format == WeightFormat::kF32;
     for (const int64_t count : services) {
       if (count > checkpoint.config().num_experts) continue;
-      const MemoryPlanOptions options = {.kv_dtype = dtype,
-                                         .expert_dtype = dtype,
-                                         .num_expert_services = count};
+      const MemoryPlanOptions options = {
+          .kv_dtype = is_f32 ? DType::kF32 : DType::kBF16,
+          .expert_format = format,
+          .num_expert_services = count};
       ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(checkpoint, options));
-      rows.push_back({dtype, count, std::move(plan)});
+      rows.push_back({format, count, std::move(plan)});
     }
   }
   if (rows.empty()) {
@@ -63,15 +66,15 @@ absl::StatusOr<std::string> PlanText(const std::string& model,
   std::string text = absl::StrFormat(
       "%s: %s, %d experts in each of %d layers, checkpoint type %s\n"
       "Weights in memory (the programs themselves and their buffers come on "
-      "top), by --expert-dtype\nand, for the KV cache, --router-dtype; the "
-      "router's weights stay as they are stored:\n\n"
+      "top), by --expert-dtype;\nthe KV cache as bf16, or f32 beside f32; the "
+      "router's weights as they are stored:\n\n"
       "dtype  services  each expert service  all experts   router      "
       "KV per 1000 tokens\n",
       checkpoint->name(), config.model_type, config.num_experts,
       config.num_moe_layers(), DTypeName(config.dtype));
   for (const PlanRow& row : rows) {
     absl::StrAppendFormat(&text, "%-5s  %8d  %19s  %-12s  %-10s  %s\n",
-                          DTypeName(row.dtype), row.services,
+                          WeightFormatName(row.format), row.services,
                           BytesText(row.expert_service_bytes()),
                           BytesText(row.plan.expert_bytes * config.num_experts *
                                     config.num_moe_layers()),
@@ -92,7 +95,7 @@ absl::StatusOr<std::string> PlanJson(const std::string& model,
   json["plans"] = nlohmann::ordered_json::array();
   for (const PlanRow& row : rows) {
     nlohmann::ordered_json plan;
-    plan["dtype"] = std::string(DTypeName(row.dtype));
+    plan["dtype"] = std::string(WeightFormatName(row.format));
     plan["services"] = row.services;
     plan["router_weight_bytes"] = row.plan.router_weight_bytes;
     plan["kv_bytes_per_token"] = row.plan.kv_bytes_per_token;

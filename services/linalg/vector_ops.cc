@@ -38,6 +38,10 @@ float QuantizeRow(const float* x, int64_t n, uint8_t* codes) {
   return ActiveKernels().quantize_row(x, n, codes);
 }
 
+float QuantizeRow(const BF16* x, int64_t n, uint8_t* codes) {
+  return ActiveKernels().quantize_row_bf16(Bits(x), n, codes);
+}
+
 void Add(const float* x, int64_t n, float* y) { ActiveKernels().add(x, n, y); }
 
 void AddScaled(float a, const float* x, int64_t n, float* y) {

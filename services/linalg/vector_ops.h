@@ -27,6 +27,7 @@ void ConvertToF32(const BF16* x, int64_t n, float* out);
 // Returns the scale, max |x| / 127: zero for a row of (nearly) zeros, NaN for
 // one with a value that is not finite.
 float QuantizeRow(const float* x, int64_t n, uint8_t* codes);
+float QuantizeRow(const BF16* x, int64_t n, uint8_t* codes);
 
 // y += x
 void Add(const float* x, int64_t n, float* y);

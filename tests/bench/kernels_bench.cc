@@ -1,5 +1,6 @@
 // Products and expert feed-forward layers at the shape of a small model:
-// hidden size 1024, expert width 512. One argument is the number of rows.
+// hidden size 1024, expert width 512, 64 experts of which a token takes 8. The
+// argument is the number of rows of a product, of tokens of a layer.
 // EXPERTMESH_BENCH_THREADS sets the threads (default 1).
 
 #include <benchmark/benchmark.h>
@@ -14,12 +15,15 @@
 #include "expert_service/kernels/grouped_ffn.h"
 #include "services/linalg/attention.h"
 #include "services/linalg/gemm.h"
+#include "services/linalg/quantized_rows.h"
 
 namespace expertmesh {
 namespace {
 
 constexpr int64_t kHidden = 1024;
 constexpr int64_t kWidth = 512;
+constexpr int64_t kExperts = 64;
+constexpr int64_t kTopK = 8;
 
 int Threads() {
   const char* value = std::getenv("EXPERTMESH_BENCH_THREADS");
@@ -40,21 +44,42 @@ Buffer RandomElements(int64_t n, DType dtype, float scale = 0.05f) {
   return buffer;
 }
 
-// Experts of 64 slots, used in turn: more than any cache holds, so that few
-// rows measure memory as decoding does. Made once per type.
-const std::vector<expert::PackedExpert>& Experts(DType dtype) {
-  static std::map<DType, std::vector<expert::PackedExpert>> experts;
-  std::vector<expert::PackedExpert>& of_type = experts[dtype];
-  if (!of_type.empty()) return of_type;
+// Experts of two layers, used in turn: more than any cache holds, so that few
+// rows measure memory as decoding does. Made once per format.
+const std::vector<expert::PackedExpert>& Experts(WeightFormat format) {
+  static std::map<WeightFormat, std::vector<expert::PackedExpert>> experts;
+  std::vector<expert::PackedExpert>& of_format = experts[format];
+  if (!of_format.empty()) return of_format;
+  const DType dtype = format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
   const Buffer weight = RandomElements(kHidden * kWidth, dtype);
   const TensorView in = {weight.data(), dtype, {kWidth, kHidden}};
   const TensorView out = {weight.data(), dtype, {kHidden, kWidth}};
-  for (int e = 0; e < 64; ++e) {
-    of_type.push_back({*PackedMatrix::Pack(in), *PackedMatrix::Pack(in),
-                       *PackedMatrix::Pack(out)});
+  for (int64_t e = 0; e < 2 * kExperts; ++e) {
+    of_format.push_back({*PackedMatrix::Pack(in, format),
+                         *PackedMatrix::Pack(in, format),
+                         *PackedMatrix::Pack(out, format)});
   }
-  return of_type;
+  return of_format;
 }
+
+// Rows in both of their forms.
+struct Rows {
+  Rows(int64_t rows, DType act)
+      : act(act), x(RandomElements(rows * kHidden, act)), codes(rows, kHidden) {
+    for (int64_t row = 0; row < rows; ++row) {
+      if (act == DType::kF32) {
+        codes.Store(row, x.as<float>() + row * kHidden);
+      } else {
+        codes.Store(row, x.as<BF16>() + row * kHidden);
+      }
+    }
+  }
+  ActivationView view() const { return {x.data(), act, kHidden, codes.view()}; }
+
+  DType act;
+  Buffer x;
+  QuantizedRows codes;
+};
 
 void Report(benchmark::State& state, double flops, double weight_bytes) {
   using benchmark::Counter;
@@ -65,45 +90,49 @@ void Report(benchmark::State& state, double flops, double weight_bytes) {
       Counter(weight_bytes * 1e-9 * state.iterations(), Counter::kIsRate);
 }
 
-void BM_Gemm(benchmark::State& state, DType act, DType weight) {
+void BM_Gemm(benchmark::State& state, DType act, WeightFormat weight) {
   const int64_t rows = state.range(0);
   WorkerPool pool(Threads());
   const auto& experts = Experts(weight);
-  const Buffer x = RandomElements(rows * kHidden, act);
+  const Rows x(rows, act);
   Buffer y(rows * kWidth * sizeof(float));
   size_t next = 0;
   for (auto _ : state) {
-    Gemm({x.data(), act, kHidden}, rows, experts[next].gate_proj, y.as<float>(),
-         kWidth, pool);
+    Gemm(x.view(), rows, experts[next].gate_proj, y.as<float>(), kWidth, pool);
     next = (next + 1) % experts.size();
   }
   Report(state, 2.0 * rows * kWidth * kHidden,
          experts[0].gate_proj.size_bytes());
 }
 
-// `rows` rows spread evenly over 64 experts, at most one expert a row.
-void BM_GroupedFfn(benchmark::State& state, DType dtype) {
-  const int64_t rows = state.range(0);
-  const int64_t num_experts = std::min<int64_t>(rows, 64);
+// One layer for some tokens, each with kTopK of kExperts experts, evenly.
+void BM_GroupedFfn(benchmark::State& state, DType act, WeightFormat weight) {
+  const int64_t tokens = state.range(0);
+  const int64_t rows = tokens * kTopK;
+  const int64_t num_experts = std::min(rows, kExperts);
   WorkerPool pool(Threads());
-  const auto& experts = Experts(dtype);
+  const auto& experts = Experts(weight);
   std::vector<uint32_t> offsets;
   for (int64_t e = 0; e <= num_experts; ++e) {
     offsets.push_back(static_cast<uint32_t>(rows * e / num_experts));
   }
-  const Buffer x = RandomElements(rows * kHidden, dtype);
-  Buffer y(rows * kHidden * DTypeBytes(dtype));
-  const auto ffn = expert::MakeGroupedFfnCpu({kHidden, kWidth, rows}, &pool);
+  const Buffer x = RandomElements(rows * kHidden, act);
+  Buffer y(rows * kHidden * DTypeBytes(act));
+  const auto ffn = expert::MakeGroupedFfnCpu(
+      {kHidden, kWidth, rows, Activation::kSiluGlu, IsQuantized(weight)},
+      &pool);
   std::vector<const expert::PackedExpert*> used(num_experts);
   size_t next = 0;
   for (auto _ : state) {
     for (auto& expert : used) expert = &experts[next++ % experts.size()];
     const absl::Status status =
-        ffn->Run({used, offsets, dtype, x.data(), y.data()});
+        ffn->Run({used, offsets, act, x.data(), y.data()});
     if (!status.ok()) state.SkipWithError("Run failed");
   }
   Report(state, 6.0 * rows * kWidth * kHidden,
          static_cast<double>(experts[0].size_bytes()) * num_experts);
+  state.counters["tokens/s, 16 layers"] = benchmark::Counter(
+      tokens / 16.0 * state.iterations(), benchmark::Counter::kIsRate);
 }
 
 // One head group of `rows` rows of 128 dimensions over 4096 keys.
@@ -129,23 +158,33 @@ void BM_Attend(benchmark::State& state, DType dtype) {
          2.0 * kKeys * kHeadDim * DTypeBytes(dtype));
 }
 
-BENCHMARK_CAPTURE(BM_Gemm, f32, DType::kF32, DType::kF32)
-    ->Arg(1)
-    ->Arg(4)
-    ->Arg(32)
-    ->Arg(512);
-BENCHMARK_CAPTURE(BM_Gemm, f32_by_bf16, DType::kF32, DType::kBF16)
-    ->Arg(1)
-    ->Arg(4)
-    ->Arg(32)
-    ->Arg(512);
-BENCHMARK_CAPTURE(BM_Gemm, bf16, DType::kBF16, DType::kBF16)
-    ->Arg(1)
-    ->Arg(4)
-    ->Arg(32)
-    ->Arg(512);
-BENCHMARK_CAPTURE(BM_GroupedFfn, f32, DType::kF32)->Arg(1)->Arg(32)->Arg(512);
-BENCHMARK_CAPTURE(BM_GroupedFfn, bf16, DType::kBF16)->Arg(1)->Arg(32)->Arg(512);
+void FewToManyRows(benchmark::internal::Benchmark* bench) {
+  for (const int64_t rows : {1, 4, 16, 64, 512}) bench->Arg(rows);
+  bench->UseRealTime();
+}
+void FewToManyTokens(benchmark::internal::Benchmark* bench) {
+  for (const int64_t tokens : {1, 32, 512}) bench->Arg(tokens);
+  bench->UseRealTime();
+}
+
+BENCHMARK_CAPTURE(BM_Gemm, f32, DType::kF32, WeightFormat::kF32)
+    ->Apply(FewToManyRows);
+BENCHMARK_CAPTURE(BM_Gemm, f32_by_bf16, DType::kF32, WeightFormat::kBF16)
+    ->Apply(FewToManyRows);
+BENCHMARK_CAPTURE(BM_Gemm, bf16, DType::kBF16, WeightFormat::kBF16)
+    ->Apply(FewToManyRows);
+BENCHMARK_CAPTURE(BM_Gemm, int8, DType::kBF16, WeightFormat::kInt8)
+    ->Apply(FewToManyRows);
+BENCHMARK_CAPTURE(BM_Gemm, int4, DType::kBF16, WeightFormat::kInt4)
+    ->Apply(FewToManyRows);
+BENCHMARK_CAPTURE(BM_GroupedFfn, f32, DType::kF32, WeightFormat::kF32)
+    ->Apply(FewToManyTokens);
+BENCHMARK_CAPTURE(BM_GroupedFfn, bf16, DType::kBF16, WeightFormat::kBF16)
+    ->Apply(FewToManyTokens);
+BENCHMARK_CAPTURE(BM_GroupedFfn, int8, DType::kBF16, WeightFormat::kInt8)
+    ->Apply(FewToManyTokens);
+BENCHMARK_CAPTURE(BM_GroupedFfn, int4, DType::kBF16, WeightFormat::kInt4)
+    ->Apply(FewToManyTokens);
 BENCHMARK_CAPTURE(BM_Attend, f32, DType::kF32)->Arg(1)->Arg(8)->Arg(96);
 BENCHMARK_CAPTURE(BM_Attend, bf16, DType::kBF16)->Arg(1)->Arg(8)->Arg(96);
 

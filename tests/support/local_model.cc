@@ -23,15 +23,17 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
         model->local_transport,
         LocalTransport::Load(*model->checkpoint,
                              {.num_endpoints = options.num_endpoints,
-                              .is_replicated = options.is_replicated},
+                              .is_replicated = options.is_replicated,
+                              .format = options.expert_format},
                              model->pool.get()));
     transport = model->local_transport.get();
     model->local_placement = std::make_unique<router::PlacementTable>(
         model->local_transport->placement());
     placement = model->local_placement.get();
   }
-  ASSIGN_OR_RETURN(model->weights,
-                   router::DenseWeights::Load(*model->checkpoint));
+  ASSIGN_OR_RETURN(
+      model->weights,
+      router::DenseWeights::Load(*model->checkpoint, options.router_format));
   router::DispatcherOptions dispatch;
   dispatch.wire_dtype = options.wire_dtype;
   dispatch.hidden_size = config.hidden_size;
@@ -51,7 +53,8 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
       std::make_unique<Transformer>(config, model->weights, transformer,
                                     model->dispatcher.get(), model->pool.get());
   model->cache = std::make_unique<router::KvCache>(
-      config, options.router_dtype, options.kv_cache_tokens / kPageTokens);
+      config, options.kv_dtype.value_or(options.router_dtype),
+      options.kv_cache_tokens / kPageTokens);
   return model;
 }
 

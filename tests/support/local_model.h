@@ -3,6 +3,7 @@
 // A whole router below the API in one object, for tests and benchmarks.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,11 @@ namespace expertmesh::testing {
 
 struct LocalModelOptions {
   DType router_dtype = DType::kF32;
+  std::optional<DType> kv_dtype = std::nullopt;  // unset: router_dtype
   DType wire_dtype = DType::kF32;
+  // As --router-dtype and --expert-dtype; unset: the checkpoint's.
+  std::optional<WeightFormat> router_format = std::nullopt;
+  std::optional<WeightFormat> expert_format = std::nullopt;
   int num_endpoints = 1;       // of the local transport
   bool is_replicated = false;  // likewise
   int num_threads = 2;

@@ -17,7 +17,8 @@ LocalTransport::LocalTransport(const ModelConfig& config,
           {.hidden_size = config.hidden_size,
            .intermediate_size = config.expert_intermediate_size,
            .max_rows = options.max_rows,
-           .activation = config.activation},
+           .activation = config.activation,
+           .quantized = options.format && IsQuantized(*options.format)},
           pool)),
       down_(options.num_endpoints),
       x_(options.max_rows * config.hidden_size * sizeof(float)),
@@ -32,6 +33,8 @@ absl::StatusOr<std::unique_ptr<LocalTransport>> LocalTransport::Load(
   const int64_t endpoints = options.num_endpoints;
   for (int64_t endpoint = 0; endpoint < endpoints; ++endpoint) {
     expert::ExpertLoadOptions load;
+    load.format = options.format;
+    load.pool = pool;
     const int64_t part = options.is_replicated ? 0 : endpoint;
     const int64_t parts = options.is_replicated ? 1 : endpoints;
     for (int64_t e = part * config.num_experts / parts;

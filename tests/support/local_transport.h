@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -22,6 +23,7 @@ struct LocalTransportOptions {
   int num_endpoints = 1;  // experts are split over them in contiguous ranges
   bool is_replicated = false;  // instead, each has all of them
   int64_t max_rows = 4096;     // of one batch
+  std::optional<WeightFormat> format = std::nullopt;  // as --expert-dtype
 };
 
 // Runs every batch at once on the caller's thread and `pool`. Rounds at the

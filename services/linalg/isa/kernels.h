@@ -63,6 +63,7 @@ struct Kernels {
   // [int8, int4]. Every instruction set gives the same bits.
   QuantizedPanelFn gemm_panel_quantized[2];
   float (*quantize_row)(const float* x, int64_t n, uint8_t* codes);
+  float (*quantize_row_bf16)(const uint16_t* x, int64_t n, uint8_t* codes);
   // [keys and values f32, bf16].
   AttendFn attend[2];
 

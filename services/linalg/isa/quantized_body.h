@@ -91,7 +91,8 @@ void GemmPanelInt4(const QuantizedPanelArgs& args) {
   MultiplyCodes<Bytes>(args, args.scratch);
 }
 // One row to codes; returns its scale. See vector_ops.h.
-float QuantizeRow(const float* x, int64_t n, uint8_t* codes) {
+template <typename T>
+float QuantizeRow(const T* x, int64_t n, uint8_t* codes) {
   // The largest magnitude, in any order, NaN before all.
   F32x16 magnitudes = Broadcast(0.0f);
   const auto look = [&](F32x16 v) {

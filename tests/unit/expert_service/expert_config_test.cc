@@ -19,7 +19,7 @@ TEST(ExpertConfig, DefaultsAreValid) {
   EXPECT_FALSE(CheckExpertConfig(config).ok());  // whose experts?
   config.model = "m";
   EXPECT_TRUE(CheckExpertConfig(config).ok());
-  EXPECT_EQ(ExpertWeightType(ExpertConfig()), std::nullopt);
+  EXPECT_EQ(ExpertWeightFormat(ExpertConfig()), std::nullopt);
 }
 
 TEST(ExpertConfig, FlagsSetEveryKnob) {
@@ -54,7 +54,7 @@ TEST(ExpertConfig, FlagsSetEveryKnob) {
   EXPECT_EQ(config.metrics_listen, "a:2");
   EXPECT_EQ(config.ready_file, "r");
   EXPECT_TRUE(config.exit_with_parent);
-  EXPECT_EQ(ExpertWeightType(config), DType::kBF16);
+  EXPECT_EQ(ExpertWeightFormat(config), WeightFormat::kBF16);
   EXPECT_EQ(config.threads, 3);
   EXPECT_EQ(config.max_batch_rows, 4);
   EXPECT_EQ(config.queue_rows, 5);

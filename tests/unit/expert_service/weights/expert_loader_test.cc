@@ -9,7 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "expert_service/weights/convert.h"
+#include "services/checkpoint/memory_plan.h"
 #include "tests/support/safetensors_writer.h"
 
 namespace expertmesh::expert {
@@ -48,10 +48,13 @@ float AsF32(const std::byte* at, DType dtype) {
 float PackedElement(const PackedMatrix& packed, int64_t n, int64_t k) {
   const std::byte* panel = packed.panel(n / kPanelWidth);
   const int64_t column = n % kPanelWidth;
-  const int64_t index = packed.dtype() == DType::kF32
+  const int64_t index = packed.format() == WeightFormat::kF32
                             ? k * kPanelWidth + column
                             : (k / 2 * kPanelWidth + column) * 2 + k % 2;
-  return AsF32(panel + index * DTypeBytes(packed.dtype()), packed.dtype());
+  const DType dtype = packed.format() == WeightFormat::kF32    ? DType::kF32
+                      : packed.format() == WeightFormat::kBF16 ? DType::kBF16
+                                                               : DType::kF16;
+  return AsF32(panel + index * DTypeBytes(dtype), dtype);
 }
 
 // The packed matrix holds the checkpoint's tensor, rounded to its own type.
@@ -64,7 +67,7 @@ void ExpectHolds(const PackedMatrix& packed, const Checkpoint& checkpoint,
   for (int64_t i = 0; i < n * k; ++i) {
     float want =
         AsF32(tensor->data + i * DTypeBytes(tensor->dtype), tensor->dtype);
-    if (packed.dtype() == DType::kBF16) want = ToF32(ToBF16(want));
+    if (packed.format() == WeightFormat::kBF16) want = ToF32(ToBF16(want));
     ASSERT_EQ(PackedElement(packed, i / k, i % k), want)
         << name << " [" << i / k << ", " << i % k << "]";
   }
@@ -109,13 +112,13 @@ TEST(ExpertLoaderTest, KeepsOrConvertsTheType) {
   for (const char* name : {"qwen3_moe", "qwen3_moe_bf16"}) {
     const auto checkpoint = OpenGolden(name);
     ASSERT_NE(checkpoint, nullptr);
-    for (const std::optional<DType> dtype :
-         {std::optional<DType>(), std::optional(DType::kF32),
-          std::optional(DType::kBF16)}) {
-      const auto expert = LoadExpert(*checkpoint, {1, 3}, dtype);
+    for (const std::optional<WeightFormat> format :
+         {std::optional<WeightFormat>(), std::optional(WeightFormat::kF32),
+          std::optional(WeightFormat::kBF16)}) {
+      const auto expert = LoadExpert(*checkpoint, {1, 3}, format);
       ASSERT_TRUE(expert.ok()) << expert.status();
-      EXPECT_EQ(expert->gate_proj.dtype(),
-                dtype.value_or(checkpoint->config().dtype));
+      EXPECT_EQ(expert->gate_proj.format(),
+                format.value_or(FormatOf(checkpoint->config().dtype)));
       ExpectHoldsExpert(*expert, *checkpoint, {1, 3});
     }
   }
@@ -127,28 +130,35 @@ TEST(ExpertLoaderTest, KeepsAndWidensF16) {
   const auto checkpoint = OpenOrFail(folder.path());
   ASSERT_NE(checkpoint, nullptr);
   const auto kept = LoadExpert(*checkpoint, {0, 7}, std::nullopt);
-  const auto widened = LoadExpert(*checkpoint, {0, 7}, DType::kF32);
+  const auto widened = LoadExpert(*checkpoint, {0, 7}, WeightFormat::kF32);
   ASSERT_TRUE(kept.ok() && widened.ok());
-  EXPECT_EQ(kept->down_proj.dtype(), DType::kF16);
-  EXPECT_EQ(widened->down_proj.dtype(), DType::kF32);
+  EXPECT_EQ(kept->down_proj.format(), WeightFormat::kF16);
+  EXPECT_EQ(widened->down_proj.format(), WeightFormat::kF32);
   ExpectHoldsExpert(*kept, *checkpoint, {0, 7});
   ExpectHoldsExpert(*widened, *checkpoint, {0, 7});
 }
 
-TEST(ExpertLoaderTest, ConvertsElementsExactlyOrRounded) {
-  const float values[] = {1.0f, -0.0f, 1.00390625f, 1.01171875f, 65504.0f};
-  TensorView view;
-  view.data = reinterpret_cast<const std::byte*>(values);
-  view.shape = {5};
-  const auto bf16 = ConvertElements(view, DType::kBF16);
-  ASSERT_TRUE(bf16.ok());
-  // Halfway cases go to the even neighbour: 1 + 2^-8 down, 1 + 3·2^-8 up.
-  const float rounded[] = {1.0f, -0.0f, 1.0f, 1.015625f, 65536.0f};
-  for (int i = 0; i < 5; ++i) {
-    EXPECT_EQ(ToF32(bf16->as<BF16>()[i]), rounded[i]);
+TEST(ExpertLoaderTest, QuantizesAndSaysWhichTensorCannotBe) {
+  const auto checkpoint = OpenGolden("qwen3_moe_bf16");
+  ASSERT_NE(checkpoint, nullptr);
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const auto expert = LoadExpert(*checkpoint, {0, 1}, format);
+    ASSERT_TRUE(expert.ok()) << expert.status();
+    EXPECT_EQ(expert->down_proj.format(), format);
+    EXPECT_EQ(expert->size_bytes(),
+              static_cast<size_t>(ExpertBytes(checkpoint->config(), format)));
   }
-  EXPECT_EQ(ConvertElements(view, DType::kF16).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  const TempFolder folder;
+  testing::CheckpointParts parts = MakeCheckpoint(TinyConfig("olmoe"));
+  const std::string name = "model.layers.0.mlp.experts.7.up_proj.weight";
+  const float infinite = std::numeric_limits<float>::infinity();
+  std::memcpy(parts.Tensor(name).bytes.data() + 8, &infinite, sizeof(infinite));
+  parts.Write(folder.path());
+  const auto broken = OpenOrFail(folder.path());
+  ASSERT_NE(broken, nullptr);
+  const auto expert = LoadExpert(*broken, {0, 7}, WeightFormat::kInt8);
+  EXPECT_EQ(expert.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(expert.status().message(), ::testing::HasSubstr(name));
 }
 
 TEST(ExpertLoaderTest, ThreadsLoadTheSameAndReportEachSlot) {
@@ -205,8 +215,9 @@ TEST(ExpertLoaderTest, RefusesAnExpertOfMixedTypesUnlessConverted) {
               HasSubstr(folder.File("model.safetensors") + ": tensor '" + name +
                         "' is bf16, but '"));
   EXPECT_EQ(loaded, 0) << "found before anything is loaded";
-  EXPECT_TRUE(
-      LoadExperts(*checkpoint, {.experts = {3, 4}, .dtype = DType::kF32}).ok());
+  EXPECT_TRUE(LoadExperts(*checkpoint,
+                          {.experts = {3, 4}, .format = WeightFormat::kF32})
+                  .ok());
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ TEST(MemoryPlanTest, PackedBytesAreThoseOfPackedMatrix) {
       view.shape = {n, k};
       const auto packed = PackedMatrix::Pack(view);
       ASSERT_TRUE(packed.ok()) << packed.status();
-      EXPECT_EQ(PackedBytes(n, k, dtype),
+      EXPECT_EQ(PackedBytes(n, k, FormatOf(dtype)),
                 static_cast<int64_t>(packed->size_bytes()));
     }
   }
@@ -68,8 +68,8 @@ TEST(MemoryPlanTest, WorkedOutByHand) {
 
 TEST(MemoryPlanTest, SixteenBitTypesHalveEvenWidths) {
   const auto f32 = Plan("qwen2_moe", {});
-  const auto bf16 = Plan("qwen2_moe", {.expert_dtype = DType::kBF16});
-  const auto f16 = Plan("qwen2_moe", {.expert_dtype = DType::kF16});
+  const auto bf16 = Plan("qwen2_moe", {.expert_format = WeightFormat::kBF16});
+  const auto f16 = Plan("qwen2_moe", {.expert_format = WeightFormat::kF16});
   ASSERT_TRUE(f32.ok() && bf16.ok() && f16.ok());
   EXPECT_EQ(f32->expert_bytes, 2 * bf16->expert_bytes);
   EXPECT_EQ(bf16->expert_bytes, f16->expert_bytes);
@@ -88,9 +88,9 @@ TEST(MemoryPlanTest, TheRoutersWeightsKeepTheirOwnTypes) {
   CheckpointParts f32 = MakeCheckpoint(config);
   const CheckpointParts bf16 = MakeCheckpoint(config, DType::kBF16);
   const MemoryPlanOptions wide = {.kv_dtype = DType::kF32,
-                                  .expert_dtype = DType::kF32};
+                                  .expert_format = WeightFormat::kF32};
   const MemoryPlanOptions narrow = {.kv_dtype = DType::kBF16,
-                                    .expert_dtype = DType::kBF16};
+                                    .expert_format = WeightFormat::kBF16};
   EXPECT_EQ(bytes(f32, wide), bytes(f32, narrow));
   EXPECT_EQ(bytes(bf16, wide), bytes(bf16, narrow));
   // Norms are f32 in memory; all else is half as large.

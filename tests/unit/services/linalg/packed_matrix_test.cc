@@ -55,6 +55,25 @@ TEST(PackedMatrixTest, StacksPartsAndReadsUnalignedMemory) {
       0);
 }
 
+TEST(PackedMatrixTest, ConvertsExactlyOrRounded) {
+  const std::vector<float> values = {1.0f, -0.0f, 1.00390625f, 1.01171875f,
+                                     65504.0f};
+  // Halfway cases go to the even neighbour: 1 + 2^-8 down, 1 + 3·2^-8 up.
+  const float rounded[] = {1.0f, -0.0f, 1.0f, 1.015625f, 65536.0f};
+  const TypedValues f32(values, DType::kF32);
+  const auto bf16 = PackedMatrix::Pack(f32.View(1, 5), WeightFormat::kBF16);
+  ASSERT_TRUE(bf16.ok()) << bf16.status();
+  const auto* halves = reinterpret_cast<const BF16*>(bf16->panel(0));
+  const TypedValues f16(values, DType::kF16);
+  const auto wide = PackedMatrix::Pack(f16.View(1, 5), WeightFormat::kF32);
+  ASSERT_TRUE(wide.ok()) << wide.status();
+  const auto* floats = reinterpret_cast<const float*>(wide->panel(0));
+  for (int k = 0; k < 5; ++k) {
+    EXPECT_EQ(ToF32(halves[k / 2 * 128 + k % 2]), rounded[k]);
+    EXPECT_EQ(floats[k * 64], f16.f32[k]);
+  }
+}
+
 TEST(PackedMatrixTest, RefusesWhatDoesNotFit) {
   const TypedValues weight(RandomFloats(12, 4), DType::kF32);
   const TypedValues half(RandomFloats(12, 4), DType::kBF16);
@@ -68,6 +87,9 @@ TEST(PackedMatrixTest, RefusesWhatDoesNotFit) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({weight.View(3, 4), half.View(3, 4)}),
             absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      PackedMatrix::Pack(weight.View(3, 4), WeightFormat::kF16).status().code(),
+      absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

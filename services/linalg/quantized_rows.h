@@ -1,0 +1,44 @@
+#pragma once
+
+// Activations as quantized weights take them.
+
+#include <cstdint>
+
+#include "services/core/dtype.h"
+#include "services/linalg/buffer.h"
+#include "services/linalg/gemm.h"
+#include "services/linalg/vector_ops.h"
+
+namespace expertmesh {
+
+// Room for [max_rows, k] in codes and their scales, sized once. Different rows
+// may be stored from different threads.
+class QuantizedRows {
+ public:
+  QuantizedRows() = default;
+  QuantizedRows(int64_t max_rows, int64_t k)
+      : k_(k),
+        stride_(PaddedQuantizedK(k)),
+        codes_(static_cast<size_t>(max_rows * stride_)),
+        scales_(static_cast<size_t>(max_rows) * sizeof(float)) {}
+
+  // Quantizes one row [k] of f32 or BF16.
+  template <typename T>
+  void Store(int64_t row, const T* values) {
+    scales_.as<float>()[row] =
+        QuantizeRow(values, k_, codes_.as<uint8_t>() + row * stride_);
+  }
+
+  QuantizedView view(int64_t first_row = 0) const {
+    return {codes_.as<uint8_t>() + first_row * stride_,
+            scales_.as<float>() + first_row, stride_};
+  }
+
+ private:
+  int64_t k_ = 0;
+  int64_t stride_ = 0;
+  Buffer codes_;
+  Buffer scales_;
+};
+
+}  // namespace expertmesh
