@@ -9,11 +9,11 @@ namespace expertmesh::expert {
 namespace {
 
 // Rows of a task whose f32 sums wait on its stack for rounding.
-constexpr int64_t kStepRows = 24;
+constexpr int64_t kStepRows = 32;
 // Rows of a task: enough to reuse the panels it reads, few enough to spread
 // one busy expert over all threads.
 constexpr int64_t kMinBlockRows = kStepRows;
-constexpr int64_t kMaxBlockRows = 8 * kStepRows;
+constexpr int64_t kMaxBlockRows = 6 * kStepRows;
 // Tasks wanted per thread, so that none waits long for the last.
 constexpr int64_t kTasksPerThread = 4;
 // Rows that one thread quantizes at a time.

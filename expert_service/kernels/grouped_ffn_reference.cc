@@ -31,10 +31,10 @@ int CodeAt(const PackedMatrix& w, int64_t n, int64_t k) {
   }
   const uint8_t* block = codes + k / 64 * kInt4BlockBytes;
   const uint8_t pair =
-      block[kPanelWidth + (k % 64 / 8 * kPanelWidth + column) * 4 + k % 4];
+      block[kInt4StepBytes + (k % 64 / 8 * kPanelWidth + column) * 4 + k % 4];
   const int code = k % 8 < 4 ? pair % 16 : pair / 16;
-  return (code - kInt4Zero) *
-         (k % 64 < kInt4Group ? block[column] % 16 : block[column] / 16);
+  const uint8_t step = block[k % 64 / kInt4Group * kPanelWidth + column];
+  return (code - kInt4Zero + step / 16) * (step % 16);
 }
 
 // The activations in codes, the sum in integers.

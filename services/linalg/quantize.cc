@@ -25,57 +25,65 @@ float MaxAbs(const float* weights, int64_t k) {
   return max;
 }
 
-float Int4Code(float weight, float inverse_step) {
-  const float code = Round(weight * inverse_step);
-  const float low = code > -8.0f ? code : -8.0f;
-  return low < 7.0f ? low : 7.0f;
-}
+// How an int4 group's codes are meant.
+struct GroupStep {
+  int multiplier = 0;
+  int zero = kInt4Zero;
+  float error = std::numeric_limits<float>::infinity();  // squared, summed
+};
 
 // One int4 group, zeros behind its last weight.
 struct Group {
-  Group(const float* weights, int64_t k, int64_t first)
-      : count(std::min(kInt4Group, k - first)) {
-    std::copy_n(weights + first, count, values);
-    for (int64_t i = 0; i < kInt4Group; ++i) {
-      max_abs = std::max(max_abs, std::abs(values[i]));
+  Group(const float* weights, int64_t k, int64_t first) {
+    std::copy_n(weights + first, std::min(kInt4Group, k - first), values);
+    for (const float value : values) {
+      max_abs = std::max(max_abs, std::abs(value));
     }
   }
 
+  // Of value i, from -zero to 15 - zero.
+  float Code(int64_t i, int zero, float inverse_step) const {
+    const auto least = static_cast<float>(-zero);
+    const auto most = static_cast<float>(15 - zero);
+    const float code = Round(values[i] * inverse_step);
+    const float above = code > least ? code : least;
+    return above < most ? above : most;
+  }
+
   // In several sums, as vector registers have lanes.
-  float SquaredError(float step) const {
+  float SquaredError(int zero, float step) const {
     constexpr int kLanes = 8;
     const float inverse = 1.0f / step;
     float errors[kLanes] = {};
     for (int64_t i = 0; i < kInt4Group; i += kLanes) {
       for (int j = 0; j < kLanes; ++j) {
-        const float off =
-            values[i + j] - Int4Code(values[i + j], inverse) * step;
+        const float off = values[i + j] - Code(i + j, zero, inverse) * step;
         errors[j] += off * off;
       }
     }
     return std::accumulate(errors, errors + kLanes, 0.0f);
   }
 
-  int64_t count;
   float values[kInt4Group] = {};
   float max_abs = 0;
 };
 
-struct Choice {
-  int multiplier = 0;
-  float error = std::numeric_limits<float>::infinity();
-};
+// The largest weight takes a code of 8.
+constexpr float kLargestCode = 8.0f;
 
-// The multiplier whose steps meet the group best: the one that takes its
-// largest weight to the end of the codes, or one beside it.
-Choice BestMultiplier(const Group& group, float scale) {
-  const int middle = static_cast<int>(Round(group.max_abs / (7.5f * scale)));
-  Choice best;
-  for (int offset = -1; offset <= 1; ++offset) {
+// What meets the group best: the multiplier that takes its largest weight to
+// the end of the codes, or one near it, and either zero.
+GroupStep BestStep(const Group& group, float scale) {
+  const int middle =
+      static_cast<int>(Round(group.max_abs / (kLargestCode * scale)));
+  GroupStep best;
+  for (int offset = -2; offset <= 1; ++offset) {
     const int multiplier = std::clamp(middle + offset, 1, kMaxInt4Multiplier);
-    const float error =
-        group.SquaredError(static_cast<float>(multiplier) * scale);
-    if (error < best.error) best = {multiplier, error};
+    for (const int zero : {kInt4Zero, kInt4Zero - 1}) {
+      const float error =
+          group.SquaredError(zero, static_cast<float>(multiplier) * scale);
+      if (error < best.error) best = {multiplier, zero, error};
+    }
   }
   return best;
 }
@@ -85,12 +93,10 @@ Choice BestMultiplier(const Group& group, float scale) {
 float Int4Scale(const std::vector<Group>& groups, float max_abs) {
   float best = 0;
   float best_error = std::numeric_limits<float>::infinity();
-  for (const float factor : {1.0f, 0.93f, 0.86f}) {
-    const float scale = factor * max_abs / (7.5f * kMaxInt4Multiplier);
+  for (const float factor : {1.0f, 0.95f, 0.9f, 0.85f}) {
+    const float scale = factor * max_abs / (kLargestCode * kMaxInt4Multiplier);
     float error = 0;
-    for (const Group& group : groups) {
-      error += BestMultiplier(group, scale).error;
-    }
+    for (const Group& group : groups) error += BestStep(group, scale).error;
     if (error < best_error) {
       best_error = error;
       best = scale;
@@ -140,15 +146,16 @@ void QuantizeToInt4(const float* weights, int64_t k, int64_t column,
   int32_t sum = 0;
   for (size_t g = 0; g < groups.size(); ++g) {
     const bool is_second = g % 2 != 0;
-    const int multiplier = BestMultiplier(groups[g], scale).multiplier;
-    const float inverse = 1.0f / (static_cast<float>(multiplier) * scale);
-    block[column] |= static_cast<uint8_t>(multiplier << (is_second ? 4 : 0));
+    const GroupStep step = BestStep(groups[g], scale);
+    const float inverse = 1.0f / (static_cast<float>(step.multiplier) * scale);
+    block[(is_second ? kPanelWidth : 0) + column] = static_cast<uint8_t>(
+        step.multiplier + (step.zero == kInt4Zero ? 0 : 16));
     for (int64_t i = 0; i < kInt4Group; ++i) {
-      const int code = static_cast<int>(Int4Code(groups[g].values[i], inverse));
+      const int code = static_cast<int>(groups[g].Code(i, step.zero, inverse));
       const int64_t at = i + (is_second ? kInt4Group : 0);
-      block[kPanelWidth + at / 8 * kPanelWidth * 4 + column * 4 + at % 4] |=
-          static_cast<uint8_t>((code + kInt4Zero) << (at % 8 < 4 ? 0 : 4));
-      sum += code * multiplier;
+      block[kInt4StepBytes + at / 8 * kPanelWidth * 4 + column * 4 + at % 4] |=
+          static_cast<uint8_t>((code + step.zero) << (at % 8 < 4 ? 0 : 4));
+      sum += code * step.multiplier;
     }
     if (is_second) block += kInt4BlockBytes;
   }

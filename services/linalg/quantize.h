@@ -1,7 +1,7 @@
 #pragma once
 
 // Weights to codes and scales. The scale of an output and, for int4, the
-// multipliers of its groups are chosen for the least squared error among a few
+// steps of its groups are chosen for the least squared error among a few
 // candidates; nothing but the weights themselves is looked at.
 
 #include <cstddef>

@@ -18,7 +18,7 @@ class QuantizedRows {
   QuantizedRows() = default;
   QuantizedRows(int64_t max_rows, int64_t k)
       : k_(k),
-        stride_(PaddedQuantizedK(k)),
+        stride_(PaddedQuantizedK(k) + kGap),
         codes_(static_cast<size_t>(max_rows * stride_)),
         scales_(static_cast<size_t>(max_rows) * sizeof(float)) {}
 
@@ -35,6 +35,9 @@ class QuantizedRows {
   }
 
  private:
+  // Rows of a power of two would all meet in the same few sets of a cache.
+  static constexpr int64_t kGap = 64;
+
   int64_t k_ = 0;
   int64_t stride_ = 0;
   Buffer codes_;

@@ -78,7 +78,7 @@ class ExpertNumpyTest(unittest.TestCase):
         for hosted in state.hosted:
             self.assertEqual(list(hosted.expert_ids), list(range(EXPERTS)))
         self.assertEqual(state.expert_dtype, "f32")
-        self.assertRegex(state.numerics_id, r"^cpu-\w+-f32-v1$")
+        self.assertEqual(state.numerics_id, "cpu-chain-f32-v2")
         self.assertTrue(state.checkpoint_fingerprint)
         self.assertEqual(state.device, "cpu")
         self.assertFalse(state.draining)

@@ -26,10 +26,10 @@ struct Avx2Bytes {
   static void Unpack(const uint8_t* blocks, int64_t k, int8_t* codes) {
     for (int64_t i = 0; i < k; i += kInt4Group) {
       const uint8_t* block = blocks + i / 64 * kInt4BlockBytes;
-      const bool is_second = i % 64 != 0;
+      const uint8_t* steps = block + i % 64 / kInt4Group * kPanelWidth;
       for (int64_t column = 0; column < kPanelWidth; column += 8) {
-        UnpackGroup(block + column, is_second,
-                    block + kPanelWidth + i % 64 * 32 + column * 4,
+        UnpackGroup(steps + column,
+                    block + kInt4StepBytes + i % 64 * 32 + column * 4,
                     codes + i * kPanelWidth + column * 4);
       }
     }
@@ -99,17 +99,18 @@ struct Avx2Bytes {
   }
 
   // Eight outputs of 32 k. See bytes_vnni.h for the arithmetic.
-  static EXPERTMESH_INLINE void UnpackGroup(const uint8_t* multipliers,
-                                            bool is_second,
+  static EXPERTMESH_INLINE void UnpackGroup(const uint8_t* steps,
                                             const uint8_t* packed,
                                             int8_t* codes) {
-    __m256i m = _mm256_cvtepu8_epi32(
-        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(multipliers)));
-    m = is_second ? _mm256_srli_epi32(m, 4)
-                  : _mm256_and_si256(m, _mm256_set1_epi32(15));
-    m = _mm256_or_si256(m, _mm256_slli_epi32(m, 16));
-    const __m256i zero =
-        _mm256_mullo_epi16(m, _mm256_set1_epi16(kInt4Zero * 0x101));
+    __m256i step = _mm256_cvtepu8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(steps)));
+    step = _mm256_or_si256(step, _mm256_slli_epi32(step, 16));
+    const __m256i m = _mm256_and_si256(step, _mm256_set1_epi16(15));
+    const __m256i ones = _mm256_set1_epi16(0x101);
+    const __m256i zero = _mm256_mullo_epi16(
+        m,
+        _mm256_sub_epi16(_mm256_set1_epi16(kInt4Zero * 0x101),
+                         _mm256_mullo_epi16(_mm256_srli_epi16(step, 4), ones)));
     const __m256i low = _mm256_set1_epi8(15);
     for (int step = 0; step < kInt4Group / 8; ++step) {
       const __m256i both = LoadBytes(packed + step * 4 * kPanelWidth);

@@ -31,14 +31,15 @@ struct PortableBytes {
   static void Unpack(const uint8_t* blocks, int64_t k, int8_t* codes) {
     for (int64_t i = 0; i < k; i += 8) {
       const uint8_t* block = blocks + i / 64 * kInt4BlockBytes;
-      const uint8_t* packed = block + kPanelWidth + i % 64 * 32;
-      const int shift = i % 64 < kInt4Group ? 0 : 4;
+      const uint8_t* packed = block + kInt4StepBytes + i % 64 * 32;
+      const uint8_t* steps = block + i % 64 / kInt4Group * kPanelWidth;
       for (int64_t at = 0; at < 4 * kPanelWidth; ++at) {
-        const int multiplier = block[at / 4] >> shift & 15;
+        const int multiplier = steps[at / 4] & 15;
+        const int zero = kInt4Zero - (steps[at / 4] >> 4);
         codes[i * kPanelWidth + at] =
-            static_cast<int8_t>(((packed[at] & 15) - kInt4Zero) * multiplier);
+            static_cast<int8_t>(((packed[at] & 15) - zero) * multiplier);
         codes[(i + 4) * kPanelWidth + at] =
-            static_cast<int8_t>(((packed[at] >> 4) - kInt4Zero) * multiplier);
+            static_cast<int8_t>(((packed[at] >> 4) - zero) * multiplier);
       }
     }
   }

@@ -21,19 +21,22 @@ EXPERTMESH_INLINE __m512i BroadcastFour(const uint8_t* x) {
   return _mm512_set1_epi32(four);
 }
 
-// An int4 group's multipliers for 16 outputs. Two codes share a 16-bit lane
-// and a multiplier, and 15 · 15 fits a byte: so one product multiplies both.
+// An int4 group's steps for 16 outputs. Two codes share a 16-bit lane and a
+// multiplier, and 15 · 15 fits a byte: so one product multiplies both.
 struct GroupScale {
   __m512i multiplier;  // in all 16-bit lanes of an output
-  __m512i zero;        // kInt4Zero · multiplier in all its bytes
+  __m512i zero;        // zero · multiplier in all its bytes
 
-  EXPERTMESH_INLINE GroupScale(const uint8_t* multipliers, bool is_second) {
-    const __m512i both = _mm512_cvtepu8_epi32(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(multipliers)));
-    const __m512i m = is_second ? _mm512_srli_epi32(both, 4)
-                                : _mm512_and_si512(both, _mm512_set1_epi32(15));
-    multiplier = _mm512_or_si512(m, _mm512_slli_epi32(m, 16));
-    zero = _mm512_mullo_epi16(multiplier, _mm512_set1_epi16(kInt4Zero * 0x101));
+  EXPERTMESH_INLINE explicit GroupScale(const uint8_t* steps) {
+    __m512i step = _mm512_cvtepu8_epi32(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(steps)));
+    step = _mm512_or_si512(step, _mm512_slli_epi32(step, 16));
+    multiplier = _mm512_and_si512(step, _mm512_set1_epi16(15));
+    const __m512i ones = _mm512_set1_epi16(0x101);
+    zero = _mm512_mullo_epi16(
+        multiplier,
+        _mm512_sub_epi16(_mm512_set1_epi16(kInt4Zero * 0x101),
+                         _mm512_mullo_epi16(_mm512_srli_epi16(step, 4), ones)));
   }
 
   // Codes in the low half of each byte to signed weights.
@@ -92,12 +95,11 @@ EXPERTMESH_INLINE void DotBlocks(const uint8_t* x, int64_t x_stride,
   }
   for (int64_t i = 0; i < k; i += kInt4Group) {
     const uint8_t* block = blocks + i / 64 * kInt4BlockBytes;
-    const bool second = i % 64 != 0;
-    const GroupScale scales[4] = {{block, second},
-                                  {block + 16, second},
-                                  {block + 32, second},
-                                  {block + 48, second}};
-    const uint8_t* packed = block + kPanelWidth + i % 64 * 32;
+    const uint8_t* steps = block + i % 64 / kInt4Group * kPanelWidth;
+    const GroupScale scales[4] = {GroupScale(steps), GroupScale(steps + 16),
+                                  GroupScale(steps + 32),
+                                  GroupScale(steps + 48)};
+    const uint8_t* packed = block + kInt4StepBytes + i % 64 * 32;
     for (int step = 0; step < kInt4Group / 8; ++step) {
       const uint8_t* at = packed + step * 4 * kPanelWidth;
       const uint8_t* x_at = x + i + step * 8;
@@ -147,9 +149,10 @@ struct VnniBytes {
   static void Unpack(const uint8_t* blocks, int64_t k, int8_t* codes) {
     for (int64_t i = 0; i < k; i += kInt4Group) {
       const uint8_t* block = blocks + i / 64 * kInt4BlockBytes;
-      const uint8_t* packed = block + kPanelWidth + i % 64 * 32;
+      const uint8_t* steps = block + i % 64 / kInt4Group * kPanelWidth;
+      const uint8_t* packed = block + kInt4StepBytes + i % 64 * 32;
       for (int c = 0; c < 4; ++c) {
-        const GroupScale scale(block + c * 16, i % 64 != 0);
+        const GroupScale scale(steps + c * 16);
         for (int step = 0; step < kInt4Group / 8; ++step) {
           const __m512i both =
               _mm512_loadu_si512(packed + step * 4 * kPanelWidth + c * 64);

@@ -7,16 +7,18 @@
 //   bf16, f16   [k / 2][64][2], k padded to a multiple of 32
 //   int8        QuantizedPanelHeader, then codes [k / 4][64][4]
 //   int4        QuantizedPanelHeader, then a block for each 64 of k:
-//                 multipliers [64]: low half for k 0 to 31, high for 32 to 63
+//                 steps [2][64], of k 0 to 31 and of 32 to 63: a multiplier in
+//                 the low half, 16 where the zero is 7 instead of 8
 //                 codes [8][64][4]: of each 8 of k, the low halves hold the
 //                 first 4 and the high halves the other 4
 //               k padded to a multiple of 64, as for int8
 //
 // A quantized weight is code · scale (int8, code −127 to 127) or
-// (code − 8) · multiplier · scale (int4, code 0 to 15, multiplier 0 to 15): of
-// an output, all weights are whole multiples of one scale, at most 120 in
-// number. So both formats are products of bytes, summed in integers: exact, in
-// any order, on every instruction set.
+// (code − zero) · multiplier · scale (int4, code 0 to 15, multiplier 0 to 15):
+// of an output, all weights are whole multiples of one scale, at most 120 in
+// number. With the other zero the codes reach 8 upwards instead of downwards.
+// So both formats are products of bytes, summed in integers: exact, in any
+// order, on every instruction set.
 
 #include <cstdint>
 
@@ -27,7 +29,7 @@ inline constexpr int64_t kPanelWidth = 64;
 
 // Of the multiplier of an int4 weight, along k.
 inline constexpr int64_t kInt4Group = 32;
-inline constexpr int kInt4Zero = 8;
+inline constexpr int kInt4Zero = 8;  // or 7
 inline constexpr int kMaxInt4Multiplier = 15;
 
 // Quantized activations are bytes with this added to them.
@@ -52,7 +54,8 @@ static constexpr int64_t RoundUp(int64_t n, int64_t multiple) {
 static constexpr int64_t PaddedHalfK(int64_t k) { return RoundUp(k, 32); }
 static constexpr int64_t PaddedQuantizedK(int64_t k) { return RoundUp(k, 64); }
 
-inline constexpr int64_t kInt4BlockBytes = kPanelWidth + 32 * kPanelWidth;
+inline constexpr int64_t kInt4StepBytes = 2 * kPanelWidth;  // of a block
+inline constexpr int64_t kInt4BlockBytes = kInt4StepBytes + 32 * kPanelWidth;
 
 static constexpr int64_t Int8PanelBytes(int64_t k) {
   return static_cast<int64_t>(sizeof(QuantizedPanelHeader)) +

@@ -4,8 +4,8 @@
 //
 // One product is of up to 32 rows with a panel. Tiles 0 to 3 hold sums, 4 and 5
 // rows of activations, 6 and 7 weights. Up to 16 rows take the four columns of
-// the panel at once, so that few rows read it once; more take two by two. A sum
-// stays in its tile from the first k to the last, so all have the same order.
+// the panel at once, so that few rows read it once; more take two by two. Every
+// sum takes its tiles of k ascending, whichever way: all have the same order.
 
 #include <immintrin.h>
 
@@ -18,6 +18,11 @@ inline constexpr int kTileHeight = 16;     // rows
 inline constexpr int64_t kTileBytes = 64;  // of a row, along k
 inline constexpr int64_t kPanelRow = 256;  // 64 outputs by 4 bytes of k
 inline constexpr int64_t kPanelStep = kPanelRow * kTileBytes / 4;
+
+inline constexpr int64_t kPrefetchSteps = 4;
+// Steps that both halves of a panel take before the next ones: 32 rows of them
+// stay in the L1 cache.
+inline constexpr int64_t kBlockSteps = 16;
 
 // What a tile product multiplies, in bytes.
 struct TileArgs {
@@ -67,10 +72,6 @@ class TileScope {
       config.rows[tile] = static_cast<uint8_t>(heights[tile]);
     }
     _tile_loadconfig(&config);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
   }
   EXPERTMESH_INLINE ~TileScope() { _tile_release(); }
 };
@@ -86,17 +87,24 @@ struct TileRows {
   int64_t stride;
 };
 
-// The panel's next steps: the hardware stops at each page of 4 KiB.
+// Fetches the panel well ahead, into the L2 cache, which waits for more lines
+// at a time than the L1 does.
 EXPERTMESH_INLINE void PrefetchStep(const char* w) {
-  const char* at = w + 2 * kPanelStep;
+  constexpr int kToL2 = 2;
+  const char* at = w + kPrefetchSteps * kPanelStep;
 #pragma GCC unroll 64
-  for (int64_t i = 0; i < kPanelStep; i += 64) __builtin_prefetch(at + i);
+  for (int64_t i = 0; i < kPanelStep; i += 64) {
+    __builtin_prefetch(at + i, 0, kToL2);
+  }
 }
 
 // 1 to 16 rows.
 template <typename Product>
-void MultiplyLow(const TileArgs& args, int rows) {
-  const TileScope tiles(rows);
+void MultiplyLow(const TileArgs& args) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
   const char* w = args.panel;
   for (int64_t step = 0; step < args.steps; ++step, w += kPanelStep) {
     PrefetchStep(w);
@@ -117,12 +125,27 @@ void MultiplyLow(const TileArgs& args, int rows) {
   _tile_stored(3, args.sums + 192, args.sums_stride);
 }
 
-// 17 to 32 rows, columns [column, column + 128) of a panel row.
+// 17 to 32 rows, steps [first, last), columns [column, column + 128) of a panel
+// row.
 template <typename Product>
-void MultiplyHigh(const TileArgs& args, int rows, int64_t column) {
-  const TileScope tiles(rows);
-  const char* w = args.panel + column;
-  for (int64_t step = 0; step < args.steps; ++step, w += kPanelStep) {
+void MultiplyHigh(const TileArgs& args, int64_t first, int64_t last,
+                  int64_t column) {
+  char* sums = args.sums + column;
+  char* below = sums + kTileHeight * args.sums_stride;
+  if (first == 0) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, args.sums_stride);
+    _tile_loadd(1, sums + 64, args.sums_stride);
+    _tile_loadd(2, below, args.sums_stride);
+    _tile_loadd(3, below + 64, args.sums_stride);
+  }
+  const char* w = args.panel + first * kPanelStep + column;
+  for (int64_t step = first; step < last; ++step, w += kPanelStep) {
+    if (column == 0) PrefetchStep(w);
     const TileRows x(args, step);
     _tile_loadd(4, x.data, x.stride);
     _tile_loadd(6, w, kPanelRow);
@@ -133,8 +156,6 @@ void MultiplyHigh(const TileArgs& args, int rows, int64_t column) {
     Product::Add256();
     Product::Add357();
   }
-  char* sums = args.sums + column;
-  char* below = sums + kTileHeight * args.sums_stride;
   _tile_stored(0, sums, args.sums_stride);
   _tile_stored(1, sums + 64, args.sums_stride);
   _tile_stored(2, below, args.sums_stride);
@@ -144,11 +165,16 @@ void MultiplyHigh(const TileArgs& args, int rows, int64_t column) {
 // 1 to 32 rows.
 template <typename Product>
 void MultiplyTiles(const TileArgs& args, int rows) {
+  const TileScope tiles(rows);
   if (rows <= kTileHeight) {
-    MultiplyLow<Product>(args, rows);
-  } else {
-    MultiplyHigh<Product>(args, rows, 0);
-    MultiplyHigh<Product>(args, rows, kPanelRow / 2);
+    MultiplyLow<Product>(args);
+    return;
+  }
+  for (int64_t first = 0; first < args.steps; first += kBlockSteps) {
+    const int64_t end = first + kBlockSteps;
+    const int64_t last = end < args.steps ? end : args.steps;
+    MultiplyHigh<Product>(args, first, last, 0);
+    MultiplyHigh<Product>(args, first, last, kPanelRow / 2);
   }
 }
 

@@ -15,16 +15,27 @@ struct Shape {
   int64_t intermediate;
 };
 
+constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBF16,
+                                     WeightFormat::kF16, WeightFormat::kInt8,
+                                     WeightFormat::kInt4};
+
+// Of tensors that are packed in a format.
+DType StoredType(WeightFormat format) {
+  if (format == WeightFormat::kBF16) return DType::kBF16;
+  return format == WeightFormat::kF16 ? DType::kF16 : DType::kF32;
+}
+
 // Experts, and rows to send through them.
 class Problem {
  public:
-  Problem(Shape shape, int num_experts, int64_t max_rows, DType weight_type,
+  Problem(Shape shape, int num_experts, int64_t max_rows, WeightFormat format,
           DType type)
-      : shape_(shape), type_(type), max_rows_(max_rows) {
+      : shape_(shape), format_(format), type_(type), max_rows_(max_rows) {
     const auto pack = [&](int64_t n, int64_t k, uint32_t seed) {
       const float scale = 2.0f / std::sqrt(static_cast<float>(k));
-      const TypedValues values(RandomFloats(n * k, seed, scale), weight_type);
-      return *PackedMatrix::Pack(values.View(n, k));
+      const TypedValues values(RandomFloats(n * k, seed, scale),
+                               StoredType(format));
+      return *PackedMatrix::Pack(values.View(n, k), format);
     };
     for (int e = 0; e < num_experts; ++e) {
       experts_.push_back({pack(shape.intermediate, shape.hidden, 3 * e + 1),
@@ -37,7 +48,8 @@ class Problem {
   }
 
   GroupedFfnOptions Options() const {
-    return {shape_.hidden, shape_.intermediate, max_rows_};
+    return {shape_.hidden, shape_.intermediate, max_rows_, Activation::kSiluGlu,
+            IsQuantized(format_)};
   }
   int64_t RowBytes() const { return shape_.hidden * DTypeBytes(type_); }
 
@@ -73,8 +85,9 @@ class Problem {
                  ? reinterpret_cast<const float*>(bytes.data())[i]
                  : ToF32(reinterpret_cast<const BF16*>(bytes.data())[i]);
     };
-    // Two roundings to bf16 may each fall to the other side.
-    const float tolerance = type_ == DType::kF32 ? 2e-6f : 2e-2f;
+    // Two roundings to bf16, or one to a code, may each fall to the other side.
+    const float tolerance =
+        type_ == DType::kF32 && !IsQuantized(format_) ? 2e-6f : 2e-2f;
     for (int64_t i = 0; i < n; ++i) {
       ASSERT_NEAR(at(y, i), at(expected, i), tolerance) << "element " << i;
     }
@@ -82,6 +95,7 @@ class Problem {
 
  private:
   Shape shape_;
+  WeightFormat format_;
   DType type_;
   int64_t max_rows_;
   std::vector<PackedExpert> experts_;
@@ -105,12 +119,13 @@ TEST_P(GroupedFfnTest, MatchesTheReference) {
       {{65, 1}, {2, 2}},         {{130, 70}, {7, 1}},
       {{16, 16}, {0, 0}},        {{16, 16}, {}},
   };
-  for (const DType weight : {DType::kF32, DType::kBF16, DType::kF16}) {
+  for (const WeightFormat weight : kFormats) {
     for (const DType type : {DType::kF32, DType::kBF16}) {
       for (const Case& c : cases) {
         SCOPED_TRACE(testing::Message()
-                     << DTypeName(type) << " x " << DTypeName(weight) << ", "
-                     << c.shape.hidden << " x " << c.shape.intermediate);
+                     << DTypeName(type) << " x " << WeightFormatName(weight)
+                     << ", " << c.shape.hidden << " x "
+                     << c.shape.intermediate);
         Problem problem(c.shape, c.counts.size(), 60, weight, type);
         const auto ffn = MakeGroupedFfnCpu(problem.Options(), &pool_);
         const auto reference = MakeGroupedFfnReference(problem.Options());
@@ -122,7 +137,7 @@ TEST_P(GroupedFfnTest, MatchesTheReference) {
 }
 
 TEST_P(GroupedFfnTest, ManyExpertsWithAFewRowsEach) {
-  Problem problem({32, 48}, 256, 300, DType::kBF16, DType::kBF16);
+  Problem problem({32, 48}, 256, 300, WeightFormat::kBF16, DType::kBF16);
   std::vector<uint32_t> counts(256);
   for (int e = 0; e < 256; ++e) counts[e] = e % 3;
   const auto ffn = MakeGroupedFfnCpu(problem.Options(), &pool_);
@@ -132,8 +147,10 @@ TEST_P(GroupedFfnTest, ManyExpertsWithAFewRowsEach) {
 }
 
 TEST_P(GroupedFfnTest, NeitherCompanyNorThreadsChangeABit) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
-    Problem problem({70, 100}, 3, 300, type, type);
+  for (const WeightFormat format : kFormats) {
+    const DType type =
+        format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+    Problem problem({70, 100}, 3, 300, format, type);
     const std::vector<uint32_t> counts = {1, 250, 13};
     const auto ffn = MakeGroupedFfnCpu(problem.Options(), &pool_);
     const std::vector<std::byte> together = problem.Run(*ffn, counts);
@@ -148,7 +165,7 @@ TEST_P(GroupedFfnTest, NeitherCompanyNorThreadsChangeABit) {
         const std::vector<std::byte> alone = problem.Run(*ffn, {1}, row, e);
         const auto begin = together.begin() + row * problem.RowBytes();
         ASSERT_TRUE(std::equal(alone.begin(), alone.end(), begin))
-            << DTypeName(type) << " row " << row;
+            << WeightFormatName(format) << " row " << row;
       }
     }
   }

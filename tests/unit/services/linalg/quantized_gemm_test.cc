@@ -27,10 +27,11 @@ int WeightInScales(const PackedMatrix& w, int64_t n, int64_t k) {
         panel[k / 4 * kPanelWidth * 4 + column * 4 + k % 4]);
   }
   const uint8_t* block = panel + k / 64 * kInt4BlockBytes;
-  const int multiplier = block[column] >> (k % 64 < 32 ? 0 : 4) & 15;
-  const uint8_t codes =
-      block[kPanelWidth + k % 64 / 8 * kPanelWidth * 4 + column * 4 + k % 4];
-  return ((codes >> (k % 8 < 4 ? 0 : 4) & 15) - 8) * multiplier;
+  const uint8_t step = block[k % 64 / 32 * kPanelWidth + column];
+  const uint8_t codes = block[2 * kPanelWidth + k % 64 / 8 * kPanelWidth * 4 +
+                              column * 4 + k % 4];
+  const int zero = step < 16 ? 8 : 7;
+  return ((codes >> (k % 8 < 4 ? 0 : 4) & 15) - zero) * (step % 16);
 }
 
 float ScaleOf(const PackedMatrix& w, int64_t n) {
