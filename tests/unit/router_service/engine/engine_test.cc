@@ -134,6 +134,8 @@ class CallbackSink final : public router::TokenSink {
 
 TEST_F(EngineTest, AFullQueueRefusesWherePagesAreTheLimit) {
   LocalEngineOptions options;
+  // None of equal prompts finds what another computed.
+  options.engine.prefix_cache = false;
   options.engine.max_queue = 1;
   options.engine.scheduler.max_sequences = 64;
   options.model.kv_cache_tokens = 256;
@@ -401,6 +403,8 @@ TEST_F(EngineTest, AnEndpointThatGivesNansHarmsNobodyWhereThereIsAnother) {
 
 TEST_F(EngineTest, AccountsForEveryAssignment) {
   LocalEngineOptions options;
+  // None of equal prompts finds what another computed.
+  options.engine.prefix_cache = false;
   options.model.capacity = {
       .capacity_factor = 1.0, .min_capacity = 1, .max_lost_gate_mass = 1};
   Load(options);
@@ -421,6 +425,7 @@ TEST_F(EngineTest, AccountsForEveryAssignment) {
 
 TEST_F(EngineTest, APreemptedRequestIsAccountedForOnce) {
   LocalEngineOptions options;
+  options.engine.prefix_cache = false;  // the two would share all pages
   options.model.kv_cache_tokens = 128;
   options.model.max_context_tokens = 128;
   Load(options);
@@ -435,6 +440,7 @@ TEST_F(EngineTest, APreemptedRequestIsAccountedForOnce) {
 
 TEST_F(EngineTest, WhatAPolicyDropsIsToldAlsoAfterAPreemption) {
   LocalEngineOptions options;
+  options.engine.prefix_cache = false;
   options.model.kv_cache_tokens = 128;
   options.model.max_context_tokens = 128;
   options.model.capacity = {
