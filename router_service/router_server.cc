@@ -73,6 +73,7 @@ class RouterServer::Impl {
     // Endpoints report until they are destroyed, which is after the server.
     MutexLock lock(&mutex_);
     health_ = nullptr;
+    prefix_owner_ = nullptr;
   }
   absl::Status Start();
   absl::Status ServeUntil(ShutdownSignals* signals);
@@ -117,6 +118,8 @@ class RouterServer::Impl {
   // runs once at a time.
   std::string numerics_id_;
   GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // The engine, to whose prefixes another numerics_id puts an end.
+  Engine* prefix_owner_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
   std::unique_ptr<ExpertOrders> orders_;
   std::unique_ptr<Controller> controller_;  // null without --control
@@ -301,7 +304,8 @@ void RouterServer::Impl::OnEndpoints(
     if (!numerics_id_.empty()) {
       Log(LogLevel::kWarning, "the mesh goes on with another numerics_id",
           {{"before", numerics_id_}, {"now", numerics_id}});
-      engine_->ForgetPrefixes();
+      MutexLock lock(&mutex_);
+      if (prefix_owner_ != nullptr) prefix_owner_->ForgetPrefixes();
     }
     numerics_id_ = numerics_id;
   }
@@ -367,6 +371,8 @@ void RouterServer::Impl::BuildEngine() {
   engine_ = std::make_unique<Engine>(
       engine, model(), transformer_.get(), cache_.get(), pool_.get(),
       MakeEngineMetrics(model(), metrics_.get()), Clock::Real());
+  MutexLock lock(&mutex_);
+  prefix_owner_ = engine_.get();
 }
 
 absl::Status RouterServer::Impl::Listen() {

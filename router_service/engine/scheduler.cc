@@ -28,12 +28,17 @@ int64_t Grant(const std::vector<Sequence*>& sequences, int64_t budget) {
   return budget;
 }
 
+// Pages that the chunk's tokens see.
+int64_t NumVisiblePages(const ScheduledChunk& chunk) {
+  return PagesFor(chunk.sequence->num_computed + chunk.num_tokens);
+}
+
 // Flattens the chosen chunks.
 void FillBatch(std::vector<ScheduledChunk>* chunks, TokenBatch* batch) {
   batch->Clear();
-  size_t max_blocks = 0;
+  int64_t max_blocks = 0;
   for (const ScheduledChunk& chunk : *chunks) {
-    max_blocks = std::max(max_blocks, chunk.sequence->pages.size());
+    max_blocks = std::max(max_blocks, NumVisiblePages(chunk));
   }
   batch->max_blocks = static_cast<int32_t>(max_blocks);
   for (ScheduledChunk& chunk : *chunks) {
@@ -54,7 +59,8 @@ void FillBatch(std::vector<ScheduledChunk>* chunks, TokenBatch* batch) {
     }
     batch->seq_starts.push_back(static_cast<int32_t>(batch->num_tokens()));
     batch->block_tables.insert(batch->block_tables.end(),
-                               sequence.pages.begin(), sequence.pages.end());
+                               sequence.pages.begin(),
+                               sequence.pages.begin() + NumVisiblePages(chunk));
     batch->block_tables.resize(batch->num_seqs() * max_blocks, 0);
   }
 }

@@ -472,7 +472,10 @@ class MetricsTest(RouterTest):
         "routed_rows_total", "overflow_rows_total",
         "layer_balancedness_ratio", "hot_expert_load_ratio",
         "expert_rpc_duration_seconds", "expert_inflight_rows",
-        "expert_endpoints", "endpoints_refused_total", "uncovered_experts")
+        "expert_endpoints", "endpoints_refused_total", "uncovered_experts",
+        "prefix_cache_lookup_tokens_total", "prefix_cache_hit_tokens_total",
+        "prefix_cache_evicted_pages_total", "prefix_cache_pages",
+        "prefill_budget_tokens")
 
     def scrape(self):
         with urllib.request.urlopen(self.mesh.metrics_url,
