@@ -53,8 +53,9 @@ class PrefixCacheTest(unittest.TestCase):
             self.assertEqual(usage.cached_tokens,
                              number * len(PREFIX) // PAGE_TOKENS * PAGE_TOKENS)
             # 24 new tokens, of which the last is no input; four layers, top 2.
+            self.assertEqual(last.routing.gate_mass_kept, 1)
             self.assertEqual(
-                last.routing.primary,
+                last.routing.primary + last.routing.waited,
                 (len(prompt) - usage.cached_tokens + 23) * 4 * 2)
             expected = self.generate(self.plain, prompt)
             self.assertEqual(expected[2].usage.cached_tokens, 0)

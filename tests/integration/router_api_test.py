@@ -317,7 +317,7 @@ class StopStringsTest(RouterTest):
 
 class LostMassBudgetTest(RouterTest):
     FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
-             "--max-lost-gate-mass", "0")
+             "--max-lost-gate-mass", "0", "--prefix-cache", "off")
 
     def test_a_spent_budget_makes_every_policy_wait(self):
         for policy in (pb.OVERFLOW_POLICY_NEXT_BEST, pb.OVERFLOW_POLICY_DROP):
@@ -330,8 +330,9 @@ class LostMassBudgetTest(RouterTest):
 
 
 class TightCapacityTest(RouterTest):
+    # Equal prompts are routed again each time.
     FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
-             "--max-lost-gate-mass", "1")
+             "--max-lost-gate-mass", "1", "--prefix-cache", "off")
     TEXT = "What is the news from Verona? " * 12
 
     def routing(self, **fields):
@@ -368,7 +369,8 @@ class TightCapacityTest(RouterTest):
 
 
 class DefaultBudgetTest(RouterTest):
-    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1")
+    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
+             "--prefix-cache", "off")
 
     def test_policies_lose_little_and_the_rest_waits(self):
         text = TightCapacityTest.TEXT
