@@ -130,6 +130,25 @@ TEST_F(PrefixCacheTest, ForgottenPrefixesAreComputedAgain) {
   EXPECT_EQ(engine->Run(request).cached_tokens, 64);
 }
 
+TEST_F(PrefixCacheTest, WhatOtherNumericsComputedIsNotShared) {
+  const auto engine = LoadEngine(true);
+  const auto place = [&](bool is_preferred) {
+    auto placement = std::make_shared<router::Placement>(3, 8);
+    for (int64_t layer = 0; layer < 3; ++layer) {
+      for (int64_t expert = 0; expert < 8; ++expert) {
+        placement->Add(layer, expert, /*endpoint=*/0, is_preferred);
+      }
+    }
+    engine->model->local_placement->Set(std::move(placement));
+  };
+  const auto request = MakeRequest(Tokens(70, 1), 12);
+  place(/*is_preferred=*/false);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(engine->Run(request).cached_tokens, 0);
+  place(/*is_preferred=*/true);
+  EXPECT_EQ(engine->Run(request).cached_tokens, 0);
+  EXPECT_EQ(engine->Run(request).cached_tokens, 64);
+}
+
 // Random prompts of few different parts, so that many begin alike, under a pool
 // in which they preempt each other and evict what was kept.
 TEST_F(PrefixCacheTest, RandomRequestsGetTheSameBits) {
