@@ -16,6 +16,7 @@ namespace {
 
 using router::FinishReason;
 using router::SequenceRequest;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class EngineTest : public ::testing::Test {
@@ -158,6 +159,30 @@ TEST_F(EngineTest, AFullQueueRefusesWherePagesAreTheLimit) {
   EXPECT_TRUE(first.ok()) << first;
   EXPECT_EQ(second.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(waiting->Await().status.ok());
+}
+
+TEST_F(EngineTest, AHigherPriorityGoesFirst) {
+  LocalEngineOptions options;
+  options.engine.scheduler.max_sequences = 1;
+  Load(options);
+  std::vector<int32_t> order;  // on the engine's thread
+  std::vector<std::shared_ptr<CallbackSink>> sinks;
+  // All wait before the place that they want is free.
+  const auto submit_all = [&](int64_t num_tokens) {
+    if (num_tokens != 2) return;
+    for (const int32_t priority : {-1, 0, 2, 1}) {
+      sinks.push_back(std::make_shared<CallbackSink>(
+          [&order, priority](int64_t) { order.push_back(priority); }));
+      SequenceRequest request = Request(5, 1);
+      request.priority = priority;
+      EXPECT_TRUE(engine_->engine->Submit(request, sinks.back()).ok());
+    }
+  };
+  const auto running = std::make_shared<CallbackSink>(submit_all);
+  ASSERT_TRUE(engine_->engine->Submit(Request(5, 5), running).ok());
+  EXPECT_TRUE(running->Await().ok());
+  for (const auto& sink : sinks) EXPECT_TRUE(sink->Await().ok());
+  EXPECT_THAT(order, ElementsAre(2, 1, 0, -1));
 }
 
 TEST_F(EngineTest, AFreePlaceTakesABurstBeforeTheNextStep) {
