@@ -138,10 +138,23 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "Tokens computed in one step, decode and prefill together")
       ->capture_default_str();
   app.add_option("--max-sequences", config->max_sequences,
-                 "Requests running at once; never more than --max-step-tokens")
+                 "Requests running at once; never more than --max-step-tokens "
+                 "less the 16 that prefill always has")
       ->capture_default_str();
   app.add_option("--max-queue", config->max_queue,
                  "Requests waiting before new ones are refused")
+      ->capture_default_str();
+  app.add_option("--target-inter-token-latency",
+                 config->target_inter_token_latency_seconds,
+                 "Seconds that a step should take at most where requests wait "
+                 "for their next token; less prefill joins it. 0: no target")
+      ->capture_default_str();
+  app.add_option("--priority-step", config->priority_step_seconds,
+                 "Seconds of waiting that are worth one priority")
+      ->capture_default_str();
+  app.add_option("--prefix-cache", config->prefix_cache,
+                 "Keep keys and values of prompts and answers while there is "
+                 "room, for prompts that begin the same: on, off")
       ->capture_default_str();
   app.add_option("--kv-cache-tokens", config->kv_cache_tokens,
                  "Tokens the KV cache holds; 0: as many as fit in "
@@ -225,6 +238,9 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
             kMaxStepTokens},
            {"--max-sequences", number(config.max_sequences), 1, kMaxStepTokens},
            {"--max-queue", number(config.max_queue), 1, kMaxQueue},
+           {"--target-inter-token-latency",
+            config.target_inter_token_latency_seconds, 0, kMaxSeconds},
+           {"--priority-step", config.priority_step_seconds, 0, kMaxSeconds},
            {"--kv-cache-tokens", number(config.kv_cache_tokens), 0,
             kMaxKvCacheTokens},
            {"--kv-cache-bytes", number(config.kv_cache_bytes), 1,
@@ -263,6 +279,10 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
   if (config.rebalance == "auto" && !config.controls()) {
     return absl::InvalidArgumentError(
         "--rebalance=auto is for the router with --control");
+  }
+  if (config.prefix_cache != "on" && config.prefix_cache != "off") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--prefix-cache is '", config.prefix_cache, "'; it must be on or off"));
   }
   const auto policy = ParseOverflowPolicy(config.overflow_policy);
   if (!policy.ok()) {

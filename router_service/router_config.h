@@ -36,8 +36,12 @@ struct RouterConfig {
   int64_t max_step_tokens = 512;       // tokens of one step, decode and prefill
   int64_t max_sequences = 64;          // running at once
   int64_t max_queue = 256;             // requests waiting
-  int64_t kv_cache_tokens = 0;         // 0: by kv_cache_bytes
+  // Of steps that decode, to which prefill adapts; 0: none.
+  double target_inter_token_latency_seconds = 0;
+  double priority_step_seconds = 10;  // of waiting, worth one priority
+  int64_t kv_cache_tokens = 0;        // 0: by kv_cache_bytes
   int64_t kv_cache_bytes = int64_t{1} << 30;
+  std::string prefix_cache = "on";  // on, off
 
   double capacity_factor = 2.0;  // 0: no limit
   int64_t min_capacity = 64;     // rows

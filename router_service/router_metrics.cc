@@ -33,6 +33,21 @@ std::vector<EngineMetrics::ByReason> MakeLayerOverflow(
   return out;
 }
 
+void MakePrefixCacheMetrics(Metrics* metrics, EngineMetrics* out) {
+  out->prefix_cache_lookup_tokens =
+      &metrics->Counter("expertmesh_router_prefix_cache_lookup_tokens_total",
+                        "Tokens of requests when they were admitted.");
+  out->prefix_cache_hit_tokens = &metrics->Counter(
+      "expertmesh_router_prefix_cache_hit_tokens_total",
+      "Of these, tokens whose keys and values were found in the prefix cache.");
+  out->prefix_cache_evicted_pages = &metrics->Counter(
+      "expertmesh_router_prefix_cache_evicted_pages_total",
+      "Pages of the prefix cache that gave way to new tokens.");
+  out->prefix_cache_pages = &metrics->Gauge(
+      "expertmesh_router_prefix_cache_pages",
+      "Pages that requests with the same prefix will find, used or not.");
+}
+
 }  // namespace
 
 EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
@@ -63,12 +78,17 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
       "One pass of a batch through all layers.", StepSecondsBuckets());
   out.prompt_tokens =
       &metrics->Counter("expertmesh_router_prompt_tokens_total",
-                        "Prompt tokens computed, each request's once.");
+                        "Prompt tokens, computed or found in the prefix cache, "
+                        "each request's once.");
   out.generated_tokens = &metrics->Counter(
       "expertmesh_router_generated_tokens_total", "Tokens sampled.");
   out.preemptions =
       &metrics->Counter("expertmesh_router_preemptions_total",
                         "Requests that gave their KV cache to an older one.");
+  MakePrefixCacheMetrics(metrics, &out);
+  out.prefill_budget_tokens =
+      &metrics->Gauge("expertmesh_router_prefill_budget_tokens",
+                      "Prompt tokens that may join a step that decodes.");
   for (int i = 0; i < kNumRowOutcomes; ++i) {
     out.routed_rows[i] = &metrics->Counter(
         "expertmesh_router_routed_rows_total",

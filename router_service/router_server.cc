@@ -73,6 +73,7 @@ class RouterServer::Impl {
     // Endpoints report until they are destroyed, which is after the server.
     MutexLock lock(&mutex_);
     health_ = nullptr;
+    prefix_owner_ = nullptr;
   }
   absl::Status Start();
   absl::Status ServeUntil(ShutdownSignals* signals);
@@ -119,6 +120,8 @@ class RouterServer::Impl {
   // runs once at a time.
   std::string numerics_id_;
   GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // The engine, to whose prefixes another numerics_id puts an end.
+  Engine* prefix_owner_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
   std::unique_ptr<ExpertOrders> orders_;
   std::unique_ptr<Controller> controller_;  // null without --control
@@ -307,6 +310,8 @@ void RouterServer::Impl::OnEndpoints(
     if (!numerics_id_.empty()) {
       Log(LogLevel::kWarning, "the mesh goes on with another numerics_id",
           {{"before", numerics_id_}, {"now", numerics_id}});
+      MutexLock lock(&mutex_);
+      if (prefix_owner_ != nullptr) prefix_owner_->ForgetPrefixes();
     }
     numerics_id_ = numerics_id;
   }
@@ -358,14 +363,22 @@ void RouterServer::Impl::BuildEngine() {
                                                dispatcher_.get(), pool_.get());
   EngineOptions engine;
   engine.scheduler.max_step_tokens = config_.max_step_tokens;
-  // Every running request decodes in every step.
-  engine.scheduler.max_sequences =
-      std::min(config_.max_sequences, config_.max_step_tokens);
+  // Every running request decodes in every step,
+  // and leaves room for prefill.
+  engine.scheduler.max_sequences = std::min(
+      config_.max_sequences,
+      std::max<int64_t>(1, config_.max_step_tokens - PrefillBudget::kFloor));
+  engine.scheduler.target_inter_token_latency =
+      absl::Seconds(config_.target_inter_token_latency_seconds);
   engine.max_context_tokens = max_context_tokens_;
   engine.max_queue = config_.max_queue;
+  engine.priority_step = absl::Seconds(config_.priority_step_seconds);
+  engine.prefix_cache = config_.prefix_cache == "on";
   engine_ = std::make_unique<Engine>(
       engine, model(), transformer_.get(), cache_.get(), pool_.get(),
       MakeEngineMetrics(model(), metrics_.get()), Clock::Real());
+  MutexLock lock(&mutex_);
+  prefix_owner_ = engine_.get();
 }
 
 absl::Status RouterServer::Impl::Listen() {

@@ -93,6 +93,8 @@ void GenerateCall::OnFinish(const Sequence& sequence, FinishReason reason,
         static_cast<uint32_t>(sequence.prompt_size()));
     pending_.mutable_usage()->set_generated_tokens(
         static_cast<uint32_t>(sequence.num_generated()));
+    pending_.mutable_usage()->set_cached_tokens(
+        static_cast<uint32_t>(sequence.num_cached));
     *pending_.mutable_timings() = TimingsOf(sequence, context_.clock->Now());
     *pending_.mutable_routing() = ToProto(sequence.routing);
     pending_.set_seed(sequence.request.sampling.seed);

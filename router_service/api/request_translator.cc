@@ -20,6 +20,7 @@ constexpr size_t kMaxTextBytes = size_t{16} << 20;
 constexpr int kMaxDetokenizedIds = 1 << 20;
 // Of the longest tokens in use (runs of spaces), with room to spare.
 constexpr int64_t kMaxBytesPerToken = 512;
+constexpr int32_t kMaxPriority = 10;
 
 uint64_t RandomNumber() {
   static thread_local std::mt19937_64 generator{std::random_device{}()};
@@ -38,6 +39,13 @@ absl::StatusOr<int32_t> CheckLogprobs(absl::string_view field, uint32_t value) {
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value,
                                                  "; at most ", kMaxLogprobs,
                                                  " alternatives are reported"));
+}
+
+absl::StatusOr<int32_t> CheckPriority(int32_t value) {
+  if (value >= -kMaxPriority && value <= kMaxPriority) return value;
+  return absl::InvalidArgumentError(
+      absl::StrCat("priority is ", value, "; it must be from ", -kMaxPriority,
+                   " to ", kMaxPriority));
 }
 
 absl::StatusOr<std::string> CheckRequestId(const std::string& id) {
@@ -283,6 +291,7 @@ absl::StatusOr<SequenceRequest> RequestTranslator::Translate(
   ASSIGN_OR_RETURN(out.sampling, Sampling(request));
   ASSIGN_OR_RETURN(out.policy,
                    Policy(request.overflow_policy(), request.exact()));
+  ASSIGN_OR_RETURN(out.priority, CheckPriority(request.priority()));
   RETURN_IF_ERROR(CheckStopStrings(request));
   if (request.has_logprobs()) {
     ASSIGN_OR_RETURN(out.logprobs,
@@ -333,6 +342,7 @@ absl::StatusOr<SequenceRequest> RequestTranslator::Translate(
   ASSIGN_OR_RETURN(out.request_id, CheckRequestId(request.request_id()));
   ASSIGN_OR_RETURN(out.policy,
                    Policy(request.overflow_policy(), request.exact()));
+  ASSIGN_OR_RETURN(out.priority, CheckPriority(request.priority()));
   out.prompt_logprobs = 0;
   switch (request.input_case()) {
     case v1::ScoreRequest::kText: {

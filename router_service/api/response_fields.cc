@@ -88,6 +88,7 @@ void LogFinished(Method method, const Sequence& sequence,
        {"code", absl::StatusCodeToString(status.code())},
        {"error", status.message()},
        {"prompt_tokens", sequence.prompt_size()},
+       {"cached_tokens", sequence.num_cached},
        {"generated_tokens", sequence.num_generated()},
        {"seconds", absl::ToDoubleSeconds(now - sequence.arrival)}});
 }

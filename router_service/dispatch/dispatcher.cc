@@ -316,9 +316,11 @@ int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
   const int endpoint = loads.Choose(replicas, avoid, piece.num_rows());
   const bool is_crossed = std::find(preferred.begin(), preferred.end(),
                                     endpoint) == preferred.end();
-  if (endpoint != EndpointLoads::kNobody && is_crossed &&
-      metrics_.crossed_rows != nullptr) {
-    metrics_.crossed_rows->Increment(static_cast<double>(piece.num_rows()));
+  if (endpoint != EndpointLoads::kNobody && is_crossed) {
+    num_crossed_rows_ += piece.num_rows();
+    if (metrics_.crossed_rows != nullptr) {
+      metrics_.crossed_rows->Increment(static_cast<double>(piece.num_rows()));
+    }
   }
   return endpoint;
 }

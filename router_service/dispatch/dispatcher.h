@@ -135,6 +135,8 @@ class Dispatcher {
              MustWait must_wait);
 
   const DispatcherOptions& options() const { return options_; }
+  // Rows that went to an endpoint of another numerics_id, since the start.
+  int64_t num_crossed_rows() const { return num_crossed_rows_; }
 
  private:
   void LookUpPlacement();
@@ -219,6 +221,7 @@ class Dispatcher {
   // Of this step.
   absl::Duration uncovered_left_;
   absl::Duration cross_left_;
+  int64_t num_crossed_rows_ = 0;
   // Some rows were kept from crossing when they were last looked at.
   bool is_held_back_ = false;
 

@@ -28,7 +28,7 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
       pool_(*pool),
       metrics_(metrics),
       clock_(*clock),
-      pages_(cache->num_pages()),
+      pages_(cache->num_pages(), options.prefix_cache),
       scheduler_(options.scheduler, &pages_),
       step_routing_(config.num_layers, config.num_experts,
                     [this](uint64_t id) { return !CancellationOf(id); }),
@@ -91,9 +91,12 @@ absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
   auto sequence = std::make_unique<Sequence>();
   sequence->tokens.reserve(prompt_size + request.max_tokens);
   sequence->tokens = request.prompt;
+  sequence->pages.reserve(PagesFor(prompt_size + request.max_tokens));
   sequence->request = std::move(request);
   sequence->sink = std::move(sink);
   sequence->arrival = clock_.Now();
+  sequence->turn =
+      sequence->arrival - sequence->request.priority * options_.priority_step;
 
   MutexLock lock(&mutex_);
   if (draining_) {
@@ -172,6 +175,8 @@ bool Engine::TakeInbox() {
     cancelled.swap(cancellations_);
     if (new_capacity_) transformer_.set_capacity(*new_capacity_);
     new_capacity_.reset();
+    if (forgets_prefixes_) scheduler_.ForgetPrefixes();
+    forgets_prefixes_ = false;
     load_.waiting =
         scheduler_.num_waiting() + static_cast<int64_t>(arrived.size());
     unscheduled_ += static_cast<int64_t>(arrived.size());
@@ -208,21 +213,22 @@ void Engine::Step() {
         absl::ToDoubleSeconds(start - sequence.arrival));
   }
   step_routing_.Begin(chunks_, batch_.num_tokens());
+  const int64_t num_crossed_rows = transformer_.num_crossed_rows();
   transformer_.Forward(batch_, &cache_, &step_routing_);
   RecordStep(start);
-  Advance();
+  Advance(transformer_.num_crossed_rows() == num_crossed_rows);
   CollectLogitRows();
   ComputeLogits();
   FailPrompts();
   FinishPrompts();
+  scheduler_.OnStep(clock_.Now() - start);
   PublishLoad();
 }
 
-void Engine::Advance() {
+void Engine::Advance(bool is_exact) {
   const std::vector<absl::Status>& status = transformer_.token_status();
   finished_prompts_.clear();
   for (ScheduledChunk& chunk : chunks_) {
-    chunk.sequence->num_computed += chunk.num_tokens;
     for (int64_t i = 0; i < chunk.num_tokens; ++i) {
       const absl::Status& token_status = status[chunk.first_token + i];
       if (token_status.ok()) continue;
@@ -235,7 +241,9 @@ void Engine::Advance() {
       chunk.sequence = nullptr;
       break;
     }
-    if (chunk.sequence != nullptr && chunk.sequence->num_pending() == 0 &&
+    if (chunk.sequence == nullptr) continue;
+    scheduler_.Advance(chunk, is_exact ? step_routing_.NumExact(chunk) : 0);
+    if (chunk.sequence->num_pending() == 0 &&
         chunk.sequence->request.max_tokens == 0) {
       finished_prompts_.push_back(chunk.sequence->id);
     }
@@ -432,6 +440,7 @@ void Engine::RecordStep(absl::Duration start) {
   metrics_.preemptions->Increment(
       static_cast<double>(scheduler_.num_preemptions() - seen_preemptions_));
   seen_preemptions_ = scheduler_.num_preemptions();
+  RecordPages();
   expert_load_.Add(step_routing_.rows(), now);
   is_window_empty_ = false;
   if (now - last_balance_ >= absl::Seconds(1)) {
@@ -440,6 +449,17 @@ void Engine::RecordStep(absl::Duration start) {
   }
   MutexLock lock(&mutex_);
   for (int i = 0; i < kNumRowOutcomes; ++i) load_.rows[i] += routing.rows[i];
+}
+
+void Engine::RecordPages() {
+  const KvPages::Counts& counts = pages_.counts();
+  metrics_.prefix_cache_lookup_tokens->Increment(
+      static_cast<double>(counts.lookup_tokens - seen_counts_.lookup_tokens));
+  metrics_.prefix_cache_hit_tokens->Increment(
+      static_cast<double>(counts.hit_tokens - seen_counts_.hit_tokens));
+  metrics_.prefix_cache_evicted_pages->Increment(
+      static_cast<double>(counts.evicted_pages - seen_counts_.evicted_pages));
+  seen_counts_ = counts;
 }
 
 void Engine::RecordOverflow() {
@@ -467,13 +487,21 @@ void Engine::SetCapacity(const CapacityOptions& capacity) {
   new_capacity_ = capacity;
 }
 
+void Engine::ForgetPrefixes() {
+  MutexLock lock(&mutex_);
+  forgets_prefixes_ = true;
+}
+
 void Engine::PublishLoad() {
   const double usage =
-      1.0 - static_cast<double>(pages_.num_free()) /
+      1.0 - static_cast<double>(pages_.num_available()) /
                 static_cast<double>(std::max<int64_t>(1, pages_.num_pages()));
   metrics_.kv_cache_usage_ratio->Set(usage);
   metrics_.requests_running->Set(static_cast<double>(scheduler_.num_running()));
   metrics_.requests_waiting->Set(static_cast<double>(scheduler_.num_waiting()));
+  metrics_.prefix_cache_pages->Set(static_cast<double>(pages_.num_kept()));
+  metrics_.prefill_budget_tokens->Set(
+      static_cast<double>(scheduler_.prefill_budget()));
   MutexLock lock(&mutex_);
   load_.running = scheduler_.num_running();
   load_.waiting = scheduler_.num_waiting();

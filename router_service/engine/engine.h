@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "router_service/engine/engine_metrics.h"
 #include "router_service/engine/expert_load.h"
-#include "router_service/engine/kv/page_pool.h"
+#include "router_service/engine/kv/kv_pages.h"
 #include "router_service/engine/sampler.h"
 #include "router_service/engine/scheduler.h"
 #include "router_service/engine/step_routing.h"
@@ -29,6 +29,10 @@ struct EngineOptions {
   SchedulerOptions scheduler;
   int64_t max_context_tokens = 0;  // prompt and output of one request
   int64_t max_queue = 256;         // requests waiting
+  // Waiting that is worth one priority: a request of priority p is treated as
+  // if it had come p times this earlier.
+  absl::Duration priority_step = absl::Seconds(10);
+  bool prefix_cache = true;  // requests share the pages of equal prefixes
 };
 
 // Runs requests through the model, many at a time. Owns the engine thread,
@@ -55,6 +59,10 @@ class Engine {
 
   // From the next step on.
   void SetCapacity(const CapacityOptions& capacity);
+
+  // From the next step on, requests share no keys and values with earlier ones.
+  // For when those would have other bits now.
+  void ForgetPrefixes();
 
   // Refuses new requests and waits until the others have finished or `timeout`
   // has passed; those left end with UNAVAILABLE. Then the engine thread ends.
@@ -90,7 +98,8 @@ class Engine {
   bool TakeInbox();
   void Step();
   // Moves chunks on by the step, and fails sequences whose rows did not come.
-  void Advance();
+  //   is_exact  no row was computed by another numerics_id than the mesh's
+  void Advance(bool is_exact);
   void CollectLogitRows();
   void ComputeLogits();
   void ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
@@ -106,6 +115,7 @@ class Engine {
   void Finish(Sequence* sequence, FinishReason reason,
               const absl::Status& status);
   void RecordStep(absl::Duration start);
+  void RecordPages();
   void RecordOverflow();
   absl::Status CheckPrompt(const SequenceRequest& request) const;
   bool IsQueueFull() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -123,7 +133,7 @@ class Engine {
   const Clock& clock_;
 
   // The engine thread's own.
-  PagePool pages_;
+  KvPages pages_;
   Scheduler scheduler_;
   StepRouting step_routing_;
   TokenBatch batch_;
@@ -138,6 +148,7 @@ class Engine {
   // Per sampler: logits as the model gave them, for log-probabilities.
   std::vector<std::vector<float>> original_logits_;
   int64_t seen_preemptions_ = 0;
+  KvPages::Counts seen_counts_;
   absl::Duration last_balance_;  // when PublishBalance last ran
   bool is_window_empty_ = true;  // as PublishBalance last saw it
   std::vector<uint64_t> window_rows_;
@@ -150,6 +161,7 @@ class Engine {
   CondVar idle_;
   std::vector<std::unique_ptr<Sequence>> inbox_ ABSL_GUARDED_BY(mutex_);
   std::optional<CapacityOptions> new_capacity_ ABSL_GUARDED_BY(mutex_);
+  bool forgets_prefixes_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<Cancellation> cancellations_ ABSL_GUARDED_BY(mutex_);
   // Taken from the inbox, but not yet looked at by the scheduler.
   int64_t unscheduled_ ABSL_GUARDED_BY(mutex_) = 0;

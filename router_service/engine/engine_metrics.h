@@ -27,6 +27,11 @@ struct EngineMetrics {
   prometheus::Counter* prompt_tokens;
   prometheus::Counter* generated_tokens;
   prometheus::Counter* preemptions;
+  prometheus::Counter* prefix_cache_lookup_tokens;
+  prometheus::Counter* prefix_cache_hit_tokens;
+  prometheus::Counter* prefix_cache_evicted_pages;
+  prometheus::Gauge* prefix_cache_pages;
+  prometheus::Gauge* prefill_budget_tokens;
   std::array<prometheus::Counter*, kNumRowOutcomes> routed_rows;
   prometheus::Counter* overflow_rows;   // reason: capacity
   prometheus::Counter* uncovered_rows;  // reason: uncovered

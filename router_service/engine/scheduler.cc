@@ -1,28 +1,44 @@
 #include "router_service/engine/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "services/linalg/attention.h"
 
 namespace expertmesh::router {
 namespace {
 
-int64_t PagesFor(int64_t num_tokens) {
-  return (num_tokens + kPageTokens - 1) / kPageTokens;
+// Waiting sequences that one step looks past because their next page is being
+// computed. Each costs a lookup of its prefix.
+constexpr int64_t kMaxDeferred = 16;
+
+bool IsAhead(const Sequence& a, const Sequence& b) {
+  return a.turn != b.turn ? a.turn < b.turn : a.id < b.id;
 }
 
-void AppendChunk(Sequence* sequence, int64_t num_tokens, int64_t* budget,
-                 std::vector<ScheduledChunk>* chunks) {
-  chunks->push_back({sequence, 0, num_tokens});
-  *budget -= num_tokens;
+// Gives as much of the budget as they need to one after the other; returns what
+// is left.
+int64_t Grant(const std::vector<Sequence*>& sequences, int64_t budget) {
+  for (Sequence* sequence : sequences) {
+    const int64_t granted =
+        std::min(budget, sequence->num_pending() - sequence->chunk_tokens);
+    sequence->chunk_tokens += granted;
+    budget -= granted;
+  }
+  return budget;
+}
+
+// Pages that the chunk's tokens see.
+int64_t NumVisiblePages(const ScheduledChunk& chunk) {
+  return PagesFor(chunk.sequence->num_computed + chunk.num_tokens);
 }
 
 // Flattens the chosen chunks.
 void FillBatch(std::vector<ScheduledChunk>* chunks, TokenBatch* batch) {
   batch->Clear();
-  size_t max_blocks = 0;
+  int64_t max_blocks = 0;
   for (const ScheduledChunk& chunk : *chunks) {
-    max_blocks = std::max(max_blocks, chunk.sequence->pages.size());
+    max_blocks = std::max(max_blocks, NumVisiblePages(chunk));
   }
   batch->max_blocks = static_cast<int32_t>(max_blocks);
   for (ScheduledChunk& chunk : *chunks) {
@@ -43,36 +59,39 @@ void FillBatch(std::vector<ScheduledChunk>* chunks, TokenBatch* batch) {
     }
     batch->seq_starts.push_back(static_cast<int32_t>(batch->num_tokens()));
     batch->block_tables.insert(batch->block_tables.end(),
-                               sequence.pages.begin(), sequence.pages.end());
+                               sequence.pages.begin(),
+                               sequence.pages.begin() + NumVisiblePages(chunk));
     batch->block_tables.resize(batch->num_seqs() * max_blocks, 0);
   }
 }
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerOptions& options, PagePool* pool)
-    : options_(options), pool_(pool) {}
+Scheduler::Scheduler(const SchedulerOptions& options, KvPages* pages)
+    : options_(options),
+      pages_(pages),
+      prefill_budget_(options.target_inter_token_latency,
+                      options.max_step_tokens) {}
 
 void Scheduler::Add(std::unique_ptr<Sequence> sequence) {
-  waiting_.push_back(std::move(sequence));
+  const auto place = std::upper_bound(
+      waiting_.begin(), waiting_.end(), sequence,
+      [](const auto& a, const auto& b) { return IsAhead(*b, *a); });
+  waiting_.insert(place, std::move(sequence));
 }
 
 std::unique_ptr<Sequence> Scheduler::Remove(uint64_t id) {
-  const auto has_id = [id](const std::unique_ptr<Sequence>& sequence) {
-    return sequence->id == id;
-  };
-  std::unique_ptr<Sequence> removed;
-  if (auto it = std::find_if(running_.begin(), running_.end(), has_id);
-      it != running_.end()) {
-    removed = std::move(*it);
-    running_.erase(it);
-    pool_->Free(&removed->pages);
-  } else if (auto it = std::find_if(waiting_.begin(), waiting_.end(), has_id);
-             it != waiting_.end()) {
-    removed = std::move(*it);
-    waiting_.erase(it);
+  for (auto* sequences : {&running_, &waiting_}) {
+    const auto it =
+        std::find_if(sequences->begin(), sequences->end(),
+                     [id](const auto& sequence) { return sequence->id == id; });
+    if (it == sequences->end()) continue;
+    std::unique_ptr<Sequence> removed = std::move(*it);
+    sequences->erase(it);
+    pages_->Release(&removed->pages);
+    return removed;
   }
-  return removed;
+  return nullptr;
 }
 
 uint64_t Scheduler::any_id() const {
@@ -81,66 +100,178 @@ uint64_t Scheduler::any_id() const {
 
 void Scheduler::Schedule(TokenBatch* batch,
                          std::vector<ScheduledChunk>* chunks) {
-  int64_t budget = options_.max_step_tokens;
   chunks->clear();
-  ScheduleDecodes(&budget, chunks);
-  SchedulePrefills(&budget, chunks);
-  Admit(&budget, chunks);
+  for (const auto& sequence : running_) sequence->chunk_tokens = 0;
+  ScheduleDecodes(chunks);
+  num_decodes_ = static_cast<int64_t>(chunks->size());
+  Admit();
+  int64_t budget = options_.max_step_tokens - num_decodes_;
+  if (num_decodes_ > 0) budget = std::min(budget, prefill_budget_.tokens());
+  SchedulePrefills(budget, chunks);
   FillBatch(chunks, batch);
+  num_prefill_tokens_ = batch->num_tokens() - num_decodes_;
 }
 
-void Scheduler::ScheduleDecodes(int64_t* budget,
-                                std::vector<ScheduledChunk>* chunks) {
+void Scheduler::ScheduleDecodes(std::vector<ScheduledChunk>* chunks) {
   // Preemption takes from the back, so it never takes a sequence that this loop
   // has already scheduled.
-  for (size_t i = 0; i < running_.size() && *budget > 0; ++i) {
+  for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* sequence = running_[i].get();
-    if (sequence->num_pending() != 1) continue;
-    if (GrowPages(sequence)) AppendChunk(sequence, 1, budget, chunks);
+    if (sequence->num_pending() != 1 || !GrowPages(sequence)) continue;
+    sequence->chunk_tokens = 1;
+    chunks->push_back({sequence, 0, 1});
   }
 }
 
-void Scheduler::SchedulePrefills(int64_t* budget,
+void Scheduler::SchedulePrefills(int64_t budget,
                                  std::vector<ScheduledChunk>* chunks) {
-  for (const std::unique_ptr<Sequence>& sequence : running_) {
-    if (*budget == 0) return;
-    if (sequence->num_pending() <= 1) continue;
-    AppendChunk(sequence.get(), std::min(*budget, sequence->num_pending()),
-                budget, chunks);
+  prefills_.clear();
+  for (const auto& sequence : running_) {
+    if (sequence->chunk_tokens == 0) prefills_.push_back(sequence.get());
+  }
+  shortest_ = prefills_;
+  std::sort(shortest_.begin(), shortest_.end(),
+            [](const Sequence* a, const Sequence* b) {
+              return a->num_pending() != b->num_pending()
+                         ? a->num_pending() < b->num_pending()
+                         : a->id < b->id;
+            });
+  const int64_t by_size = budget / 2;
+  const int64_t left = Grant(prefills_, budget - by_size);
+  Grant(shortest_, by_size + left);
+  for (Sequence* sequence : prefills_) {
+    if (sequence->chunk_tokens == 0) continue;
+    chunks->push_back({sequence, 0, sequence->chunk_tokens});
   }
 }
 
-void Scheduler::Admit(int64_t* budget, std::vector<ScheduledChunk>* chunks) {
-  while (*budget > 0 && !waiting_.empty() &&
-         num_running() < options_.max_sequences) {
-    Sequence* sequence = waiting_.front().get();
-    // Pages for all tokens at once: a prefill, once begun, never waits for one.
-    if (!pool_->Allocate(PagesFor(sequence->size()), &sequence->pages)) return;
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-    AppendChunk(sequence, std::min(*budget, sequence->num_pending()), budget,
-                chunks);
+void Scheduler::Admit() {
+  int64_t num_deferred = 0;
+  for (size_t i = waiting_.size();
+       i-- > 0 && num_running() < options_.max_sequences;) {
+    const Admission admission = TakePages(waiting_[i].get());
+    if (admission == Admission::kNoPages) return;
+    if (admission == Admission::kDeferred) {
+      if (++num_deferred == kMaxDeferred) return;
+      continue;
+    }
+    std::unique_ptr<Sequence> sequence = std::move(waiting_[i]);
+    waiting_.erase(waiting_.begin() + static_cast<int64_t>(i));
+    const auto place = std::upper_bound(
+        running_.begin(), running_.end(), sequence,
+        [](const auto& a, const auto& b) { return IsAhead(*a, *b); });
+    running_.insert(place, std::move(sequence));
   }
+}
+
+Scheduler::Admission Scheduler::TakePages(Sequence* sequence) {
+  const int64_t num_reusable = NumReusable(*sequence);
+  // Pages for all tokens at once: a prefill, once begun, never waits for one.
+  const int64_t num_pages = PagesFor(sequence->size());
+  if (num_pages - num_reusable / kPageTokens > pages_->num_available()) {
+    return Admission::kNoPages;
+  }
+  const int64_t found =
+      pages_->TakePrefix(absl::MakeConstSpan(sequence->tokens)
+                             .first(static_cast<size_t>(num_reusable)),
+                         &sequence->pages);
+  const bool is_deferred =
+      found < num_reusable && IsNextPageComing(*sequence, found);
+  if (is_deferred ||
+      !pages_->Allocate(num_pages - found / kPageTokens, &sequence->pages)) {
+    pages_->Release(&sequence->pages);
+    return is_deferred ? Admission::kDeferred : Admission::kNoPages;
+  }
+  pages_->CountLookup(sequence->size(), found);
+  sequence->num_computed = sequence->num_exact = found;
+  sequence->num_shared_pages = found / kPageTokens;
+  sequence->num_cached += std::max<int64_t>(0, found - sequence->num_accounted);
+  sequence->num_accounted = std::max(sequence->num_accounted, found);
+  sequence->chunk_tokens = 0;
+  return Admission::kAdmitted;
+}
+
+int64_t Scheduler::NumReusable(const Sequence& sequence) const {
+  if (!pages_->keeps_prefixes()) return 0;
+  const SequenceRequest& request = sequence.request;
+  // The last token's logits are always wanted, and so are those of tokens that
+  // are still to be scored.
+  int64_t reusable = sequence.size() - 1;
+  const auto num_scored = static_cast<int64_t>(sequence.prompt_logprobs.size());
+  if (request.prompt_logprobs && num_scored < sequence.prompt_size() - 1) {
+    reusable = std::min(reusable, num_scored);
+  }
+  // What is counted must be routed for this request.
+  if (request.expert_counts) {
+    reusable = std::min(reusable, sequence.num_accounted);
+  }
+  return reusable / kPageTokens * kPageTokens;
+}
+
+bool Scheduler::IsNextPageComing(const Sequence& sequence,
+                                 int64_t num_found) const {
+  const int64_t index = num_found / kPageTokens;
+  const auto next_page = [&](const Sequence& of) {
+    return absl::MakeConstSpan(of.tokens).subspan(num_found, kPageTokens);
+  };
+  for (const auto& other : running_) {
+    if (!IsAhead(*other, sequence)) return false;
+    // Known pages are the same pages where the prefixes are the same.
+    if (other->num_computed >= num_found &&
+        other->num_computed < num_found + kPageTokens &&
+        other->size() >= num_found + kPageTokens &&
+        other->num_exact == other->num_computed &&
+        other->request.policy == OverflowPolicy::kWait &&
+        (index == 0 || other->pages[index - 1] == sequence.pages[index - 1]) &&
+        next_page(*other) == next_page(sequence)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 bool Scheduler::GrowPages(Sequence* sequence) {
   const int64_t missing =
       PagesFor(sequence->size()) - static_cast<int64_t>(sequence->pages.size());
-  while (missing > 0 && !pool_->Allocate(missing, &sequence->pages)) {
-    const bool is_youngest = running_.back().get() == sequence;
-    PreemptYoungest();
-    if (is_youngest) return false;
+  while (missing > 0 && !pages_->Allocate(missing, &sequence->pages)) {
+    const bool is_last = running_.back().get() == sequence;
+    PreemptLast();
+    if (is_last) return false;
   }
   return true;
 }
 
-void Scheduler::PreemptYoungest() {
-  std::unique_ptr<Sequence> youngest = std::move(running_.back());
+void Scheduler::PreemptLast() {
+  std::unique_ptr<Sequence> last = std::move(running_.back());
   running_.pop_back();
-  pool_->Free(&youngest->pages);
-  youngest->num_computed = 0;
-  waiting_.push_front(std::move(youngest));
+  pages_->Release(&last->pages);
+  last->num_computed = last->num_exact = last->num_shared_pages = 0;
+  Add(std::move(last));
   ++num_preemptions_;
+}
+
+void Scheduler::Advance(const ScheduledChunk& chunk, int64_t num_exact) {
+  Sequence& sequence = *chunk.sequence;
+  if (sequence.num_exact == sequence.num_computed) {
+    sequence.num_exact += num_exact;
+  }
+  sequence.num_computed += chunk.num_tokens;
+  const int64_t num_full = sequence.num_exact / kPageTokens;
+  for (int64_t& page = sequence.num_shared_pages; page < num_full; ++page) {
+    pages_->Share(absl::MakeConstSpan(sequence.tokens)
+                      .subspan(page * kPageTokens, kPageTokens),
+                  page, &sequence.pages);
+  }
+}
+
+void Scheduler::OnStep(absl::Duration duration) {
+  if (num_decodes_ > 0) prefill_budget_.OnStep(num_prefill_tokens_, duration);
+}
+
+void Scheduler::ForgetPrefixes() {
+  pages_->Forget();
+  // Behind its computed tokens, so that none of the next count as exact.
+  for (const auto& sequence : running_) sequence->num_exact = -1;
 }
 
 }  // namespace expertmesh::router

@@ -36,6 +36,7 @@ struct SequenceRequest {
   std::optional<int32_t> prompt_logprobs;  // number of alternatives
   OverflowPolicy policy = OverflowPolicy::kWait;
   bool expert_counts = false;
+  int32_t priority = 0;  // higher goes first
 };
 
 class TokenSink;
@@ -47,10 +48,17 @@ struct Sequence {
   std::shared_ptr<TokenSink> sink;
 
   std::vector<int32_t> tokens;  // prompt, then generated
-  int64_t num_computed = 0;     // tokens whose keys and values are cached
-  // Tokens in the account below; computing one again does not count again.
+  int64_t num_computed = 0;     // tokens whose keys and values are in `pages`
+  // Of these, tokens up to the first that a policy changed: the keys and values
+  // of others may depend on who shared their step, so nobody else may see them.
+  int64_t num_exact = 0;
+  // Tokens in the account below, or found in the prefix cache before they were;
+  // computing one again does not count again.
   int64_t num_accounted = 0;
-  std::vector<int32_t> pages;  // of the KV cache, in order of position
+  int64_t num_cached = 0;        // of these, found
+  std::vector<int32_t> pages;    // of the KV cache, in order of position
+  int64_t num_shared_pages = 0;  // the first of them, which others may find
+  int64_t chunk_tokens = 0;      // of the step that is being scheduled
 
   std::vector<TokenLogprob> prompt_logprobs;  // of prompt tokens 1, 2, …
   RoutingAccount routing;
@@ -58,6 +66,7 @@ struct Sequence {
   std::vector<uint32_t> expert_rows;
 
   absl::Duration arrival;      // by the engine's clock
+  absl::Duration turn;         // arrival, less what the priority is worth
   absl::Duration first_step;   // zero: not yet
   absl::Duration last_token;   // when the newest token was sampled; zero: none
   absl::Duration first_token;  // zero: none yet

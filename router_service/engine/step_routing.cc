@@ -21,6 +21,7 @@ void StepRouting::Begin(const std::vector<ScheduledChunk>& chunks,
   std::fill(rows_.begin(), rows_.end(), 0);
   counts_wanted_ = false;
   sequence_of_.assign(num_tokens, nullptr);
+  is_changed_.assign(num_tokens, 0);
   for (const ScheduledChunk& chunk : chunks) {
     Sequence* sequence = chunk.sequence;
     const int64_t known = std::clamp<int64_t>(
@@ -42,7 +43,10 @@ void StepRouting::OnLayer(int64_t layer, int64_t first_token,
     if (sequence_of[token] != nullptr) {
       sequence_of[token]->routing.Add(plan.accounts[token]);
     }
-    total_.Add(plan.accounts[token]);
+    const RoutingAccount& account = plan.accounts[token];
+    total_.Add(account);
+    is_changed_[first_token + token] |=
+        account[RowOutcome::kRerouted] + account[RowOutcome::kDropped] > 0;
   }
   overflow_rows_ += plan.overflow_rows - plan.uncovered_rows;
   uncovered_rows_ += plan.uncovered_rows;
@@ -61,6 +65,11 @@ void StepRouting::OnLayer(int64_t layer, int64_t first_token,
         ++sequence->expert_rows[slot];
     }
   }
+}
+
+int64_t StepRouting::NumExact(const ScheduledChunk& chunk) const {
+  const auto first = is_changed_.begin() + chunk.first_token;
+  return std::find(first, first + chunk.num_tokens, 1) - first;
 }
 
 bool StepRouting::IsWanted(int64_t token) {

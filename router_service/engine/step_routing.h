@@ -27,6 +27,9 @@ class StepRouting final : public RoutingObserver {
                const DispatchPlan& plan) override;
   bool IsWanted(int64_t token) override;
 
+  // How many of a chunk's tokens, the first, were routed as the gate chose.
+  int64_t NumExact(const ScheduledChunk& chunk) const;
+
   // Of the whole step.
   const RoutingAccount& total() const { return total_; }
   // Assignments that found their expert full, and those that found it
@@ -44,7 +47,8 @@ class StepRouting final : public RoutingObserver {
   const std::vector<ScheduledChunk>* chunks_ = nullptr;
   // [num_tokens]; null for tokens that were accounted for before.
   std::vector<Sequence*> sequence_of_;
-  bool counts_wanted_ = false;  // by any sequence of the step
+  std::vector<uint8_t> is_changed_;  // [num_tokens] by a policy, in any layer
+  bool counts_wanted_ = false;       // by any sequence of the step
   RoutingAccount total_;
   int64_t overflow_rows_ = 0;
   int64_t uncovered_rows_ = 0;

@@ -63,6 +63,9 @@ class MoeLayer {
               absl::FunctionRef<bool(uint32_t token)> is_wanted,
               WorkerPool& pool);
 
+  // As of the dispatcher.
+  int64_t num_crossed_rows() const { return dispatcher_->num_crossed_rows(); }
+
   void set_capacity(const CapacityOptions& capacity) {
     planner_.set_capacity(capacity);
     budget_.set_max_lost(capacity.max_lost_gate_mass);

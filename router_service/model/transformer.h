@@ -64,6 +64,10 @@ class Transformer {
   static constexpr int64_t kMaxLogitRows = 64;
   void Logits(absl::Span<const int32_t> rows, float* logits);
 
+  // Rows of all batches that were computed by another numerics_id: what follows
+  // from them may have other bits.
+  int64_t num_crossed_rows() const { return moe_.num_crossed_rows(); }
+
   void set_capacity(const CapacityOptions& capacity) {
     moe_.set_capacity(capacity);
   }

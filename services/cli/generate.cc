@@ -45,9 +45,10 @@ std::string Stats(const v1::GenerateResponse& last) {
                                ? last.usage().generated_tokens() - 1
                                : 0;
   std::string text = absl::StrFormat(
-      "tokens   %d prompt, %d generated (%s)\n"
+      "tokens   %d prompt (%d cached), %d generated (%s)\n"
       "seconds  %.3f queued, %.3f to the first token, %.3f in all",
-      last.usage().prompt_tokens(), last.usage().generated_tokens(),
+      last.usage().prompt_tokens(), last.usage().cached_tokens(),
+      last.usage().generated_tokens(),
       v1::FinishReason_Name(last.finish_reason()), timings.queue_seconds(),
       timings.time_to_first_token_seconds(), timings.total_seconds());
   if (decoded > 0 && decode_seconds > 0) {

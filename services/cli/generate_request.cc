@@ -90,6 +90,9 @@ void AddGenerateFlags(CLI::App& app, GenerateFlags& flags) {
                  "The same for the prompt's tokens")
       ->type_name("N");
   AddOverflowFlags(app, flags.overflow_policy, flags.exact);
+  app.add_option("--priority", flags.priority,
+                 "From -10 to 10; higher goes first where requests wait")
+      ->type_name("N");
 }
 
 void AddOverflowFlags(CLI::App& app, std::string& policy, bool& exact) {
@@ -142,6 +145,7 @@ v1::GenerateRequest MakeGenerateRequest(const GenerateFlags& flags) {
     request.set_prompt_logprobs(*flags.prompt_logprobs);
   request.set_overflow_policy(OverflowPolicyOf(flags.overflow_policy));
   request.set_exact(flags.exact);
+  request.set_priority(flags.priority);
   return request;
 }
 

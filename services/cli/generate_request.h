@@ -34,6 +34,7 @@ struct GenerateFlags {
   std::optional<uint32_t> prompt_logprobs;
   std::string overflow_policy;
   bool exact = false;
+  int32_t priority = 0;
 };
 
 void AddGenerateFlags(CLI::App& app, GenerateFlags& flags);

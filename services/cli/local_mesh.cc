@@ -114,6 +114,14 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddCount(app, "--max-sequences", router, "Requests running at once");
   AddCount(app, "--max-queue", router,
            "Requests that may wait; more are refused");
+  AddNumber(app, "--target-inter-token-latency", router,
+            "Seconds that a step should take where requests decode; default: "
+            "0, no target");
+  AddNumber(app, "--priority-step", router,
+            "Seconds of waiting that are worth one priority; default: 10");
+  AddChoice(app, "--prefix-cache", {"on", "off"}, router,
+            "Whether prompts that begin the same share keys and values; "
+            "default: on");
   AddCount(app, "--kv-cache-tokens", router, "Tokens the KV cache holds");
   AddCount(app, "--kv-cache-bytes", router, "Memory of the KV cache, at most");
   AddNumber(app, "--resolve-interval", router,

@@ -317,7 +317,7 @@ class StopStringsTest(RouterTest):
 
 class LostMassBudgetTest(RouterTest):
     FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
-             "--max-lost-gate-mass", "0")
+             "--max-lost-gate-mass", "0", "--prefix-cache", "off")
 
     def test_a_spent_budget_makes_every_policy_wait(self):
         for policy in (pb.OVERFLOW_POLICY_NEXT_BEST, pb.OVERFLOW_POLICY_DROP):
@@ -330,8 +330,9 @@ class LostMassBudgetTest(RouterTest):
 
 
 class TightCapacityTest(RouterTest):
+    # Equal prompts are routed again each time.
     FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
-             "--max-lost-gate-mass", "1")
+             "--max-lost-gate-mass", "1", "--prefix-cache", "off")
     TEXT = "What is the news from Verona? " * 12
 
     def routing(self, **fields):
@@ -368,7 +369,8 @@ class TightCapacityTest(RouterTest):
 
 
 class DefaultBudgetTest(RouterTest):
-    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1")
+    FLAGS = ("--capacity-factor", "1", "--min-capacity", "1",
+             "--prefix-cache", "off")
 
     def test_policies_lose_little_and_the_rest_waits(self):
         text = TightCapacityTest.TEXT
@@ -472,7 +474,10 @@ class MetricsTest(RouterTest):
         "routed_rows_total", "overflow_rows_total",
         "layer_balancedness_ratio", "hot_expert_load_ratio",
         "expert_rpc_duration_seconds", "expert_inflight_rows",
-        "expert_endpoints", "endpoints_refused_total", "uncovered_experts")
+        "expert_endpoints", "endpoints_refused_total", "uncovered_experts",
+        "prefix_cache_lookup_tokens_total", "prefix_cache_hit_tokens_total",
+        "prefix_cache_evicted_pages_total", "prefix_cache_pages",
+        "prefill_budget_tokens")
 
     def scrape(self):
         with urllib.request.urlopen(self.mesh.metrics_url,

@@ -2,11 +2,38 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+
+#include "absl/strings/str_cat.h"
+
 #include "router_service/router_metrics.h"
 #include "services/core/status_macros.h"
 #include "services/linalg/gemm.h"
 
 namespace expertmesh::testing {
+namespace {
+
+void AppendBits(const std::vector<router::TokenLogprob>& logprobs,
+                std::string* out) {
+  for (const router::TokenLogprob& logprob : logprobs) {
+    absl::StrAppend(out, logprob.token_id, ":",
+                    absl::Hex(std::bit_cast<uint32_t>(logprob.logprob)), " ");
+    for (const auto& [id, value] : logprob.top) {
+      absl::StrAppend(out, id, "/", absl::Hex(std::bit_cast<uint32_t>(value)),
+                      " ");
+    }
+    absl::StrAppend(out, "\n");
+  }
+}
+
+}  // namespace
+
+std::string Bits(const RecordingSink::Record& record) {
+  std::string out;
+  AppendBits(record.prompt_logprobs, &out);
+  AppendBits(record.logprobs, &out);
+  return out;
+}
 
 RecordingSink::Record RecordingSink::Await() {
   MutexLock lock(&mutex_);
@@ -35,6 +62,7 @@ void RecordingSink::OnFinish(const router::Sequence& sequence,
   record_.prompt_logprobs = sequence.prompt_logprobs;
   record_.expert_rows = sequence.expert_rows;
   record_.routing = sequence.routing;
+  record_.cached_tokens = sequence.num_cached;
   record_.reason = reason;
   record_.status = status;
   ended_ = true;

@@ -24,6 +24,7 @@ class RecordingSink final : public router::TokenSink {
     std::vector<router::TokenLogprob> prompt_logprobs;
     std::vector<uint32_t> expert_rows;
     router::RoutingAccount routing;
+    int64_t cached_tokens = 0;
     router::FinishReason reason;
     absl::Status status;
   };
@@ -48,6 +49,11 @@ class RecordingSink final : public router::TokenSink {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   Record record_ ABSL_GUARDED_BY(mutex_);
 };
+
+// All log-probabilities of a record, as text that is equal where their bits
+// are. Each is of a softmax over all logits, so equal bits of 21 of them per
+// position mean equal logits.
+std::string Bits(const RecordingSink::Record& record);
 
 struct LocalEngineOptions {
   LocalModelOptions model;

@@ -2,7 +2,7 @@
 
 namespace expertmesh::router {
 
-PagePool::PagePool(int64_t num_pages) : num_pages_(num_pages) {
+PagePool::PagePool(int64_t num_pages) : users_(num_pages) {
   free_.reserve(num_pages);
   // Reversed, so that pages are handed out from 0: untouched memory of a large
   // pool stays untouched.
@@ -11,18 +11,11 @@ PagePool::PagePool(int64_t num_pages) : num_pages_(num_pages) {
   }
 }
 
-bool PagePool::Allocate(int64_t count, std::vector<int32_t>* pages) {
-  if (count > num_free()) return false;
-  for (int64_t i = 0; i < count; ++i) {
-    pages->push_back(free_.back());
-    free_.pop_back();
-  }
-  return true;
-}
-
-void PagePool::Free(std::vector<int32_t>* pages) {
-  free_.insert(free_.end(), pages->rbegin(), pages->rend());
-  pages->clear();
+int32_t PagePool::Take() {
+  const int32_t page = free_.back();
+  free_.pop_back();
+  users_[page] = 1;
+  return page;
 }
 
 }  // namespace expertmesh::router

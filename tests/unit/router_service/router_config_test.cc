@@ -37,6 +37,9 @@ TEST(RouterConfigTest, NumbersHaveARange) {
       {"--max-step-tokens", [](auto& c) { c.max_step_tokens = kHuge; }},
       {"--max-sequences", [](auto& c) { c.max_sequences = kHuge; }},
       {"--max-queue", [](auto& c) { c.max_queue = 0; }},
+      {"--target-inter-token-latency",
+       [](auto& c) { c.target_inter_token_latency_seconds = -1; }},
+      {"--priority-step", [](auto& c) { c.priority_step_seconds = kNan; }},
       {"--load-window", [](auto& c) { c.load_window_seconds = 0; }},
       {"--rebalance-interval",
        [](auto& c) { c.rebalance_interval_seconds = 0; }},
@@ -85,6 +88,15 @@ TEST(RouterConfigTest, OneRouterOfAMeshControls) {
   config.experts_at.clear();
   config.mesh_config = "mesh.json";
   EXPECT_FALSE(config.controls());
+}
+
+TEST(RouterConfigTest, ThePrefixCacheIsOnOrOff) {
+  RouterConfig config = Config();
+  config.prefix_cache = "off";
+  EXPECT_TRUE(CheckRouterConfig(config).ok());
+  config.prefix_cache = "no";
+  EXPECT_EQ(CheckRouterConfig(config).message(),
+            "--prefix-cache is 'no'; it must be on or off");
 }
 
 TEST(RouterConfigTest, LargeNumbersAreShownWhole) {

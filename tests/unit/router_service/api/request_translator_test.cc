@@ -39,6 +39,18 @@ TEST(RequestTranslatorTest, DefaultsAreGreedyUpToTheContext) {
   EXPECT_EQ(out->policy, OverflowPolicy::kWait);
 }
 
+TEST(RequestTranslatorTest, PrioritiesAreTakenOver) {
+  const RequestTranslator translator(Options(), nullptr);
+  v1::GenerateRequest request = Request();
+  EXPECT_EQ(translator.Translate(request)->priority, 0);
+  request.set_priority(-10);
+  EXPECT_EQ(translator.Translate(request)->priority, -10);
+  v1::ScoreRequest score;
+  score.mutable_token_ids()->add_ids(5);
+  score.set_priority(10);
+  EXPECT_EQ(translator.Translate(score)->priority, 10);
+}
+
 TEST(RequestTranslatorTest, UnsetFieldsTakeTheCheckpointsValues) {
   RequestTranslator::Options options = Options();
   options.defaults.do_sample = true;
@@ -223,6 +235,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"frequency_penalty",
                  [](auto& r) { r.set_frequency_penalty(-2.5f); }},
         BadField{"logprobs", [](auto& r) { r.set_logprobs(21); }},
+        BadField{"priority is 11; it must be from -10 to 10",
+                 [](auto& r) { r.set_priority(11); }},
+        BadField{"priority", [](auto& r) { r.set_priority(-11); }},
         BadField{"prompt_logprobs", [](auto& r) { r.set_prompt_logprobs(21); }},
         BadField{"stop", [](auto& r) { r.add_stop(""); }},
         BadField{"at most 16 are accepted",

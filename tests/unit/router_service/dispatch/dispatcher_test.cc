@@ -500,6 +500,7 @@ TEST_F(DispatcherTest, EndpointsOfOtherNumericsServeOnlyWhenNoneElseCan) {
   Exchange();
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(0), 0);
+  EXPECT_EQ(dispatcher_->num_crossed_rows(), 0);
 }
 
 TEST_F(DispatcherTest, RowsCrossFromAnEndpointThatIsStuck) {
@@ -516,6 +517,7 @@ TEST_F(DispatcherTest, RowsCrossFromAnEndpointThatIsStuck) {
   Exchange();
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(0), 1);
+  EXPECT_EQ(dispatcher_->num_crossed_rows(), 1);
 }
 
 TEST_F(DispatcherTest, WhoLacksWhatItAnnouncedIsAskedOnce) {

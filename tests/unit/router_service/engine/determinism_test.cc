@@ -3,11 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "tests/support/local_engine.h"
 
 namespace expertmesh::testing {
@@ -35,28 +33,6 @@ SequenceRequest MakeRequest(int seed, int64_t prompt_size) {
 }
 
 SequenceRequest Probe() { return MakeRequest(1, 75); }
-
-// Every log-probability is of a softmax over all logits, so equal bits of 21
-// of them per position mean equal logits.
-void AppendBits(const std::vector<router::TokenLogprob>& logprobs,
-                std::string* out) {
-  for (const router::TokenLogprob& logprob : logprobs) {
-    absl::StrAppend(out, logprob.token_id, ":",
-                    absl::Hex(std::bit_cast<uint32_t>(logprob.logprob)), " ");
-    for (const auto& [id, value] : logprob.top) {
-      absl::StrAppend(out, id, "/", absl::Hex(std::bit_cast<uint32_t>(value)),
-                      " ");
-    }
-    absl::StrAppend(out, "\n");
-  }
-}
-
-std::string Bits(const RecordingSink::Record& record) {
-  std::string out;
-  AppendBits(record.prompt_logprobs, &out);
-  AppendBits(record.logprobs, &out);
-  return out;
-}
 
 std::unique_ptr<LocalEngine> LoadEngine(const LocalEngineOptions& options,
                                         const std::string& folder) {

@@ -16,6 +16,7 @@ namespace {
 
 using router::FinishReason;
 using router::SequenceRequest;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class EngineTest : public ::testing::Test {
@@ -134,6 +135,8 @@ class CallbackSink final : public router::TokenSink {
 
 TEST_F(EngineTest, AFullQueueRefusesWherePagesAreTheLimit) {
   LocalEngineOptions options;
+  // None of equal prompts finds what another computed.
+  options.engine.prefix_cache = false;
   options.engine.max_queue = 1;
   options.engine.scheduler.max_sequences = 64;
   options.model.kv_cache_tokens = 256;
@@ -156,6 +159,30 @@ TEST_F(EngineTest, AFullQueueRefusesWherePagesAreTheLimit) {
   EXPECT_TRUE(first.ok()) << first;
   EXPECT_EQ(second.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(waiting->Await().status.ok());
+}
+
+TEST_F(EngineTest, AHigherPriorityGoesFirst) {
+  LocalEngineOptions options;
+  options.engine.scheduler.max_sequences = 1;
+  Load(options);
+  std::vector<int32_t> order;  // on the engine's thread
+  std::vector<std::shared_ptr<CallbackSink>> sinks;
+  // All wait before the place that they want is free.
+  const auto submit_all = [&](int64_t num_tokens) {
+    if (num_tokens != 2) return;
+    for (const int32_t priority : {-1, 0, 2, 1}) {
+      sinks.push_back(std::make_shared<CallbackSink>(
+          [&order, priority](int64_t) { order.push_back(priority); }));
+      SequenceRequest request = Request(5, 1);
+      request.priority = priority;
+      EXPECT_TRUE(engine_->engine->Submit(request, sinks.back()).ok());
+    }
+  };
+  const auto running = std::make_shared<CallbackSink>(submit_all);
+  ASSERT_TRUE(engine_->engine->Submit(Request(5, 5), running).ok());
+  EXPECT_TRUE(running->Await().ok());
+  for (const auto& sink : sinks) EXPECT_TRUE(sink->Await().ok());
+  EXPECT_THAT(order, ElementsAre(2, 1, 0, -1));
 }
 
 TEST_F(EngineTest, AFreePlaceTakesABurstBeforeTheNextStep) {
@@ -401,6 +428,8 @@ TEST_F(EngineTest, AnEndpointThatGivesNansHarmsNobodyWhereThereIsAnother) {
 
 TEST_F(EngineTest, AccountsForEveryAssignment) {
   LocalEngineOptions options;
+  // None of equal prompts finds what another computed.
+  options.engine.prefix_cache = false;
   options.model.capacity = {
       .capacity_factor = 1.0, .min_capacity = 1, .max_lost_gate_mass = 1};
   Load(options);
@@ -421,6 +450,7 @@ TEST_F(EngineTest, AccountsForEveryAssignment) {
 
 TEST_F(EngineTest, APreemptedRequestIsAccountedForOnce) {
   LocalEngineOptions options;
+  options.engine.prefix_cache = false;  // the two would share all pages
   options.model.kv_cache_tokens = 128;
   options.model.max_context_tokens = 128;
   Load(options);
@@ -435,6 +465,7 @@ TEST_F(EngineTest, APreemptedRequestIsAccountedForOnce) {
 
 TEST_F(EngineTest, WhatAPolicyDropsIsToldAlsoAfterAPreemption) {
   LocalEngineOptions options;
+  options.engine.prefix_cache = false;
   options.model.kv_cache_tokens = 128;
   options.model.max_context_tokens = 128;
   options.model.capacity = {

@@ -71,8 +71,11 @@ TEST(GenerateRequest, EveryFlagHasItsField) {
                                              "3",
                                              "--overflow-policy",
                                              "next_best",
-                                             "--exact"});
+                                             "--exact",
+                                             "--priority",
+                                             "-3"});
   EXPECT_EQ(request.text(), "hello");
+  EXPECT_EQ(request.priority(), -3);
   EXPECT_EQ(request.request_id(), "r1");
   EXPECT_EQ(request.max_tokens(), 5u);
   EXPECT_EQ(request.min_tokens(), 2u);
