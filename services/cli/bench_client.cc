@@ -15,6 +15,9 @@ namespace expertmesh {
 namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(100);
+// gRPC's timers are whole milliseconds, rounded up. The rest of a wait for an
+// arrival is spent polling.
+constexpr absl::Duration kTimerError = absl::Milliseconds(1);
 
 gpr_timespec After(absl::Duration wait) {
   return gpr_time_add(
@@ -154,7 +157,7 @@ class LevelRun {
   void TakeEvent() {
     absl::Duration until = next_tick_;
     if (const auto planned = schedule_.Next(); planned && !stopped_) {
-      until = std::min(until, *planned);
+      until = std::min(until, *planned - kTimerError);
     }
     void* tag;
     bool ok;

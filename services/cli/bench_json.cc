@@ -32,6 +32,13 @@ Json LoadJson(const LoadLevel& load) {
   return json;
 }
 
+// "next_best"; null: the deployment's.
+Json PolicyJson(v1::OverflowPolicy policy) {
+  if (policy == v1::OVERFLOW_POLICY_UNSPECIFIED) return Json();
+  return absl::AsciiStrToLower(
+      absl::StripPrefix(v1::OverflowPolicy_Name(policy), "OVERFLOW_POLICY_"));
+}
+
 Json SettingsJson(const BenchSettings& settings) {
   const RequestOptions& requests = settings.requests;
   Json json;
@@ -46,8 +53,7 @@ Json SettingsJson(const BenchSettings& settings) {
   json["shared_prefix_tokens"] = requests.shared_prefix_tokens;
   json["output_tokens"] = requests.output_tokens.text();
   json["temperature"] = OrNull(requests.temperature);
-  json["overflow_policy"] = absl::AsciiStrToLower(absl::StripPrefix(
-      v1::OverflowPolicy_Name(requests.overflow_policy), "OVERFLOW_POLICY_"));
+  json["overflow_policy"] = PolicyJson(requests.overflow_policy);
   json["exact"] = requests.exact;
   json["seed"] = requests.seed;
   return json;
