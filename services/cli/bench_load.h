@@ -17,15 +17,15 @@ namespace expertmesh {
 // One of concurrency and request_rate is set.
 struct LoadLevel {
   // Closed loop: so many requests at a time; where one ends, the next begins.
-  std::optional<uint32_t> concurrency;
+  std::optional<uint32_t> concurrency = std::nullopt;
   // Open loop: so many a second, at random times (a Poisson process), however
   // long answers take; infinity: all at once.
-  std::optional<double> request_rate;
+  std::optional<double> request_rate = std::nullopt;
 
   // It ends by whichever comes first; requests under way are waited for. One of
   // them must be set, with an infinite rate max_requests.
-  std::optional<uint64_t> max_requests;
-  std::optional<absl::Duration> duration;
+  std::optional<uint64_t> max_requests = std::nullopt;
+  std::optional<absl::Duration> duration = std::nullopt;
 
   // "concurrency 8", "2.5 requests/s", "all requests at once".
   std::string Name() const;

@@ -72,6 +72,12 @@ v1::GenerateRequest Request(FakeServer::Behaviour behaviour, uint32_t tokens) {
   return request;
 }
 
+ServerFlags At(const std::string& address) {
+  ServerFlags flags;
+  flags.address = address;
+  return flags;
+}
+
 class BenchClientTest : public ::testing::Test {
  protected:
   LoadResult Run(const LoadLevel& level,
@@ -81,7 +87,7 @@ class BenchClientTest : public ::testing::Test {
   }
 
   FakeServer server_;
-  Client client_{ServerFlags{.address = server_.address()}};
+  Client client_{At(server_.address())};
 };
 
 TEST_F(BenchClientTest, NotesWhenEveryTokenArrived) {
@@ -156,7 +162,7 @@ TEST_F(BenchClientTest, AnInterruptEndsWhatIsUnderWay) {
 }
 
 TEST(BenchClient, AServerThatIsGoneFailsEveryRequest) {
-  Client client(ServerFlags{.address = "127.0.0.1:1"});
+  Client client(At("127.0.0.1:1"));
   const LoadResult result = BenchClient(client).Run(
       {.concurrency = 2, .max_requests = 3}, 1,
       {[](uint64_t) { return Request(FakeServer::kGood, 2); },
