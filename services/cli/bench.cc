@@ -43,8 +43,10 @@ class Output {
     return output;
   }
 
-  void Text(const std::string& text) {
-    if (!json_ || !file_name_.empty()) WriteOut(text);
+  absl::Status Text(const std::string& text) {
+    if (json_ && file_name_.empty()) return absl::OkStatus();
+    WriteOut(text);
+    return OutStatus();
   }
 
   absl::Status Json(const std::string& line) {
@@ -135,14 +137,41 @@ absl::Status Verdict(const BenchFlags& flags, const Interrupts& interrupts,
       absl::StrCat(failed, " of ", requests, " requests failed"));
 }
 
-absl::Status Run(const BenchFlags& flags) {
-  ASSIGN_OR_RETURN(const std::vector<LoadLevel> levels, BenchLevels(flags));
+absl::StatusOr<BenchSettings> Settings(const BenchFlags& flags) {
   BenchSettings settings;
   settings.server = flags.server.address;
   settings.timeout_seconds = flags.server.timeout_seconds;
   settings.texts_file = flags.prompts_file;
   settings.warmup_requests = flags.warmup;
   ASSIGN_OR_RETURN(settings.requests, BenchRequestOptions(flags));
+  return settings;
+}
+
+// One level after the other, until an interrupt; each is written when it has
+// ended.
+absl::StatusOr<std::vector<LevelReport>> RunLevels(
+    const std::vector<LoadLevel>& levels, const BenchSettings& settings,
+    Bench& bench, const Interrupts& interrupts, Output& output) {
+  std::vector<LevelReport> reports;
+  for (const LoadLevel& level : levels) {
+    const LevelReport report = bench.Run(level);
+    const bool interrupted = interrupts.interrupted();
+    // In the warm-up.
+    if (interrupted && report.summary.requests() == 0) break;
+    RETURN_IF_ERROR(output.Text("\n" + LevelText(report)));
+    RETURN_IF_ERROR(output.Json(LevelJson(settings, report)));
+    if (const auto warning = ClientWarning(report.summary)) {
+      WriteErr(absl::StrCat("expertmesh: ", *warning, "\n"));
+    }
+    reports.push_back(report);
+    if (interrupted) break;
+  }
+  return reports;
+}
+
+absl::Status Run(const BenchFlags& flags) {
+  ASSIGN_OR_RETURN(const std::vector<LoadLevel> levels, BenchLevels(flags));
+  ASSIGN_OR_RETURN(BenchSettings settings, Settings(flags));
   Interrupts interrupts;
   Client client(flags.server);
   ASSIGN_OR_RETURN(settings.model, GetModel(client));
@@ -151,23 +180,12 @@ absl::Status Run(const BenchFlags& flags) {
   ASSIGN_OR_RETURN(Output output, Output::Open(flags));
 
   interrupts.Watch([] {});  // asked for several times a second
-  output.Text(SettingsText(settings));
-  std::vector<LevelReport> reports;
-  for (const LoadLevel& level : levels) {
-    reports.push_back(bench.Run(level));
-    const LevelReport& report = reports.back();
-    if (report.summary.requests() == 0 && interrupts.interrupted()) {
-      reports.pop_back();
-      break;
-    }
-    output.Text("\n" + LevelText(report));
-    RETURN_IF_ERROR(output.Json(LevelJson(settings, report)));
-    if (const auto warning = ClientWarning(report.summary)) {
-      WriteErr(absl::StrCat("expertmesh: ", *warning, "\n"));
-    }
-    if (interrupts.interrupted()) break;
+  RETURN_IF_ERROR(output.Text(SettingsText(settings)));
+  ASSIGN_OR_RETURN(const std::vector<LevelReport> reports,
+                   RunLevels(levels, settings, bench, interrupts, output));
+  if (reports.size() > 1) {
+    RETURN_IF_ERROR(output.Text("\n" + ComparisonText(reports)));
   }
-  if (reports.size() > 1) output.Text("\n" + ComparisonText(reports));
   return Verdict(flags, interrupts, reports);
 }
 

@@ -33,13 +33,13 @@ void AddLoadFlags(CLI::App& app, BenchFlags& flags) {
       app.add_option("--concurrency", flags.concurrency,
                      "Requests at a time, each followed by the next; levels "
                      "of a list run one after the other; default: 1")
-          ->type_name("N,N...")
+          ->type_name("N,N")
           ->delimiter(',')
           ->check(IsWholeNumber(1, 65536));
   app.add_option("--request-rate", flags.request_rates,
                  "Requests a second at random times, however long answers "
                  "take; inf: all at once. Latency counts from the planned time")
-      ->type_name("R,R...")
+      ->type_name("R,R")
       ->delimiter(',')
       ->check(IsRate())
       ->excludes(concurrency);
@@ -88,7 +88,7 @@ void AddRequestFlags(CLI::App& app, BenchFlags& flags) {
       ->check(IsNonNegative());
   AddOverflowFlags(app, flags.overflow_policy, flags.exact);
   app.add_option("--seed", flags.seed,
-                 "Same seed and flags: same requests at the same times")
+                 "Same seed and flags: same requests and arrival times")
       ->type_name("S")
       ->check(IsWholeNumber(0))
       ->capture_default_str();

@@ -24,7 +24,7 @@ def parse_flags():
                         help=" ")
     parser.add_argument("--expert-services", type=int, default=1, help=" ")
     parser.add_argument("--concurrency", default="1,2,4,8,16,32,64", help=" ")
-    parser.add_argument("--duration", default="20", help="seconds of a level")
+    parser.add_argument("--duration", default="15", help="seconds of a level")
     parser.add_argument("--json", type=pathlib.Path,
                         help="file for the results of `expertmesh bench`")
     parser.add_argument("--plot", type=pathlib.Path, help="SVG",

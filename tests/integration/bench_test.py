@@ -1,6 +1,7 @@
 """`expertmesh bench` against real services, and the plot of its results."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -28,7 +29,9 @@ class BenchTest(unittest.TestCase):
 
     def levels(self, *arguments, **options):
         done = self.bench("--json", *arguments, **options)
-        self.assertEqual(done.stderr, "")
+        # On a busy machine it may say that itself was late.
+        self.assertRegex(done.stderr, r"\A(expertmesh: this client fell "
+                         r"behind .*\n)*\Z")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def check_latencies(self, level):
@@ -161,6 +164,16 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(stderr, "expertmesh: interrupted\n")
         self.assertNotIn("concurrency 2", stdout)
 
+    def test_nothing_is_measured_for_nobody(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [et.BIN / "expertmesh", "bench", "--at", self.mesh.address,
+                 "--duration", "600"], stdout=full, stderr=subprocess.PIPE,
+                text=True, timeout=et.STOP_SECONDS)
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr, "expertmesh: cannot write to standard "
+                         "output: No space left on device\n")
+
     def test_lengths_beyond_the_context_are_refused(self):
         for flags in (("--prompt-tokens", CONTEXT, "--output-tokens", 1),
                       ("--shared-prefix-tokens", CONTEXT),
@@ -213,12 +226,43 @@ class RunTest(unittest.TestCase):
         self.assertIn("all", names)
         readme = (BENCH_FOLDER / "README.md").read_text()
         for name in names:
-            self.assertIn(name.removesuffix("_demo"), readme)
+            self.assertTrue(name.removesuffix("_demo") in readme, name)
 
     def test_an_unknown_name_is_refused(self):
         done = self.run_script("nonsense")
         self.assertEqual(done.returncode, 2)
         self.assertIn("nonsense", done.stderr)
+
+    def test_all_goes_on_after_a_failure_and_says_so(self):
+        with tempfile.TemporaryDirectory() as temporary:
+            build = pathlib.Path(temporary)
+            (build / "bin").mkdir()
+            # Programs in C++ that say a word; services are missing.
+            for name, code in (("mesh_bench", 0), ("grpc_forms_bench", 3),
+                               ("planner_bench", 0)):
+                program = build / "bin" / name
+                program.write_text(f"#!/bin/sh\necho {name} $1\nexit {code}\n")
+                program.chmod(0o755)
+            environment = {name: value for name, value in os.environ.items()
+                           if name not in ("EXPERTMESH_BIN",
+                                           "EXPERTMESH_STUBS")}
+            done = subprocess.run(
+                [BENCH_FOLDER / "run", "all", build / "results"],
+                capture_output=True, text=True, timeout=et.START_SECONDS,
+                env={**environment, "EXPERTMESH_BUILD": temporary})
+            self.assertEqual(done.returncode, 1)
+            failed = done.stderr.splitlines()[-1]
+            self.assertIn("run: failed: ", failed)
+            self.assertIn("grpc_forms_bench", failed)
+            self.assertNotIn("mesh_bench", failed)
+            text = (build / "results" / "mesh_bench.txt").read_text()
+            self.assertEqual(text, f"mesh_bench {et.DEMO_MODEL}\n")
+            summary = json.loads(
+                (build / "results" / "summary.json").read_text())
+            codes = {r["name"]: r["exit_code"] for r in summary["results"]}
+            self.assertEqual(codes["mesh_bench"], 0)
+            self.assertEqual(codes["grpc_forms_bench"], 3)
+            self.assertEqual(codes["planner_bench"], 0)
 
     def test_all_takes_no_options(self):
         self.assertEqual(self.run_script("all", "--help").returncode, 2)
