@@ -23,6 +23,7 @@ Command ScoreCommand(CLI::App& root);
 Command TokenizeCommand(CLI::App& root);
 Command DetokenizeCommand(CLI::App& root);
 Command TopCommand(CLI::App& root);
+Command BenchCommand(CLI::App& root);
 Command DescribeCommand(CLI::App& root);
 Command PlacementCommand(CLI::App& root);
 Command DrainCommand(CLI::App& root);

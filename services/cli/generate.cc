@@ -110,7 +110,7 @@ absl::Status Stream(Client& client, const Flags& flags, uint32_t num_experts,
                     Interrupts& interrupts) {
   grpc::ClientContext context;
   client.Prepare(context);
-  interrupts.Watch(&context);
+  interrupts.Watch([&context] { context.TryCancel(); });
   const auto reader = client.generation().Generate(&context, request);
   Printer printer(flags, num_experts);
   v1::GenerateResponse response;

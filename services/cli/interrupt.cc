@@ -6,6 +6,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <utility>
+
 namespace expertmesh {
 namespace {
 
@@ -44,10 +46,10 @@ Interrupts::~Interrupts() {
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
 }
 
-void Interrupts::Watch(grpc::ClientContext* context) {
+void Interrupts::Watch(std::function<void()> cancel) {
   MutexLock lock(&mutex_);
-  context_ = context;
-  if (context != nullptr) interrupted_ = false;
+  cancel_ = std::move(cancel);
+  if (cancel_ != nullptr) interrupted_ = false;
 }
 
 bool Interrupts::interrupted() const {
@@ -67,9 +69,9 @@ void Interrupts::Loop() {
     }
     MutexLock lock(&mutex_);
     // A second signal ends the program even if the cancelled call hangs.
-    if (context_ == nullptr || interrupted_) EndBySignal(info.ssi_signo);
+    if (cancel_ == nullptr || interrupted_) EndBySignal(info.ssi_signo);
     interrupted_ = true;
-    if (context_ != nullptr) context_->TryCancel();
+    cancel_();
   }
 }
 

@@ -2,8 +2,7 @@
 
 // Ctrl-C while a call runs cancels the call instead of ending the program.
 
-#include <grpcpp/client_context.h>
-
+#include <functional>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
@@ -18,11 +17,12 @@ class Interrupts {
   Interrupts();
   ~Interrupts();
 
-  // A signal cancels `context` from now on; null: it ends the program, as it
-  // does at first. The context must stay alive until the next Watch.
-  void Watch(grpc::ClientContext* context);
+  // A signal calls `cancel` from now on, on the thread of this object and at
+  // most once; null: it ends the program, as it does at first, and as a second
+  // signal does. What `cancel` refers to must live until the next Watch.
+  void Watch(std::function<void()> cancel);
 
-  // A signal has come since the last Watch of a context.
+  // A signal has come since the last Watch that was not null.
   bool interrupted() const;
 
  private:
@@ -31,7 +31,7 @@ class Interrupts {
   int signal_fd_;
   int stop_fd_;
   mutable Mutex mutex_;
-  grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::function<void()> cancel_ ABSL_GUARDED_BY(mutex_);
   bool interrupted_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -44,8 +44,8 @@ int Main(int argc, char** argv) {
   const std::vector<Command> commands = {
       ServeCommand(root),    GenerateCommand(root),   ScoreCommand(root),
       TokenizeCommand(root), DetokenizeCommand(root), TopCommand(root),
-      DescribeCommand(root), PlacementCommand(root),  DrainCommand(root),
-      ScaleCommand(root)};
+      BenchCommand(root),    DescribeCommand(root),   PlacementCommand(root),
+      DrainCommand(root),    ScaleCommand(root)};
   // Only here: commands inherit what the root allows when they are made.
   root.allow_extras();
   for (const Command& command : commands) {

@@ -465,7 +465,7 @@ class ServeTest(unittest.TestCase):
 class UsageTest(unittest.TestCase):
 
     COMMANDS = ("serve", "generate", "score", "tokenize", "detokenize", "top",
-                "describe")
+                "bench", "describe")
 
     def test_help_and_version_everywhere(self):
         for command in ((), *((c,) for c in self.COMMANDS)):
