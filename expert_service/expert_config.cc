@@ -52,6 +52,9 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
                  "Written once serving: addresses as JSON");
   app.add_flag("--exit-with-parent", config->exit_with_parent,
                "Drain and exit when the parent process ends");
+  app.add_flag_callback(
+      "--no-shared-memory", [config] { config->shared_memory = false; },
+      "Serve routers on this host over gRPC, as all others");
   app.add_option("--expert-dtype", config->expert_dtype,
                  "Type of weights in memory: f32, bf16, or auto: the "
                  "checkpoint's")
