@@ -202,11 +202,7 @@ std::shared_ptr<ForwardStream> ForwardStream::Recycle(ForwardBatch* batch) {
   batch->GiveBytes(options_.bytes);
   batch->came_by_link_ = false;
   free_.push_back(batch);
-  if (is_link_held_ && link_reader_ != nullptr) {
-    is_link_held_ = false;
-    link_->HoldReading(false);
-    link_reader_->Wake();
-  }
+  if (std::exchange(is_link_held_, false)) link_->GoOnReading();
   return std::exchange(batch->stream_, nullptr);
 }
 

@@ -12,7 +12,7 @@ bool ForwardStream::MayReadLink() {
   MutexLock lock(&mutex_);
   is_link_held_ = Unanswered() >= options_.max_batches;
   if (!is_link_held_ && !end_.has_value() && !finished_) return true;
-  link_->HoldReading(true);
+  link_->HoldReading();
   return false;
 }
 

@@ -43,7 +43,7 @@ bool EndpointConnection::ReadLink(LocalLink* link) {
             ? TakeAnswer(&link_received_)
             : absl::InternalError("left its shared memory in disorder");
     if (taken.ok()) continue;
-    link->HoldReading(true);
+    link->HoldReading();
     MutexLock lock(&mutex_);
     FailStream(taken);
     break;

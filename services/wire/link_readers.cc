@@ -30,13 +30,8 @@ void LinkReader::Stop() {
     MutexLock lock(&mutex_);
     is_stopped_.store(true);
   }
-  Wake();
-  if (thread_.joinable()) thread_.join();
-}
-
-void LinkReader::Wake() {
-  is_called_.store(true);
   link_->bell().RingAll();
+  if (thread_.joinable()) thread_.join();
 }
 
 bool LinkReader::Read() {
@@ -45,9 +40,7 @@ bool LinkReader::Read() {
 }
 
 void LinkReader::Loop() {
-  while (true) {
-    is_called_.store(false);
-    if (is_stopped_.load()) return;
+  while (!is_stopped_.load()) {
     Read();
     link_->bell().Arm();
     if (!HasNews()) link_->bell().Wait();

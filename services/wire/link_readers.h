@@ -29,21 +29,17 @@ class LinkReader {
   // `read` does not run any more when this returns. Not from within it.
   void Stop();
 
-  // Has the thread look at the link, for a reason of this side's own.
-  void Wake();
-
  private:
   friend class LinkReaders;
   void Loop();
   bool Read();
-  // Whether there is a reason to look.
-  bool HasNews() const { return is_called_.load() || link_->HasNews(); }
+  // Whether the thread has a reason to be awake.
+  bool HasNews() const { return is_stopped_.load() || link_->HasNews(); }
 
   const std::shared_ptr<LocalLink> link_;
   Mutex mutex_;  // held while `read` runs
   const std::function<bool()> read_;
   std::atomic<bool> is_stopped_{false};
-  std::atomic<bool> is_called_{false};  // by Wake
   std::thread thread_;
 };
 

@@ -81,6 +81,11 @@ bool LocalLink::HasNews() const {
   return !is_reading_held_.load() && reader_.Available() > 0;
 }
 
+void LocalLink::GoOnReading() {
+  is_reading_held_.store(false);
+  bell_.RingAll();
+}
+
 // --- Writing. --------------------------------------------------------------
 
 bool LocalLink::Write(const grpc::ByteBuffer& message) {
@@ -128,7 +133,7 @@ bool LocalLink::WriteSome() {
 
 LocalLink::Received LocalLink::Read(grpc::ByteBuffer* message) {
   const Received received = ReadSome(message);
-  if (received == Received::kGarbage) is_reading_held_.store(true);
+  if (received == Received::kGarbage) HoldReading();
   if (reader_.IsRoomAskedFor()) peer_bell_.Ring();
   return received;
 }

@@ -70,8 +70,10 @@ class LocalLink {
   bool IsFull() const { return is_blocked_.load(); }
   // Whether Read or Resume would find something to do. Any thread.
   bool HasNews() const;
-  // While held, what there is to read is no news. Any thread.
-  void HoldReading(bool is_held) { is_reading_held_.store(is_held); }
+  // While reading is held, what there is to read is no news. Any thread.
+  void HoldReading() { is_reading_held_.store(true); }
+  // Wakes whoever reads.
+  void GoOnReading();
 
   // This end's; the other rings it.
   Doorbell& bell() { return bell_; }

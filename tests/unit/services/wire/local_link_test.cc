@@ -170,8 +170,7 @@ TEST_F(LocalLinkTest, StopsWhileAnotherThreadLooks) {
   for (int i = 0; i < 200; ++i) {
     Inbox inbox(far_);
     readers.Add(inbox.reader());
-    std::thread looker(
-        [&] { readers.AwaitBriefly([] { return false; }); });
+    std::thread looker([&] { readers.AwaitBriefly([] { return false; }); });
     inbox.reader()->Stop();
     readers.Remove(inbox.reader().get());
     looker.join();
@@ -180,9 +179,9 @@ TEST_F(LocalLinkTest, StopsWhileAnotherThreadLooks) {
 
 TEST_F(LocalLinkTest, HeldReadingIsNoNews) {
   near_->Write(Message("later"));
-  far_->HoldReading(true);
+  far_->HoldReading();
   EXPECT_FALSE(far_->HasNews());
-  far_->HoldReading(false);
+  far_->GoOnReading();
   EXPECT_TRUE(far_->HasNews());
 }
 
