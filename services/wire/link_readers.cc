@@ -10,9 +10,10 @@ namespace expertmesh {
 namespace {
 
 // About what waking two threads on either side costs: a wait that is longer
-// anyway loses no more than that by it.
+// anyway loses no more than that by it. Measured in tests/bench/README.md.
 constexpr absl::Duration kBriefly = absl::Microseconds(50);
-// Between two looks at the clock.
+// Between two looks at the clock, after each of which the peer may have the
+// core.
 constexpr int kTurns = 16;
 
 }  // namespace
@@ -79,7 +80,7 @@ bool LinkReaders::AwaitBriefly(absl::FunctionRef<bool()> is_done) {
     }
     if (any) done = is_done();
     if (done || (turn % kTurns == 0 && Clock::Real()->Now() >= until)) break;
-    SpinTurn(turn);
+    SpinTurn(turn, kTurns);
   }
   for (const auto& reader : *readers) {
     reader->link_->bell().Arm();
