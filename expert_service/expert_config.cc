@@ -52,10 +52,12 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
                  "Written once serving: addresses as JSON");
   app.add_flag("--exit-with-parent", config->exit_with_parent,
                "Drain and exit when the parent process ends");
-  app.add_option(
-         "--expert-dtype", config->expert_dtype,
-         "Weights in memory: f32, bf16, int8 (a scale per output), int4 "
-         "(a multiplier per 32 as well), or auto: the checkpoint's type")
+  app.add_flag_callback(
+      "--no-shared-memory", [config] { config->shared_memory = false; },
+      "Serve routers on this host over gRPC, as all others");
+  app.add_option("--expert-dtype", config->expert_dtype,
+                 "Weights in memory: f32, bf16, int8 (a scale per output), "
+                 "int4 (a step per 32 as well), or auto: the checkpoint's type")
       ->capture_default_str();
   app.add_option("--threads", config->threads,
                  "Threads that compute; 0: the CPUs at hand")

@@ -27,6 +27,7 @@ struct ExpertConfig {
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once serving
   bool exit_with_parent = false;
+  bool shared_memory = true;  // with routers on this host
 
   std::string expert_dtype = "auto";  // auto, f32, bf16, int8, int4
   int threads = 0;                    // 0: the CPUs at hand

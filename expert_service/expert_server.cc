@@ -57,7 +57,12 @@ ExpertServer::ExpertServer(const ExpertConfig& config)
       registry_("expert", IsaName()),
       metrics_(registry_),
       pool_(config.threads > 0 ? config.threads : AvailableCpus()),
-      queue_({.capacity_rows = config.queue_rows}, metrics_.queue) {}
+      queue_({.capacity_rows = config.queue_rows,
+              .await_briefly =
+                  [this](absl::FunctionRef<bool()> has_work) {
+                    links_.AwaitBriefly(has_work);
+                  }},
+             metrics_.queue) {}
 
 absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Start(
     const ExpertConfig& config) {
@@ -210,7 +215,8 @@ absl::Status ExpertServer::Serve() {
   service_ = std::make_unique<ExpertServiceImpl>(
       service, metrics_.service,
       ExpertServiceImpl::Parts{&queue_, load_.get(), weights_.get(),
-                               contents_.get()});
+                               contents_.get(),
+                               config_.shared_memory ? &links_ : nullptr});
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, registry_));
   GrpcServerOptions options;

@@ -81,6 +81,7 @@ class ExpertServer {
   std::unique_ptr<GroupedFfn> ffn_;
   std::unique_ptr<SlotLoad> load_;
   PayloadPool replies_;
+  LinkReaders links_;
   ExpertQueue queue_;
   std::unique_ptr<ExpertExecutor> executor_;
   std::unique_ptr<ExpertServiceImpl> service_;

@@ -112,6 +112,9 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   app.add_flag("--exit-with-parent", config->exit_with_parent,
                "Stop when the process that started this one ends");
   app.add_flag_callback(
+      "--no-shared-memory", [config] { config->shared_memory = false; },
+      "Reach expert services on this host over gRPC, as all others");
+  app.add_flag_callback(
       "--no-lend-weights", [config] { config->lend_weights = false; },
       "Refuse to lend the checkpoint at --listen to expert services with "
       "--weights-from; default: whoever reaches --listen may read the weights");

@@ -25,6 +25,7 @@ struct RouterConfig {
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once every expert is covered
   bool exit_with_parent = false;
+  bool shared_memory = true;  // to expert services on this host
   bool lend_weights = true;  // whether hosts without the checkpoint may pull it
 
   std::string router_dtype = "auto";  // auto, f32, bf16, int8, int4

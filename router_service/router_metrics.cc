@@ -160,6 +160,9 @@ TransportMetrics MakeTransportMetrics(Metrics* metrics) {
   out.rpc_duration_seconds = &metrics->HistogramFamily(
       "expertmesh_router_expert_rpc_duration_seconds",
       "From sending a batch to an expert service to its answer.");
+  out.shared_memory = &metrics->GaugeFamily(
+      "expertmesh_router_expert_shared_memory",
+      "Whether batches to the endpoint go through shared memory.");
   out.inflight_rows =
       &metrics->GaugeFamily("expertmesh_router_expert_inflight_rows",
                             "Rows sent to an expert service and not answered.");

@@ -267,6 +267,7 @@ void RouterServer::Impl::Connect() {
     };
   }
   options.metrics = MakeTransportMetrics(metrics_.get());
+  options.shared_memory = config_.shared_memory;
   endpoints_ = std::make_unique<EndpointSet>(std::move(options));
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "services/core/log.h"
 #include "services/wire/status_codec.h"
 
 namespace expertmesh::expert {
@@ -18,6 +19,21 @@ class RefusedStream final
   void OnDone() override { delete this; }
 };
 
+// The link that the router offers; null where there is none that this process
+// can open, as on other hosts.
+std::shared_ptr<LocalLink> OpenLink(const grpc::CallbackServerContext& call) {
+  const auto& metadata = call.client_metadata();
+  const auto offer = metadata.find(kLocalLinkMetadata);
+  if (offer == metadata.end()) return nullptr;
+  auto link = LocalLink::Open({offer->second.data(), offer->second.size()});
+  Log(LogLevel::kDebug, "a router offers shared memory",
+      {{"router", call.peer()},
+       {"used", link.ok() ? "yes" : "no"},
+       {"reason", link.status().message()}});
+  if (!link.ok()) return nullptr;
+  return *std::move(link);
+}
+
 }  // namespace
 
 ExpertServiceImpl::ExpertServiceImpl(const Options& options,
@@ -32,6 +48,7 @@ ExpertServiceImpl::ExpertServiceImpl(const Options& options,
                   [this] { watchers_.NotifyChanged(); }};
   forward_.queue = parts.queue;
   forward_.bytes = &bytes_;
+  forward_.links = parts.links;
   forward_.shape = {options.endpoint.num_layers(),
                     options.endpoint.hidden_size()};
   forward_.max_batches = options.max_batches_per_stream;
@@ -82,8 +99,9 @@ ExpertServiceImpl::Forward(grpc::CallbackServerContext* context) {
   if (const absl::Status taken = TakeStream(); !taken.ok()) {
     return new RefusedStream(taken);  // deletes itself
   }
-  const auto stream =
-      std::make_shared<ForwardStream>(forward_, [this] { OnStreamGone(); });
+  const auto stream = std::make_shared<ForwardStream>(
+      forward_, parts_.links == nullptr ? nullptr : OpenLink(*context),
+      [this] { OnStreamGone(); });
   bool ended = false;
   {
     MutexLock lock(&mutex_);

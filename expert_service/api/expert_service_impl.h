@@ -52,6 +52,7 @@ class ExpertServiceImpl final
     const SlotLoad* load = nullptr;
     const LiveWeights* weights = nullptr;
     ExpertContents* contents = nullptr;
+    LinkReaders* links = nullptr;  // null: routers get no local links
   };
   struct Metrics {
     // By Code; null where not counted.

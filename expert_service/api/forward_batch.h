@@ -1,6 +1,7 @@
 #pragma once
 
-// One message of a Forward stream on its way through the service (stop 6a).
+// One message of a Forward stream, or its link, on its way through the service
+// (stop 6a).
 
 #include <grpcpp/support/byte_buffer.h>
 
@@ -52,6 +53,7 @@ class ForwardBatch final : public ExpertWork {
   uint64_t message_bytes_ = 0;
   uint64_t taken_bytes_ = 0;
   grpc::ByteBuffer reply_;
+  bool came_by_link_ = false;
   std::shared_ptr<ForwardStream> stream_;  // null while it waits for reuse
   ForwardBatch* next_reply_ = nullptr;
 };

@@ -9,10 +9,12 @@
 namespace expertmesh::expert {
 
 ForwardStream::ForwardStream(const ForwardOptions& options,
+                             std::shared_ptr<LocalLink> link,
                              std::function<void()> on_gone)
     : options_(options),
       on_gone_(std::move(on_gone)),
-      queue_stream_(options.queue->OpenStream()) {}
+      queue_stream_(options.queue->OpenStream()),
+      link_(std::move(link)) {}
 
 ForwardStream::~ForwardStream() {
   options_.queue->CloseStream(queue_stream_);
@@ -21,6 +23,17 @@ ForwardStream::~ForwardStream() {
 
 void ForwardStream::Begin() {
   self_ = shared_from_this();
+  if (link_ != nullptr) {
+    auto reader =
+        std::make_shared<LinkReader>(link_, [this] { return ReadLink(); });
+    options_.links->Add(reader);
+    MutexLock lock(&mutex_);
+    link_reader_ = std::move(reader);
+  }
+  GoOn();
+}
+
+void ForwardStream::GoOn() {
   NextCall next;
   {
     MutexLock lock(&mutex_);
@@ -50,22 +63,25 @@ void ForwardStream::OnReadDone(bool ok) {
     }
     batch = TakeFree();
   }
-  const absl::Status decoded = batch->Decode(incoming_);
+  const absl::Status taken = Take(incoming_, batch);
   incoming_.Clear();
-  if (decoded.ok()) {
-    Accept(batch);
-  } else {
-    EndWith(ToGrpcStatus(decoded), When::kAtOnce);
-  }
+  if (!taken.ok()) EndWith(ToGrpcStatus(taken), When::kAtOnce);
   NextCall next;
   std::shared_ptr<ForwardStream> reference;
   {
     MutexLock lock(&mutex_);
     reading_ = false;
-    if (!decoded.ok()) reference = Recycle(batch);
+    if (!taken.ok()) reference = Recycle(batch);
     next = Next();
   }
   Do(std::move(next));
+}
+
+absl::Status ForwardStream::Take(const grpc::ByteBuffer& message,
+                                 ForwardBatch* batch) {
+  const absl::Status decoded = batch->Decode(message);
+  if (decoded.ok()) Accept(batch);
+  return decoded;
 }
 
 void ForwardStream::Accept(ForwardBatch* batch) {
@@ -84,23 +100,23 @@ void ForwardStream::OnAnswer(ForwardBatch* batch, v1::Code code,
                              const absl::Status& encoded) {
   if (options_.answers[code] != nullptr) options_.answers[code]->Increment();
   if (!encoded.ok()) EndWith(ToGrpcStatus(encoded), When::kAtOnce);
+  bool is_for_link = false;
   NextCall next;
   std::shared_ptr<ForwardStream> reference;
   {
     MutexLock lock(&mutex_);
-    const bool listening =
-        !finished_ && (!end_.has_value() || end_when_ != When::kAtOnce);
-    if (!listening) {
+    if (!IsListening()) {
       reference = Recycle(batch);
+    } else if (batch->came_by_link_) {
+      link_replies_.Push(batch);
+      is_for_link = true;
     } else {
-      batch->next_reply_ = nullptr;
-      (first_reply_ == nullptr ? first_reply_ : last_reply_->next_reply_) =
-          batch;
-      last_reply_ = batch;
+      replies_.Push(batch);
     }
     next = Next();
   }
   Do(std::move(next));
+  if (is_for_link) WriteLink();
 }
 
 void ForwardStream::OnWriteDone(bool ok) {
@@ -123,7 +139,10 @@ void ForwardStream::OnCancel() {
           When::kAtOnce);
 }
 
-void ForwardStream::OnDone() { self_.reset(); }
+void ForwardStream::OnDone() {
+  EndLink();
+  self_.reset();
+}
 
 void ForwardStream::EndWith(const grpc::Status& status, When when) {
   const bool at_once = when == When::kAtOnce;
@@ -141,14 +160,28 @@ void ForwardStream::EndWith(const grpc::Status& status, When when) {
     for (ExpertWork* work : dropped) {
       references.push_back(Recycle(static_cast<ForwardBatch*>(work)));
     }
-    while (at_once && first_reply_ != nullptr) {
-      ForwardBatch* batch = first_reply_;
-      first_reply_ = batch->next_reply_;
-      references.push_back(Recycle(batch));
+    for (ReplyList* replies : {&replies_, &link_replies_}) {
+      while (at_once && !replies->empty()) {
+        references.push_back(Recycle(replies->Pop()));
+      }
     }
     next = Next();
   }
   Do(std::move(next));
+  // Takes back one that waits for room.
+  if (at_once && link_ != nullptr) WriteLink();
+}
+
+void ForwardStream::ReplyList::Push(ForwardBatch* batch) {
+  batch->next_reply_ = nullptr;
+  (first_ == nullptr ? first_ : last_->next_reply_) = batch;
+  last_ = batch;
+}
+
+ForwardBatch* ForwardStream::ReplyList::Pop() {
+  ForwardBatch* batch = first_;
+  if (batch != nullptr) first_ = batch->next_reply_;
+  return batch;
 }
 
 ForwardBatch* ForwardStream::TakeFree() {
@@ -167,30 +200,27 @@ std::shared_ptr<ForwardStream> ForwardStream::Recycle(ForwardBatch* batch) {
   batch->decoded_.Release();
   batch->reply_.Clear();
   batch->GiveBytes(options_.bytes);
+  batch->came_by_link_ = false;
   free_.push_back(batch);
+  if (std::exchange(is_link_held_, false)) link_->GoOnReading();
   return std::exchange(batch->stream_, nullptr);
 }
 
 ForwardStream::NextCall ForwardStream::Next() {
   NextCall next;
   if (finished_) return next;
-  const size_t unanswered = batches_.size() - free_.size();
   if (end_.has_value()) {
-    const bool due = end_when_ == When::kAtOnce || unanswered == 0;
+    const bool due = end_when_ == When::kAtOnce || Unanswered() == 0;
     if (due && writing_ == nullptr) {
       finished_ = true;
       next.finish = *end_;
       return next;
     }
-  } else if (!reading_ && unanswered < options_.max_batches) {
+  } else if (!reading_ && Unanswered() < options_.max_batches) {
     reading_ = true;
     next.read = true;
   }
-  if (writing_ == nullptr && first_reply_ != nullptr) {
-    writing_ = first_reply_;
-    first_reply_ = writing_->next_reply_;
-    next.write = writing_;
-  }
+  if (writing_ == nullptr) next.write = writing_ = replies_.Pop();
   return next;
 }
 

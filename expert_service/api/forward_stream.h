@@ -1,6 +1,7 @@
 #pragma once
 
-// One router's Forward stream: its reactor.
+// One router's Forward stream: its reactor, and the local link beside it where
+// the router is on this host.
 
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
@@ -17,6 +18,8 @@
 #include "expert_service/api/forward_batch.h"
 #include "expert_service/batching/expert_queue.h"
 #include "services/core/mutex.h"
+#include "services/wire/link_readers.h"
+#include "services/wire/local_link.h"
 
 namespace expertmesh::expert {
 
@@ -24,6 +27,7 @@ namespace expertmesh::expert {
 struct ForwardOptions {
   ExpertQueue* queue = nullptr;  // outlives the streams
   ByteBudget* bytes = nullptr;   // so does it
+  LinkReaders* links = nullptr;  // so do they; null: none are opened
   ModelShape shape;
   // Batches of one stream read and not yet answered; further ones stay in
   // gRPC's flow control, which is how a router feels that it is too fast.
@@ -33,19 +37,21 @@ struct ForwardOptions {
 };
 
 // Reads while fewer than max_batches are unanswered, keeps one write under way,
-// and ends
+// answers what came by the link by the link (forward_stream_link.cc), and ends
 //   - with OK once the router has closed its side and all is answered;
 //   - with INVALID_ARGUMENT at bytes that are no batch, dropping what waits;
 //   - with UNAVAILABLE after End, once all is answered;
 //   - when the router is gone, dropping what waits.
-// gRPC's threads and the executor's come in concurrently; no method blocks.
+// gRPC's threads, the link's and the executor's come in concurrently; no method
+// blocks.
 // Alive until gRPC is done with it and no batch is under way.
 class ForwardStream final
     : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
       public std::enable_shared_from_this<ForwardStream> {
  public:
-  // `on_gone` runs last of all, from the destructor.
-  ForwardStream(const ForwardOptions& options, std::function<void()> on_gone);
+  // `on_gone` runs last of all, from the destructor. `link` may be null.
+  ForwardStream(const ForwardOptions& options, std::shared_ptr<LocalLink> link,
+                std::function<void()> on_gone);
   ~ForwardStream() override;
 
   // Begins reading. Called once, after construction by make_shared.
@@ -75,12 +81,42 @@ class ForwardStream final
   };
   enum class When { kAtOnce, kWhenAnswered };
 
+  // Batches that are answered and wait to be written.
+  class ReplyList {
+   public:
+    void Push(ForwardBatch* batch);
+    ForwardBatch* Pop();  // null: none
+    bool empty() const { return first_ == nullptr; }
+
+   private:
+    ForwardBatch* first_ = nullptr;
+    ForwardBatch* last_ = nullptr;
+  };
+
+  size_t Unanswered() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return batches_.size() - free_.size();
+  }
+  bool IsListening() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !finished_ && (!end_.has_value() || end_when_ != When::kAtOnce);
+  }
   ForwardBatch* TakeFree() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Back to the free ones. Returns the reference to this stream that it held,
   // for the caller to drop outside the critical section.
   std::shared_ptr<ForwardStream> Recycle(ForwardBatch* batch)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Not OK: these bytes are no batch, and the stream must end.
+  absl::Status Take(const grpc::ByteBuffer& message, ForwardBatch* batch);
   void Accept(ForwardBatch* batch);
+  // Asks gRPC for what is due.
+  void GoOn();
+
+  // Called by its reader, one at a time. Returns whether there was anything.
+  bool ReadLink();
+  // Whether the link may be read; else it is held.
+  bool MayReadLink() ABSL_LOCKS_EXCLUDED(mutex_);
+  void WriteLink() ABSL_LOCKS_EXCLUDED(mutex_, link_write_mutex_);
+  void EndLink();
+
   // The first call decides the status; a later one may only hurry it.
   void EndWith(const grpc::Status& status, When when);
   NextCall Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -94,14 +130,22 @@ class ForwardStream final
   Mutex mutex_;
   std::vector<std::unique_ptr<ForwardBatch>> batches_ ABSL_GUARDED_BY(mutex_);
   std::vector<ForwardBatch*> free_ ABSL_GUARDED_BY(mutex_);
-  ForwardBatch* first_reply_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  ForwardBatch* last_reply_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  ReplyList replies_ ABSL_GUARDED_BY(mutex_);
   ForwardBatch* writing_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;  // also while a batch is read
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mutex_);
   When end_when_ ABSL_GUARDED_BY(mutex_) = When::kWhenAnswered;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<ForwardStream> self_;  // until OnDone
+
+  const std::shared_ptr<LocalLink> link_;  // null: none
+  grpc::ByteBuffer link_incoming_;         // of its reader
+  Mutex link_write_mutex_;                 // before mutex_
+  std::shared_ptr<LinkReader> link_reader_ ABSL_GUARDED_BY(mutex_);
+  ReplyList link_replies_ ABSL_GUARDED_BY(mutex_);
+  ForwardBatch* link_writing_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // Not read, for too many batches are unanswered.
+  bool is_link_held_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace expertmesh::expert

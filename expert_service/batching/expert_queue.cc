@@ -122,8 +122,14 @@ bool ExpertQueue::TakeMerged(int64_t max_rows, MergedBatch* out) {
   out->works.clear();
   out->expired.clear();
   out->num_rows = 0;
+  {
+    MutexLock lock(&mutex_);
+    running_rows_ = 0;
+  }
+  if (options_.await_briefly && !HasWork()) {
+    options_.await_briefly([this] { return HasWork(); });
+  }
   MutexLock lock(&mutex_);
-  running_rows_ = 0;
   changed_.Wait(lock, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return waiting_works_ > 0 || closed_;
   });
@@ -132,6 +138,11 @@ bool ExpertQueue::TakeMerged(int64_t max_rows, MergedBatch* out) {
   if (waiting_works_ > 0) TakeLayer(max_rows, out);
   running_rows_ = out->num_rows;
   return true;
+}
+
+bool ExpertQueue::HasWork() {
+  MutexLock lock(&mutex_);
+  return waiting_works_ > 0 || closed_;
 }
 
 void ExpertQueue::TakeExpired(MergedBatch* out) {

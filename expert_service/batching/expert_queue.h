@@ -9,9 +9,11 @@
 #include <prometheus/gauge.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "expert_service/batching/credit_ledger.h"
@@ -39,6 +41,9 @@ class ExpertQueue {
     // Waiting; more are refused. Also what streams are granted together.
     int64_t capacity_rows = 16384;
     const Clock* clock = Clock::Real();
+    // Called by the thread that takes, before it blocks: a chance to look for
+    // work itself until `has_work`. May be empty.
+    std::function<void(absl::FunctionRef<bool()> has_work)> await_briefly;
   };
   struct Metrics {
     prometheus::Gauge* queue_rows = nullptr;  // waiting; may be absent
@@ -92,6 +97,7 @@ class ExpertQueue {
   int64_t TotalWorks() const;
 
  private:
+  bool HasWork();
   void TakeExpired(MergedBatch* out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeLayer(int64_t max_rows, MergedBatch* out)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -182,6 +182,12 @@ void Dispatcher::FinishWave(DispatchTicket* ticket, MustWait must_wait) {
     }
     if (!ticket->unsent_.empty()) wake = std::min(wake, now + kOfferAgain);
     if (is_uncovered) wake = std::min(wake, now + uncovered_left_);
+    const bool is_answered =
+        transport_->AwaitBriefly([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+          MutexLock lock(&state_->mutex);
+          return state_->events != seen_events;
+        });
+    if (is_answered) continue;
     MutexLock lock(&state_->mutex);
     if (is_uncovered || is_held_back_) {
       wake = std::min(wake, state_->loads.NextReopening(now));

@@ -99,18 +99,23 @@ absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
   }
   CountRows();
   write_queue_.push_back(sequence_number);
-  if (!is_writing_) WriteNext();
+  if (!is_writing_ && !is_link_full_) WriteNext();
   return absl::OkStatus();
 }
 
 void EndpointConnection::WriteNext() {
+  UseLinkIfOpened();
   while (next_write_ < write_queue_.size()) {
     InFlightTable::Entry* entry = in_flight_.Find(write_queue_[next_write_++]);
     if (entry == nullptr) continue;  // its time ran out while it waited
-    is_writing_ = true;
-    stream_->Write(entry->message, &written_);
+    if (link_reader_ != nullptr) {
+      is_link_full_ = !link_->Write(entry->message);
+    } else {
+      is_writing_ = true;
+      stream_->Write(entry->message, &written_);
+    }
     entry->message.Clear();
-    return;
+    if (is_writing_ || is_link_full_) return;
   }
   write_queue_.clear();
   next_write_ = 0;
@@ -154,48 +159,54 @@ void EndpointConnection::OnRead(bool ok) {
     BeginClose();
     return;
   }
-  const absl::Status decoded = result_.Decode(received_);
-  received_.Clear();
+  const absl::Status taken = TakeAnswer(&received_);
+  MutexLock lock(&mutex_);
+  if (!taken.ok()) FailStream(taken);
+  // After a failure it ends at once.
+  stream_->Read(&received_.message, &read_);
+}
+
+absl::Status EndpointConnection::TakeAnswer(Incoming* incoming) {
+  DecodedResult& result = incoming->result;
+  const absl::Status decoded = result.Decode(incoming->message);
+  incoming->message.Clear();
   if (!decoded.ok()) {
-    FailStream("sent bytes that are no ExpertResult");
-    return;
+    return absl::InternalError("sent bytes that are no ExpertResult");
   }
   InFlightBatch batch;
-  const bool is_ours = TakeAnswered(&batch);
-  if (is_ours) Tell(batch, Answer(batch));
-  result_.ReleasePayload();
-}
-
-bool EndpointConnection::TakeAnswered(InFlightBatch* batch) {
-  const uint64_t sequence_number = result_.sequence_number();
+  bool is_ours;
   {
     MutexLock lock(&mutex_);
-    if (in_flight_.WasIssued(sequence_number)) {
-      stream_->Read(&received_, &read_);
-      // Not found: the answer to a batch whose time was over.
-      if (!in_flight_.Take(sequence_number, batch)) return false;
+    if (!in_flight_.WasIssued(result.sequence_number())) {
+      return absl::InternalError("answered a batch that was never sent");
+    }
+    // Not found: the answer to a batch whose time was over.
+    is_ours = in_flight_.Take(result.sequence_number(), &batch);
+    if (is_ours) {
       CountRows();
       EndIfIdle();
-      return true;
     }
   }
-  FailStream("answered a batch that was never sent");
-  return false;
+  if (is_ours) Tell(batch, Answer(batch, incoming));
+  result.ReleasePayload();
+  return absl::OkStatus();
 }
 
-BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch) {
+BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch,
+                                       Incoming* incoming) {
+  const DecodedResult& result = incoming->result;
   BatchAnswer answer;
-  answer.credit_rows = result_.credit_rows();
-  answer.computed = absl::Microseconds(result_.compute_us());
-  if (result_.code() != expert::v1::CODE_OK) {
-    answer.status = Named(Refusal(result_));
+  answer.credit_rows = result.credit_rows();
+  answer.computed = absl::Microseconds(result.compute_us());
+  if (result.code() != expert::v1::CODE_OK) {
+    answer.status = Named(Refusal(result));
     return answer;
   }
   const absl::Status shape =
-      result_.CheckShape(batch.num_rows, batch.hidden_size, batch.dtype);
+      result.CheckShape(batch.num_rows, batch.hidden_size, batch.dtype);
   if (shape.ok()) {
-    rows_.row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
-    answer.rows = &rows_;
+    incoming->row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
+    answer.rows = incoming;
   } else {
     answer.status = Named(absl::InternalError(shape.message()));
   }
@@ -208,7 +219,7 @@ void EndpointConnection::OnWritten(bool ok) {
     MutexLock lock(&mutex_);
     is_writing_ = false;
     // After a failed write the call is over, which the pending read will tell.
-    if (ok && state_ == State::kOpen) WriteNext();
+    if (ok && state_ == State::kOpen && !is_link_full_) WriteNext();
     is_last = is_finished_;
   }
   if (is_last) Close();
@@ -247,6 +258,7 @@ void EndpointConnection::Open() {
   is_finished_ = false;
   own_error_ = absl::OkStatus();
   context_.emplace();
+  OfferLink();
   stream_ = stub_.PrepareCall(&*context_, kForward, queue_);
   stream_->StartCall(&started_);
 }
@@ -260,7 +272,7 @@ void EndpointConnection::OnStarted(bool ok) {
     }
     state_ = State::kOpen;
     opened_at_ = Clock::Real()->Now();
-    stream_->Read(&received_, &read_);
+    stream_->Read(&received_.message, &read_);
   }
   options_.on_change(absl::OkStatus());
 }
@@ -271,11 +283,9 @@ void EndpointConnection::BeginClose() {
   stream_->Finish(&status_, &finished_);
 }
 
-void EndpointConnection::FailStream(absl::string_view what) {
-  MutexLock lock(&mutex_);
-  own_error_ = absl::InternalError(what);
+void EndpointConnection::FailStream(const absl::Status& why) {
+  own_error_ = why;
   context_->TryCancel();
-  BeginClose();
 }
 
 void EndpointConnection::OnFinished() {
@@ -290,6 +300,7 @@ void EndpointConnection::OnFinished() {
 
 // The queue holds no more events of the stream.
 void EndpointConnection::Close() {
+  EndLink();
   const absl::Duration now = Clock::Real()->Now();
   absl::Status reason;
   absl::Duration open_next;

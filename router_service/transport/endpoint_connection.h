@@ -1,6 +1,7 @@
 #pragma once
 
-// One endpoint's channel and its Forward stream (stop 6).
+// One endpoint's channel, its Forward stream, and the local link beside it
+// where the endpoint is on this host (stop 6).
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
@@ -26,13 +27,17 @@
 #include "router_service/transport/in_flight_table.h"
 #include "services/core/mutex.h"
 #include "services/wire/batch_codec.h"
+#include "services/wire/link_readers.h"
+#include "services/wire/local_link.h"
 
 namespace expertmesh::router {
 
 // Keeps one Forward stream to `address` open, carries batches over it, and
-// opens it again when it ends. Driven from outside: OnEvent by the one thread
-// that polls `queue`, Sweep by a timer; Send by anybody. Completions are told
-// without any lock held.
+// opens it again when it ends. Each stream offers a local link; once the
+// endpoint has opened it, batches go over the link, and end with the stream all
+// the same (endpoint_connection_link.cc). Driven from outside: OnEvent by the
+// one thread that polls `queue`, Sweep by a timer; Send by anybody. Completions
+// are told without any lock held that Send needs.
 class EndpointConnection {
  public:
   enum class Event { kStarted, kRead, kWritten, kFinished };
@@ -50,6 +55,9 @@ class EndpointConnection {
     std::function<void(absl::Duration)> wake_by;
     prometheus::Histogram* rpc_duration_seconds = nullptr;
     prometheus::Gauge* inflight_rows = nullptr;
+    prometheus::Gauge* shared_memory = nullptr;  // 1 while a link is in use
+    // Of this process; null: streams offer no link. Outlives this.
+    LinkReaders* link_readers = nullptr;
   };
 
   // `queue` must outlive this. Does nothing until the first Sweep.
@@ -82,13 +90,13 @@ class EndpointConnection {
  private:
   enum class State { kClosed, kOpening, kOpen, kClosing };
 
-  // The rows of the result being read.
-  struct ResultRows final : AnsweredRows {
-    explicit ResultRows(const DecodedResult* result) : result(result) {}
+  // An answer being read, and its rows; reused.
+  struct Incoming final : AnsweredRows {
     void Copy(size_t first, size_t last, std::byte* out) const override {
-      result->CopyBytes(first * row_bytes, (last - first) * row_bytes, out);
+      result.CopyBytes(first * row_bytes, (last - first) * row_bytes, out);
     }
-    const DecodedResult* const result;
+    grpc::ByteBuffer message;
+    DecodedResult result;
     size_t row_bytes = 0;
   };
 
@@ -106,10 +114,21 @@ class EndpointConnection {
   void OnWritten(bool ok);
   void OnFinished();
   void Close();
-  bool TakeAnswered(InFlightBatch* batch);
-  BatchAnswer Answer(const InFlightBatch& batch);
-  void FailStream(absl::string_view what);
+  // Takes the message apart and tells its batch. Not OK: the stream must end.
+  absl::Status TakeAnswer(Incoming* incoming);
+  BatchAnswer Answer(const InFlightBatch& batch, Incoming* incoming);
+  // The read under way then finds the stream ended.
+  void FailStream(const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Tell(const InFlightBatch& batch, const BatchAnswer& answer);
+
+  void OfferLink() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void UseLinkIfOpened() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Called by its reader, one at a time. Returns whether there was anything.
+  bool ReadLink(LocalLink* link);
+  // Takes what has come over the link, the last of its uses.
+  void EndLink();
+
   // The status with the endpoint's name in front.
   absl::Status Named(const absl::Status& status) const;
 
@@ -132,6 +151,10 @@ class EndpointConnection {
   // Sequence numbers waiting to be written: [next_write_, size).
   std::vector<uint64_t> write_queue_ ABSL_GUARDED_BY(mutex_);
   size_t next_write_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Offered with the stream; read once it is in use. The reader goes first.
+  std::shared_ptr<LocalLink> link_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<LinkReader> link_reader_ ABSL_GUARDED_BY(mutex_);
+  bool is_link_full_ ABSL_GUARDED_BY(mutex_) = false;
   // Exist while state_ is not kClosed.
   std::optional<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream_
@@ -146,11 +169,11 @@ class EndpointConnection {
   std::atomic<uint64_t> inflight_rows_{0};
 
   // Of the polling thread, and of gRPC between a start and its event.
-  grpc::ByteBuffer received_;
+  Incoming received_;
   grpc::Status status_;
-  DecodedResult result_;
-  ResultRows rows_{&result_};
   std::vector<InFlightBatch> lost_;
+  // Of whoever reads the link.
+  Incoming link_received_;
   // Of the timer's thread.
   std::vector<InFlightBatch> expired_;
 };

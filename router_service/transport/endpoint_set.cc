@@ -28,6 +28,7 @@ bool IsInUse(const EndpointInfo& info) {
 EndpointSet::EndpointSet(Options options) : options_(std::move(options)) {
   GrpcExpertTransport::Options transport;
   transport.metrics = options_.metrics;
+  transport.shared_memory = options_.shared_memory;
   transport.on_stream_change = [this](int index, const absl::Status& status) {
     OnStreamChange(index, status);
   };

@@ -49,6 +49,7 @@ class EndpointSet {
     std::function<void(const std::string& address, const EndpointLoad& load)>
         on_load;
     absl::Duration watch_interval = absl::Seconds(1);
+    bool shared_memory = true;  // to endpoints on this host
     TransportMetrics metrics;
   };
 

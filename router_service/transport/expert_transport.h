@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
@@ -56,8 +57,8 @@ struct BatchAnswer {
   absl::Duration computed;
 };
 
-// Told once for every Send. Done runs on a thread of the transport and must not
-// block.
+// Told once for every Send. Done runs on a thread of the transport, or of
+// whoever is in AwaitBriefly, and must not block.
 class BatchCompletion {
  public:
   virtual ~BatchCompletion() = default;
@@ -72,6 +73,13 @@ class ExpertTransport {
   // `completion` hears of every outcome, possibly before Send returns.
   virtual void Send(int endpoint, const ExpertBatch& batch,
                     BatchCompletion* completion) = 0;
+
+  // For a thread that waits for answers: where looking for them itself is
+  // quicker than being woken, does so briefly, until `is_done`, which may be
+  // called at any time. Returns whether it is. Holding no lock that Done takes.
+  virtual bool AwaitBriefly(absl::FunctionRef<bool()> is_done) {
+    return is_done();
+  }
 };
 
 }  // namespace expertmesh::router

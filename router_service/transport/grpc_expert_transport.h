@@ -22,17 +22,18 @@
 namespace expertmesh::router {
 
 // Sends batches over gRPC (stop 6): one channel and one Forward stream to each
-// endpoint, many batches in flight on it, answers in any order. Endpoints come
-// and go while it runs.
+// endpoint, many batches in flight on it, answers in any order. To endpoints on
+// this host the same messages go through shared memory. Endpoints come and go
+// while it runs.
 //
 // A batch is told OK, or its error, exactly once. When a stream ends, its
 // batches fail with UNAVAILABLE (INTERNAL when the endpoint broke the protocol)
 // and the stream is opened again, after 50 ms at first and 2 s at most. Nothing
 // is resent: dispatch knows where else a batch can go.
 //
-// Threads: all methods from any; completions on the polling thread, the
-// deadline timer or within Send. Sending and answering allocate nothing in
-// steady traffic.
+// Threads: all methods from any; completions on the polling thread, those of
+// links, the deadline timer, or within Send and AwaitBriefly. Sending and
+// answering allocate nothing in steady traffic.
 class GrpcExpertTransport : public ExpertTransport {
  public:
   // Callbacks must not block; each may be empty.
@@ -41,6 +42,8 @@ class GrpcExpertTransport : public ExpertTransport {
     std::function<void(int endpoint, const absl::Status&)> on_stream_change;
     // Nothing is left of an endpoint that was removed. On the timer's thread.
     std::function<void(int endpoint)> on_gone;
+    // Whether endpoints on this host are offered shared memory.
+    bool shared_memory = true;
     TransportMetrics metrics;
   };
 
@@ -62,6 +65,10 @@ class GrpcExpertTransport : public ExpertTransport {
   void Send(int endpoint, const ExpertBatch& batch,
             BatchCompletion* completion) override;
 
+  bool AwaitBriefly(absl::FunctionRef<bool()> is_done) override {
+    return link_readers_.AwaitBriefly(is_done);
+  }
+
   // Rows sent to an endpoint and not answered.
   uint64_t inflight_rows(int endpoint) const;
 
@@ -82,6 +89,7 @@ class GrpcExpertTransport : public ExpertTransport {
 
   const Options options_;
   grpc::CompletionQueue queue_;
+  LinkReaders link_readers_;
   std::atomic<int> next_endpoint_{0};
   mutable Mutex mutex_;
   Peers peers_ ABSL_GUARDED_BY(mutex_);

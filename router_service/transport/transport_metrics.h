@@ -18,6 +18,8 @@ struct TransportMetrics {
   prometheus::Family<prometheus::Histogram>* rpc_duration_seconds = nullptr;
   // expertmesh_router_expert_inflight_rows: sent and not answered.
   prometheus::Family<prometheus::Gauge>* inflight_rows = nullptr;
+  // expertmesh_router_expert_shared_memory: 1 where batches go by it.
+  prometheus::Family<prometheus::Gauge>* shared_memory = nullptr;
   // expertmesh_router_expert_endpoints, by state in the order of EndpointState;
   // label "state".
   std::vector<prometheus::Gauge*> endpoints;
@@ -44,12 +46,15 @@ class EndpointSeries {
 
   prometheus::Histogram* rpc_duration_seconds() const { return duration_; }
   prometheus::Gauge* inflight_rows() const { return rows_; }
+  prometheus::Gauge* shared_memory() const { return shared_memory_; }
 
  private:
   prometheus::Family<prometheus::Histogram>* const duration_family_;
   prometheus::Family<prometheus::Gauge>* const rows_family_;
+  prometheus::Family<prometheus::Gauge>* const shared_memory_family_;
   prometheus::Histogram* duration_ = nullptr;
   prometheus::Gauge* rows_ = nullptr;
+  prometheus::Gauge* shared_memory_ = nullptr;
 };
 
 }  // namespace expertmesh::router

@@ -7,30 +7,14 @@
 #include <fstream>
 #include <string>
 
+#include "services/core/spin.h"
+
 namespace expertmesh {
 namespace {
 
 // Long enough to bridge the gap between two loops of one layer, short enough
 // that an idle service uses no CPU worth seeing.
 constexpr int kSpins = 2000;
-
-inline void CpuRelax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// One turn of a loop that waits for another thread. That thread may need this
-// core: on a machine with fewer free cores than threads it gets it now and
-// then.
-inline void Spin(int turn) {
-  constexpr int kTurnsOnCore = 64;
-  if (turn % kTurnsOnCore == kTurnsOnCore - 1) {
-    std::this_thread::yield();
-  } else {
-    CpuRelax();
-  }
-}
 
 // The cgroup v2 quota in CPUs, or 0 where there is none.
 double CgroupCpus() {
@@ -91,7 +75,7 @@ void WorkerPool::ParallelFor(int64_t n, absl::FunctionRef<void(int64_t)> body) {
   // cores than threads the workers need this core to finish.
   for (int spins = 0; busy_workers_.load(std::memory_order_acquire) > 0;
        ++spins) {
-    Spin(spins);
+    SpinTurn(spins);
   }
 }
 
@@ -106,7 +90,7 @@ void WorkerPool::WorkerLoop() {
   uint64_t seen = 0;
   while (true) {
     for (int spins = 0; spins < kSpins && epoch_.load() == seen; ++spins) {
-      Spin(spins);
+      SpinTurn(spins);
     }
     if (epoch_.load() == seen) {
       MutexLock lock(&mutex_);

@@ -17,9 +17,19 @@ class AnswerWaiter final : public router::BatchCompletion {
   void Done(const router::BatchAnswer& answer) override {
     if (answer.status.ok()) answer.rows->Copy(0, num_rows_, out_);
     MutexLock lock(&mutex_);
+    computed_ = answer.computed;
     done_ = true;
     status_ = answer.status;
     changed_.NotifyOne();
+  }
+  bool IsDone() {
+    MutexLock lock(&mutex_);
+    return done_;
+  }
+  // By the endpoint; once it is done.
+  absl::Duration computed() {
+    MutexLock lock(&mutex_);
+    return computed_;
   }
   absl::Status Await() {
     MutexLock lock(&mutex_);
@@ -34,6 +44,7 @@ class AnswerWaiter final : public router::BatchCompletion {
   CondVar changed_;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration computed_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace expertmesh::testing

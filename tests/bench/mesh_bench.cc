@@ -1,14 +1,16 @@
 // Tokens per second with experts in this process and in an expert service of
-// its own, and one dispatch against a raw TCP ping-pong of the same bytes.
+// its own, reached by shared memory and over gRPC; and one dispatch against a
+// raw TCP ping-pong of the same bytes.
 //   mesh_bench [CHECKPOINT] [ROUNDS]
-// Rounds alternate between the two, so that a machine whose speed drifts slows
-// both; figures are medians over rounds, ratios are made within a round.
+// Rounds alternate between the three, so that a machine whose speed drifts
+// slows all; figures are medians over rounds, ratios are made within a round.
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -25,24 +27,30 @@
 namespace expertmesh::testing {
 namespace {
 
-void Compare(const char* name, int rounds, LocalModel* local,
-             LocalModel* remote,
+// The same model with its experts here, by shared memory, over gRPC.
+constexpr int kWays = 3;
+using Models = std::array<LocalModel*, kWays>;
+
+void Compare(const char* name, int rounds, const Models& models,
              const std::function<double(LocalModel*)>& measure) {
-  measure(local);
-  measure(remote);
-  std::vector<double> locals, remotes, ratios;
+  std::array<std::vector<double>, kWays> speeds, ratios;
+  for (LocalModel* model : models) measure(model);
   for (int round = 0; round < rounds; ++round) {
-    locals.push_back(measure(local));
-    remotes.push_back(measure(remote));
-    ratios.push_back(locals.back() / remotes.back());
+    for (int way = 0; way < kWays; ++way) {
+      speeds[way].push_back(measure(models[way]));
+      ratios[way].push_back(speeds[0].back() / speeds[way].back());
+    }
   }
-  std::printf("%-14s %12.1f %12.1f %10.2f\n", name, Median(locals),
-              Median(remotes), Median(ratios));
+  std::printf("%-14s %12.1f %14.1f %12.1f %15.2f %9.2f\n", name,
+              Median(speeds[0]), Median(speeds[1]), Median(speeds[2]),
+              Median(ratios[1]), Median(ratios[2]));
   std::fflush(stdout);
 }
 
-// One batch of `num_tokens` rows for one expert, there and back.
-double DispatchSeconds(RemoteModel* remote, int64_t num_tokens) {
+// One batch of `num_tokens` rows for one expert, there and back, with a thread
+// that waits as the dispatcher does. Adds what the expert computed for.
+double DispatchSeconds(RemoteModel* remote, int64_t num_tokens,
+                       std::vector<double>* computed_us) {
   const ModelConfig& config = remote->model->config();
   int64_t layer = 0;
   while (!config.layers[layer].is_moe) ++layer;
@@ -67,13 +75,17 @@ double DispatchSeconds(RemoteModel* remote, int64_t num_tokens) {
   batch.group_offsets = offsets;
   batch.row_token = row_token;
   AnswerWaiter waiter(rows_out.data(), num_tokens);
-  return Seconds([&] {
-    remote->endpoints->transport()->Send(0, batch, &waiter);
+  router::ExpertTransport* transport = remote->endpoints->transport();
+  const double seconds = Seconds([&] {
+    transport->Send(0, batch, &waiter);
+    transport->AwaitBriefly([&] { return waiter.IsDone(); });
     if (const absl::Status status = waiter.Await(); !status.ok()) {
       std::fprintf(stderr, "%s\n", status.ToString().c_str());
       std::exit(1);
     }
   });
+  computed_us->push_back(absl::ToDoubleMicroseconds(waiter.computed()));
+  return seconds;
 }
 
 void ReadFully(int socket, std::vector<char>* bytes) {
@@ -144,44 +156,53 @@ class TcpEcho {
   std::thread thread_;
 };
 
-void CompareDispatch(RemoteModel* remote, int64_t num_tokens) {
-  const size_t bytes = num_tokens * remote->model->config().hidden_size *
-                       DTypeBytes(DType::kBF16);
+void CompareDispatch(RemoteModel* near, RemoteModel* far, int64_t num_tokens) {
+  const size_t bytes =
+      num_tokens * near->model->config().hidden_size * DTypeBytes(DType::kBF16);
   TcpEcho echo(bytes);
-  std::vector<double> dispatch, raw, ratio;
+  std::vector<double> memory, grpc, raw, computed, ignored;
   for (int i = 0; i < 2000; ++i) {
-    dispatch.push_back(DispatchSeconds(remote, num_tokens) * 1e6);
+    memory.push_back(DispatchSeconds(near, num_tokens, &computed) * 1e6);
+    grpc.push_back(DispatchSeconds(far, num_tokens, &ignored) * 1e6);
     raw.push_back(echo.RoundTripSeconds() * 1e6);
   }
-  std::printf("dispatch of %zu bytes: %.0f us, raw TCP: %.0f us, ratio %.2f\n",
-              bytes, Median(dispatch), Median(raw),
-              Median(dispatch) / Median(raw));
+  std::printf(
+      "dispatch of %zu bytes: %.0f us by shared memory, %.0f us over gRPC, "
+      "%.0f us of it computed; raw TCP: %.0f us; ratio %.2f, %.2f\n",
+      bytes, Median(memory), Median(grpc), Median(computed), Median(raw),
+      Median(memory) / Median(raw), Median(grpc) / Median(raw));
 }
 
 int Main(const std::string& directory, int rounds) {
   const LocalModelOptions options = BenchOptions(16);
   const auto local = LocalModel::Load(directory, options);
-  const auto remote = RemoteModel::Load(directory, options, 1);
-  if (!local.ok() || !remote.ok()) {
-    std::fprintf(stderr, "mesh_bench: %s %s\n",
-                 local.status().ToString().c_str(),
-                 remote.status().ToString().c_str());
+  const auto near = RemoteModel::Load(directory, options, 1);
+  const auto far =
+      RemoteModel::Load(directory, options, 1, /*shared_memory=*/false);
+  for (const absl::Status& status :
+       {local.status(), near.status(), far.status()}) {
+    if (status.ok()) continue;
+    std::fprintf(stderr, "mesh_bench: %s\n", status.ToString().c_str());
     return 1;
   }
-  LocalModel* here = local->get();
-  LocalModel* there = (*remote)->model.get();
-  std::printf("tokens/s       one process   over gRPC      ratio\n");
-  Compare("prefill 512", rounds, here, there,
+  const Models models = {local->get(), (*near)->model.get(),
+                         (*far)->model.get()};
+  std::printf(
+      "tokens/s        one process  shared memory    over gRPC  one process / "
+      "either\n");
+  Compare("prefill 512", rounds, models,
           [](LocalModel* m) { return PrefillTokensPerSecond(m, 1, 512); });
-  Compare("prefill x16", rounds, here, there,
+  Compare("prefill x16", rounds, models,
           [](LocalModel* m) { return PrefillTokensPerSecond(m, 16, 32); });
-  Compare("decode x1", rounds, here, there,
+  Compare("decode x1", rounds, models,
           [](LocalModel* m) { return DecodeTokensPerSecond(m, 1, 16); });
-  Compare("decode x16", rounds, here, there,
+  Compare("decode x16", rounds, models,
           [](LocalModel* m) { return DecodeTokensPerSecond(m, 16, 8); });
-  const int64_t token_bytes = here->config().hidden_size * 2;
-  CompareDispatch(remote->get(), std::max<int64_t>(1, 4096 / token_bytes));
-  CompareDispatch(remote->get(), std::max<int64_t>(1, 131072 / token_bytes));
+  const int64_t token_bytes = models[0]->config().hidden_size * 2;
+  for (const int64_t bytes : {4096, 131072}) {
+    CompareDispatch(near->get(), far->get(),
+                    std::max<int64_t>(1, bytes / token_bytes));
+  }
   return 0;
 }
 

@@ -154,7 +154,9 @@ class Mesh:
             zip(self.services, self.network.addresses)]}))
         self.routers = [Router(mesh_file, clients, "--control")]
         if whole:
-            self.routers.append(Router(mesh_file, clients))
+            # The network between is no obstacle to shared memory.
+            self.routers.append(
+                Router(mesh_file, clients, "--no-shared-memory"))
 
     @property
     def admin(self):

@@ -19,7 +19,8 @@ struct Readiness {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
-    const std::string& directory, LocalModelOptions options, int num_services) {
+    const std::string& directory, LocalModelOptions options, int num_services,
+    bool shared_memory) {
   auto out = std::make_unique<RemoteModel>();
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
   const ModelConfig& config = checkpoint->config();
@@ -28,6 +29,7 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
       ExpertProcesses::Start(directory, config.num_experts, num_services));
   const auto readiness = std::make_shared<Readiness>();
   router::EndpointSet::Options endpoint_options;
+  endpoint_options.shared_memory = shared_memory;
   endpoint_options.model = {
       .model_type = config.model_type,
       .hidden_size = static_cast<uint32_t>(config.hidden_size),

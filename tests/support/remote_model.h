@@ -14,11 +14,12 @@ namespace expertmesh::testing {
 
 // Members end in the right order: the model first.
 struct RemoteModel {
+  // `shared_memory`: whether the services are reached by it, or over gRPC.
   // `options` without transport and placement. Waits until every expert is
   // covered.
   static absl::StatusOr<std::unique_ptr<RemoteModel>> Load(
-      const std::string& directory, LocalModelOptions options,
-      int num_services);
+      const std::string& directory, LocalModelOptions options, int num_services,
+      bool shared_memory = true);
 
   std::unique_ptr<ExpertProcesses> processes;
   std::unique_ptr<router::PlacementTable> placement;

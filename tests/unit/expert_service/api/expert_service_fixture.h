@@ -192,7 +192,8 @@ class ExpertServiceTest : public testing::Test {
     options.on_drain = [this](bool draining) { drains_.push_back(draining); };
     service_ = std::make_unique<ExpertServiceImpl>(
         options, metrics,
-        ExpertServiceImpl::Parts{&queue_, &load_, &weights_, &contents_});
+        ExpertServiceImpl::Parts{&queue_, &load_, &weights_, &contents_,
+                                 &links_});
     server_ = *GrpcServer::Start({}, {service_.get()});
     channel_ = grpc::CreateChannel(server_->address(),
                                    grpc::InsecureChannelCredentials());
@@ -211,6 +212,7 @@ class ExpertServiceTest : public testing::Test {
   static constexpr uint64_t kMaxBytes = 1500;
   static constexpr uint64_t kBudgetBytes = 950;
 
+  LinkReaders links_;
   ExpertQueue queue_{{.capacity_rows = 12}, {}};
   const ModelConfig model_ = Model();
   LiveWeights weights_{std::make_shared<ExpertWeights>(

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <map>
 #include <vector>
 
 namespace expertmesh::router {
@@ -11,6 +12,14 @@ namespace expertmesh::router {
 using expert::v1::EndpointState;
 using expert::v1::ExpertBatch;
 using expert::v1::ExpertResult;
+
+namespace {
+
+// The fakes of this process, by address.
+Mutex fakes_mutex;
+std::map<std::string, FakeExpertService*> fakes ABSL_GUARDED_BY(fakes_mutex);
+
+}  // namespace
 
 // Forward over raw bytes, so that tests can answer with anything.
 class FakeExpertService::Service : public grpc::Service {
@@ -48,9 +57,15 @@ FakeExpertService::FakeExpertService(int port)
   builder.RegisterService(service_.get());
   server_ = builder.BuildAndStart();
   EXPECT_NE(server_, nullptr);
+  MutexLock lock(&fakes_mutex);
+  fakes[address()] = this;
 }
 
 FakeExpertService::~FakeExpertService() {
+  {
+    MutexLock lock(&fakes_mutex);
+    fakes.erase(address());
+  }
   {
     MutexLock lock(&mutex_);
     stop_ = true;
@@ -64,28 +79,74 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
   {
     MutexLock lock(&mutex_);
     if (!forward_status_.ok()) return forward_status_;
+  }
+  std::shared_ptr<LocalLink> link;
+  const auto& metadata = context->client_metadata();
+  const auto offer = metadata.find(kLocalLinkMetadata);
+  if (offer != metadata.end()) {
+    auto opened =
+        LocalLink::Open({offer->second.data(), offer->second.size()});
+    EXPECT_TRUE(opened.ok()) << opened.status();
+    link = *std::move(opened);
+  }
+  {
+    MutexLock lock(&mutex_);
+    link_ = link;
     stream_ = stream;
     context_ = context;
-  }
-  for (grpc::ByteBuffer bytes; stream->Read(&bytes);) {
-    std::vector<grpc::Slice> slices;
-    EXPECT_TRUE(bytes.Dump(&slices).ok());
-    std::string flat;
-    for (const grpc::Slice& slice : slices) {
-      flat.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-    }
-    ExpertBatch batch;
-    EXPECT_TRUE(batch.ParseFromString(flat));
-    MutexLock lock(&mutex_);
-    batches_.push_back(std::move(batch));
     changed_.NotifyAll();
   }
+  std::unique_ptr<LinkReader> reader;
+  if (link != nullptr) {
+    reader = std::make_unique<LinkReader>(link, [this, link] {
+      grpc::ByteBuffer bytes;
+      while (link->Read(&bytes) == LocalLink::Received::kMessage) {
+        OnBytes(bytes, /*is_by_link=*/true);
+      }
+      return true;
+    });
+  }
+  for (grpc::ByteBuffer bytes; stream->Read(&bytes);) {
+    OnBytes(bytes, /*is_by_link=*/false);
+  }
+  if (reader != nullptr) reader->Stop();
   MutexLock lock(&mutex_);
   if (stream_ == stream) {
     stream_ = nullptr;
     context_ = nullptr;
   }
   return forward_status_;
+}
+
+void FakeExpertService::OnBytes(const grpc::ByteBuffer& bytes,
+                                bool is_by_link) {
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(bytes.Dump(&slices).ok());
+  std::string flat;
+  for (const grpc::Slice& slice : slices) {
+    flat.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  ExpertBatch batch;
+  EXPECT_TRUE(batch.ParseFromString(flat));
+  MutexLock lock(&mutex_);
+  batches_.push_back(std::move(batch));
+  is_by_link_ = is_by_link;
+  changed_.NotifyAll();
+}
+
+bool FakeExpertService::LastCameByLink() {
+  MutexLock lock(&mutex_);
+  return is_by_link_;
+}
+
+void FakeExpertService::AwaitForward(const std::string& address) {
+  MutexLock fakes_lock(&fakes_mutex);
+  const auto found = fakes.find(address);
+  ASSERT_NE(found, fakes.end());
+  FakeExpertService* const fake = found->second;
+  MutexLock lock(&fake->mutex_);
+  EXPECT_TRUE(fake->changed_.WaitFor(
+      lock, kPatience, [&] { return fake->stream_ != nullptr; }));
 }
 
 grpc::Status FakeExpertService::WatchState(
@@ -123,7 +184,11 @@ void FakeExpertService::ReplyBytes(const std::string& bytes) {
   const grpc::Slice slice(bytes);
   MutexLock lock(&mutex_);
   ASSERT_NE(stream_, nullptr);
-  stream_->Write(grpc::ByteBuffer(&slice, 1));
+  if (is_by_link_) {
+    EXPECT_TRUE(link_->Write(grpc::ByteBuffer(&slice, 1)));
+  } else {
+    stream_->Write(grpc::ByteBuffer(&slice, 1));
+  }
 }
 
 ExpertResult FakeExpertService::RightAnswer(const ExpertBatch& batch) {

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "expertmesh/expert/v1/expert.grpc.pb.h"
 #include "services/core/mutex.h"
+#include "services/wire/link_readers.h"
 
 namespace expertmesh::router {
 
@@ -17,7 +18,8 @@ namespace expertmesh::router {
 constexpr absl::Duration kPatience = absl::Seconds(30);
 
 // A gRPC server that speaks expert.v1 as the test dictates: it keeps what
-// arrives and answers what it is told to. Thread-safe.
+// arrives and answers what it is told to. Opens the local links it is offered,
+// and answers by the way the last batch came. Thread-safe.
 class FakeExpertService {
  public:
   // Port 0: any.
@@ -28,6 +30,10 @@ class FakeExpertService {
   int port() const { return port_; }
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
 
+  // Waits until a Forward stream has arrived at this address, and its link, if
+  // any, is open.
+  static void AwaitForward(const std::string& address);
+
   // Waits for the next batch. Fails the test when none comes.
   expert::v1::ExpertBatch AwaitBatch();
   // Answers on the newest Forward stream.
@@ -36,6 +42,8 @@ class FakeExpertService {
   // The answer of experts that are the identity.
   static expert::v1::ExpertResult RightAnswer(
       const expert::v1::ExpertBatch& batch);
+
+  bool LastCameByLink();
 
   // Ends the Forward streams that are open, and refuses new ones while not OK.
   void EndForward(const grpc::Status& status);
@@ -50,6 +58,7 @@ class FakeExpertService {
   using Stream = grpc::ServerReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
 
   grpc::Status Forward(grpc::ServerContext* context, Stream* stream);
+  void OnBytes(const grpc::ByteBuffer& bytes, bool is_by_link);
   grpc::Status WatchState(
       grpc::ServerContext* context,
       grpc::ServerWriter<expert::v1::EndpointState>* writer);
@@ -58,6 +67,8 @@ class FakeExpertService {
   CondVar changed_;
   std::deque<expert::v1::ExpertBatch> batches_ ABSL_GUARDED_BY(mutex_);
   Stream* stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::shared_ptr<LocalLink> link_ ABSL_GUARDED_BY(mutex_);
+  bool is_by_link_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ServerContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;
   grpc::Status forward_status_ ABSL_GUARDED_BY(mutex_);
   expert::v1::EndpointState state_ ABSL_GUARDED_BY(mutex_);

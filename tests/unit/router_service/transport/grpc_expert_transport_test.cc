@@ -94,9 +94,10 @@ class TestBatch : public BatchCompletion {
 // A transport to some fakes, and what it said about their streams.
 class Harness {
  public:
-  explicit Harness(const std::vector<std::string>& addresses,
-                   TransportMetrics metrics = {}) {
+  Harness(bool shared_memory, const std::vector<std::string>& addresses,
+          TransportMetrics metrics = {}) {
     GrpcExpertTransport::Options options;
+    options.shared_memory = shared_memory;
     options.metrics = std::move(metrics);
     options.on_stream_change = [this](int endpoint, const absl::Status& s) {
       MutexLock lock(&mutex_);
@@ -116,6 +117,8 @@ class Harness {
     MutexLock lock(&mutex_);
     const int endpoint = transport_->Add("pool", address);
     is_open_.resize(endpoint + 1);
+    addresses_.resize(endpoint + 1);
+    addresses_[endpoint] = address;
     return endpoint;
   }
 
@@ -124,6 +127,7 @@ class Harness {
     EXPECT_TRUE(changed_.WaitFor(lock, kPatience,
                                  [&] { return is_open_[endpoint] == is_open; }))
         << "stream " << endpoint << (is_open ? " stays closed" : " stays open");
+    if (is_open) FakeExpertService::AwaitForward(addresses_[endpoint]);
   }
   void AwaitGone(int endpoint) {
     MutexLock lock(&mutex_);
@@ -144,13 +148,22 @@ class Harness {
   Mutex mutex_;
   CondVar changed_;
   std::vector<bool> is_open_;
+  std::vector<std::string> addresses_;
   std::set<int> gone_;
   std::unique_ptr<GrpcExpertTransport> transport_;
 };
 
-TEST(GrpcExpertTransport, ManyInFlightAnsweredInAnyOrder) {
+// Over gRPC alone, and with a local link beside it.
+class GrpcExpertTransportTest : public ::testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(, GrpcExpertTransportTest, ::testing::Bool(),
+                         [](const ::testing::TestParamInfo<bool>& param) {
+                           return param.param ? "SharedMemory" : "Grpc";
+                         });
+
+TEST_P(GrpcExpertTransportTest, ManyInFlightAnsweredInAnyOrder) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   std::vector<std::unique_ptr<TestBatch>> batches;
@@ -166,6 +179,7 @@ TEST(GrpcExpertTransport, ManyInFlightAnsweredInAnyOrder) {
     for (int i = 0; i < 50; ++i) received.push_back(service.AwaitBatch());
     EXPECT_EQ(received[0].layer(), 4u);
     EXPECT_EQ(received[0].timeout_ms(), 0u);
+    EXPECT_EQ(service.LastCameByLink(), GetParam());
     std::reverse(received.begin(), received.end());
     for (const auto& batch : received) {
       service.Reply(FakeExpertService::RightAnswer(batch));
@@ -178,9 +192,9 @@ TEST(GrpcExpertTransport, ManyInFlightAnsweredInAnyOrder) {
   EXPECT_EQ(harness.transport().inflight_rows(0), 0u);
 }
 
-TEST(GrpcExpertTransport, SendsEachEndpointItsOwn) {
+TEST_P(GrpcExpertTransportTest, SendsEachEndpointItsOwn) {
   FakeExpertService first, second;
-  Harness harness({first.address(), second.address()});
+  Harness harness(GetParam(), {first.address(), second.address()});
   harness.AwaitStream(0, true);
   harness.AwaitStream(1, true);
   PayloadPool pool;
@@ -195,9 +209,9 @@ TEST(GrpcExpertTransport, SendsEachEndpointItsOwn) {
   EXPECT_EQ(a.Await(), absl::OkStatus());
 }
 
-TEST(GrpcExpertTransport, AnswersOtherThanOk) {
+TEST_P(GrpcExpertTransportTest, AnswersOtherThanOk) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   const struct {
@@ -228,10 +242,10 @@ TEST(GrpcExpertTransport, AnswersOtherThanOk) {
   }
 }
 
-TEST(GrpcExpertTransport, ADeadPeerFailsWhatIsInFlight) {
+TEST_P(GrpcExpertTransportTest, ADeadPeerFailsWhatIsInFlight) {
   auto service = std::make_unique<FakeExpertService>();
   const int port = service->port();
-  Harness harness({service->address()});
+  Harness harness(GetParam(), {service->address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch first(pool), second(pool), late(pool), again(pool);
@@ -259,11 +273,11 @@ TEST(GrpcExpertTransport, ADeadPeerFailsWhatIsInFlight) {
   EXPECT_TRUE(again.HasRightRows());
 }
 
-TEST(GrpcExpertTransport, AnEndpointThatIsNotThereYet) {
+TEST_P(GrpcExpertTransportTest, AnEndpointThatIsNotThereYet) {
   auto placeholder = std::make_unique<FakeExpertService>();
   const int port = placeholder->port();
   placeholder.reset();
-  Harness harness({"127.0.0.1:" + std::to_string(port)});
+  Harness harness(GetParam(), {"127.0.0.1:" + std::to_string(port)});
   PayloadPool pool;
   TestBatch early(pool), late(pool);
   harness.Send(early);
@@ -275,9 +289,9 @@ TEST(GrpcExpertTransport, AnEndpointThatIsNotThereYet) {
   EXPECT_EQ(late.Await(), absl::OkStatus());
 }
 
-TEST(GrpcExpertTransport, AnExpiredBatchIsNotWrittenByALateAnswer) {
+TEST_P(GrpcExpertTransportTest, AnExpiredBatchIsNotWrittenByALateAnswer) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch slow(pool), next(pool);
@@ -299,9 +313,9 @@ TEST(GrpcExpertTransport, AnExpiredBatchIsNotWrittenByALateAnswer) {
   EXPECT_TRUE(slow.IsUntouched());
 }
 
-TEST(GrpcExpertTransport, NoTimeLeft) {
+TEST_P(GrpcExpertTransportTest, NoTimeLeft) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch batch(pool);
@@ -310,9 +324,9 @@ TEST(GrpcExpertTransport, NoTimeLeft) {
   EXPECT_EQ(batch.Await().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
-TEST(GrpcExpertTransport, AnAnswerOfTheWrongShapeFailsItsBatchOnly) {
+TEST_P(GrpcExpertTransportTest, AnAnswerOfTheWrongShapeFailsItsBatchOnly) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   using Result = expert::v1::ExpertResult;
@@ -339,9 +353,9 @@ TEST(GrpcExpertTransport, AnAnswerOfTheWrongShapeFailsItsBatchOnly) {
   }
 }
 
-TEST(GrpcExpertTransport, GarbageEndsTheStreamAndItIsOpenedAgain) {
+TEST_P(GrpcExpertTransportTest, GarbageEndsTheStreamAndItIsOpenedAgain) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch batch(pool), again(pool);
@@ -358,9 +372,9 @@ TEST(GrpcExpertTransport, GarbageEndsTheStreamAndItIsOpenedAgain) {
   EXPECT_EQ(again.Await(), absl::OkStatus());
 }
 
-TEST(GrpcExpertTransport, ANumberThatWasNeverSentEndsTheStream) {
+TEST_P(GrpcExpertTransportTest, ANumberThatWasNeverSentEndsTheStream) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   for (const uint64_t number : {uint64_t{0}, ~uint64_t{0}}) {
@@ -376,9 +390,9 @@ TEST(GrpcExpertTransport, ANumberThatWasNeverSentEndsTheStream) {
   }
 }
 
-TEST(GrpcExpertTransport, ASecondAnswerIsIgnored) {
+TEST_P(GrpcExpertTransportTest, ASecondAnswerIsIgnored) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch first(pool), second(pool);
@@ -392,9 +406,9 @@ TEST(GrpcExpertTransport, ASecondAnswerIsIgnored) {
   EXPECT_EQ(first.Await(), absl::OkStatus());
 }
 
-TEST(GrpcExpertTransport, ABatchThatCannotTravelIsRefused) {
+TEST_P(GrpcExpertTransportTest, ABatchThatCannotTravelIsRefused) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch batch(pool);
@@ -404,9 +418,9 @@ TEST(GrpcExpertTransport, ABatchThatCannotTravelIsRefused) {
   EXPECT_EQ(harness.transport().inflight_rows(0), 0u);
 }
 
-TEST(GrpcExpertTransport, ShutdownFailsWhatIsInFlight) {
+TEST_P(GrpcExpertTransportTest, ShutdownFailsWhatIsInFlight) {
   FakeExpertService service;
-  Harness harness({service.address(), "127.0.0.1:1"});
+  Harness harness(GetParam(), {service.address(), "127.0.0.1:1"});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch first(pool), second(pool);
@@ -419,9 +433,9 @@ TEST(GrpcExpertTransport, ShutdownFailsWhatIsInFlight) {
   EXPECT_EQ(first.Await().code(), absl::StatusCode::kUnavailable);
 }
 
-TEST(GrpcExpertTransport, PayloadsReturnToTheirPool) {
+TEST_P(GrpcExpertTransportTest, PayloadsReturnToTheirPool) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   std::byte* data = nullptr;
@@ -436,7 +450,7 @@ TEST(GrpcExpertTransport, PayloadsReturnToTheirPool) {
   EXPECT_EQ(pool.Acquire(10).data(), data);
 }
 
-TEST(GrpcExpertTransport, CountsRowsAndDurations) {
+TEST_P(GrpcExpertTransportTest, CountsRowsAndDurations) {
   prometheus::Registry registry;
   TransportMetrics metrics;
   metrics.inflight_rows =
@@ -444,7 +458,7 @@ TEST(GrpcExpertTransport, CountsRowsAndDurations) {
   metrics.rpc_duration_seconds =
       &prometheus::BuildHistogram().Name("seconds").Register(registry);
   FakeExpertService service;
-  Harness harness({service.address()}, metrics);
+  Harness harness(GetParam(), {service.address()}, metrics);
   const prometheus::Labels labels = {{"endpoint", service.address()},
                                      {"pool", "pool"}};
   const prometheus::Gauge& rows = metrics.inflight_rows->Add(labels);
@@ -467,9 +481,9 @@ TEST(GrpcExpertTransport, CountsRowsAndDurations) {
   EXPECT_THAT(registry.Collect(), SizeIs(2));
 }
 
-TEST(GrpcExpertTransport, ARemovedEndpointFinishesWhatIsInFlight) {
+TEST_P(GrpcExpertTransportTest, ARemovedEndpointFinishesWhatIsInFlight) {
   FakeExpertService service;
-  Harness harness({service.address()});
+  Harness harness(GetParam(), {service.address()});
   harness.AwaitStream(0, true);
   PayloadPool pool;
   TestBatch first(pool, 1), second(pool, 10), late(pool, 100);
@@ -499,9 +513,9 @@ TEST(GrpcExpertTransport, ARemovedEndpointFinishesWhatIsInFlight) {
   EXPECT_EQ(again.Await(), absl::OkStatus());
 }
 
-TEST(GrpcExpertTransport, ARemovedEndpointThatFallsSilentIsLetGo) {
+TEST_P(GrpcExpertTransportTest, ARemovedEndpointThatFallsSilentIsLetGo) {
   FakeExpertService silent, dying;
-  Harness harness({silent.address(), dying.address()});
+  Harness harness(GetParam(), {silent.address(), dying.address()});
   harness.AwaitStream(0, true);
   harness.AwaitStream(1, true);
   PayloadPool pool;
@@ -521,8 +535,8 @@ TEST(GrpcExpertTransport, ARemovedEndpointThatFallsSilentIsLetGo) {
   harness.AwaitGone(1);
 }
 
-TEST(GrpcExpertTransport, AnEndpointThatNeverConnectedIsRemoved) {
-  Harness harness({"127.0.0.1:1"});
+TEST_P(GrpcExpertTransportTest, AnEndpointThatNeverConnectedIsRemoved) {
+  Harness harness(GetParam(), {"127.0.0.1:1"});
   harness.transport().Remove(0);
   harness.AwaitGone(0);
   harness.transport().Remove(0);  // nothing is left to remove

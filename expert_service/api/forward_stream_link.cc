@@ -1,0 +1,84 @@
+// The local link of forward_stream.h.
+
+#include <utility>
+#include <vector>
+
+#include "expert_service/api/forward_stream.h"
+#include "services/wire/status_codec.h"
+
+namespace expertmesh::expert {
+
+bool ForwardStream::MayReadLink() {
+  MutexLock lock(&mutex_);
+  is_link_held_ = Unanswered() >= options_.max_batches;
+  if (!is_link_held_ && !end_.has_value() && !finished_) return true;
+  link_->HoldReading();
+  return false;
+}
+
+bool ForwardStream::ReadLink() {
+  bool any = false;
+  while (MayReadLink()) {
+    const LocalLink::Received received = link_->Read(&link_incoming_);
+    if (received == LocalLink::Received::kNothing) break;
+    any = true;
+    absl::Status taken =
+        absl::InvalidArgumentError("the shared memory is in disorder");
+    ForwardBatch* batch = nullptr;
+    if (received == LocalLink::Received::kMessage) {
+      {
+        MutexLock lock(&mutex_);
+        batch = TakeFree();
+        batch->came_by_link_ = true;
+      }
+      taken = Take(link_incoming_, batch);
+      link_incoming_.Clear();
+    }
+    if (taken.ok()) continue;
+    EndWith(ToGrpcStatus(taken), When::kAtOnce);
+    std::shared_ptr<ForwardStream> reference;
+    MutexLock lock(&mutex_);
+    if (batch != nullptr) reference = Recycle(batch);
+  }
+  if (link_->IsFull()) WriteLink();
+  return any;
+}
+
+void ForwardStream::WriteLink() {
+  // References to this stream, dropped last.
+  std::vector<std::shared_ptr<ForwardStream>> references;
+  {
+    MutexLock writing(&link_write_mutex_);
+    while (true) {
+      const grpc::ByteBuffer* begun = nullptr;
+      {
+        MutexLock lock(&mutex_);
+        if (link_writing_ == nullptr) {
+          link_writing_ = link_replies_.Pop();
+          if (link_writing_ == nullptr) break;
+          begun = &link_writing_->reply();
+        }
+      }
+      const bool is_written =
+          begun != nullptr ? link_->Write(*begun) : link_->Resume();
+      MutexLock lock(&mutex_);
+      // The link's thread goes on as soon as there is room.
+      if (!is_written && IsListening()) break;
+      references.push_back(Recycle(std::exchange(link_writing_, nullptr)));
+    }
+  }
+  if (!references.empty()) GoOn();
+}
+
+void ForwardStream::EndLink() {
+  std::shared_ptr<LinkReader> reader;
+  {
+    MutexLock lock(&mutex_);
+    reader = std::move(link_reader_);
+  }
+  if (reader == nullptr) return;
+  options_.links->Remove(reader.get());
+  reader->Stop();
+}
+
+}  // namespace expertmesh::expert

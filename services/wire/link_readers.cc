@@ -1,0 +1,92 @@
+#include "services/wire/link_readers.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "services/core/clock.h"
+#include "services/core/spin.h"
+
+namespace expertmesh {
+namespace {
+
+// About what waking two threads on either side costs: a wait that is longer
+// anyway loses no more than that by it. Measured in tests/bench/README.md.
+constexpr absl::Duration kBriefly = absl::Microseconds(50);
+// Between two looks at the clock, after each of which the peer may have the
+// core.
+constexpr int kTurns = 16;
+
+}  // namespace
+
+LinkReader::LinkReader(std::shared_ptr<LocalLink> link,
+                       std::function<bool()> read)
+    : link_(std::move(link)),
+      read_(std::move(read)),
+      thread_([this] { Loop(); }) {}
+
+LinkReader::~LinkReader() { Stop(); }
+
+void LinkReader::Stop() {
+  {
+    MutexLock lock(&mutex_);
+    is_stopped_.store(true);
+  }
+  link_->bell().RingAll();
+  if (thread_.joinable()) thread_.join();
+}
+
+bool LinkReader::Read() {
+  MutexLock lock(&mutex_);
+  return !is_stopped_.load() && read_();
+}
+
+void LinkReader::Loop() {
+  while (!is_stopped_.load()) {
+    Read();
+    link_->bell().Arm();
+    if (!HasNews()) link_->bell().Wait();
+  }
+}
+
+void LinkReaders::Add(std::shared_ptr<LinkReader> reader) {
+  MutexLock lock(&mutex_);
+  auto changed = std::make_shared<List>(*readers_);
+  changed->push_back(std::move(reader));
+  readers_ = std::move(changed);
+}
+
+void LinkReaders::Remove(const LinkReader* reader) {
+  MutexLock lock(&mutex_);
+  auto changed = std::make_shared<List>(*readers_);
+  std::erase_if(*changed, [&](const auto& own) { return own.get() == reader; });
+  readers_ = std::move(changed);
+}
+
+std::shared_ptr<const LinkReaders::List> LinkReaders::Get() const {
+  MutexLock lock(&mutex_);
+  return readers_;
+}
+
+bool LinkReaders::AwaitBriefly(absl::FunctionRef<bool()> is_done) {
+  const std::shared_ptr<const List> readers = Get();
+  if (readers->empty()) return is_done();
+  for (const auto& reader : *readers) reader->link_->bell().Disarm();
+  const absl::Duration until = Clock::Real()->Now() + kBriefly;
+  bool done = false;
+  for (int turn = 0; !done; ++turn) {
+    bool any = turn % kTurns == 0;
+    for (const auto& reader : *readers) {
+      if (reader->link_->HasNews()) any |= reader->Read();
+    }
+    if (any) done = is_done();
+    if (done || (turn % kTurns == 0 && Clock::Real()->Now() >= until)) break;
+    SpinTurn(turn, kTurns);
+  }
+  for (const auto& reader : *readers) {
+    reader->link_->bell().Arm();
+    if (reader->HasNews()) reader->link_->bell().Ring();
+  }
+  return done;
+}
+
+}  // namespace expertmesh

@@ -1,0 +1,201 @@
+#include "services/wire/local_link.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "services/core/mutex.h"
+#include "services/wire/batch_codec.h"
+#include "services/wire/link_readers.h"
+
+namespace expertmesh {
+namespace {
+
+using Received = LocalLink::Received;
+
+grpc::ByteBuffer Message(const std::string& text, size_t num_slices = 1) {
+  std::vector<grpc::Slice> slices;
+  const size_t part = text.size() / num_slices;
+  for (size_t i = 0; i < num_slices; ++i) {
+    slices.emplace_back(
+        text.substr(i * part, i + 1 < num_slices ? part : std::string::npos));
+  }
+  return grpc::ByteBuffer(slices.data(), slices.size());
+}
+
+std::string Text(const grpc::ByteBuffer& message) {
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(message.Dump(&slices).ok());
+  std::string text;
+  for (const grpc::Slice& slice : slices) {
+    text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+  return text;
+}
+
+std::string Pattern(size_t size) {
+  std::string text(size, 0);
+  for (size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * i >> 7);
+  return text;
+}
+
+class LocalLinkTest : public testing::Test {
+ protected:
+  LocalLinkTest() {
+    near_ = *LocalLink::Create();
+    EXPECT_FALSE(near_->IsOpened());
+    far_ = *LocalLink::Open(near_->Offer());
+    EXPECT_TRUE(near_->IsOpened());
+  }
+  std::shared_ptr<LocalLink> near_, far_;
+};
+
+TEST_F(LocalLinkTest, MessagesOfAnyFormBothWays) {
+  for (LocalLink* from : {near_.get(), far_.get()}) {
+    LocalLink* to = from == near_.get() ? far_.get() : near_.get();
+    grpc::ByteBuffer message;
+    EXPECT_EQ(to->Read(&message), Received::kNothing);
+    EXPECT_TRUE(from->Write(Message("")));
+    EXPECT_TRUE(from->Write(Message("one")));
+    EXPECT_TRUE(from->Write(Message(Pattern(70'000), 3)));
+    EXPECT_TRUE(to->HasNews());
+    for (const std::string& text :
+         {std::string(), std::string("one"), Pattern(70'000)}) {
+      ASSERT_EQ(to->Read(&message), Received::kMessage);
+      EXPECT_EQ(Text(message), text);
+    }
+    EXPECT_EQ(to->Read(&message), Received::kNothing);
+    EXPECT_FALSE(to->HasNews());
+  }
+}
+
+TEST_F(LocalLinkTest, MessagesLargerThanTheMemoryGoThroughInTurns) {
+  const std::string large = Pattern(20 << 20);
+  bool is_written = near_->Write(Message(large, 2));
+  EXPECT_FALSE(is_written);
+  EXPECT_FALSE(near_->HasNews());  // no room yet
+  grpc::ByteBuffer message;
+  while (far_->Read(&message) != Received::kMessage) {
+    ASSERT_TRUE(near_->HasNews());
+    ASSERT_FALSE(is_written);
+    is_written = near_->Resume();
+  }
+  EXPECT_TRUE(is_written);
+  EXPECT_TRUE(Text(message) == large);
+  EXPECT_TRUE(near_->Write(Message("next")));
+  ASSERT_EQ(far_->Read(&message), Received::kMessage);
+  EXPECT_EQ(Text(message), "next");
+}
+
+// Reads all that comes, on its own thread or whoever looks.
+class Inbox {
+ public:
+  explicit Inbox(std::shared_ptr<LocalLink> link)
+      : link_(std::move(link)),
+        reader_(std::make_shared<LinkReader>(link_, [this] {
+          bool any = false;
+          grpc::ByteBuffer message;
+          while (link_->Read(&message) == Received::kMessage) {
+            any = true;
+            MutexLock lock(&mutex_);
+            bytes_ += message.Length();
+            ++messages_;
+            changed_.NotifyAll();
+          }
+          if (link_->IsFull()) link_->Resume();
+          return any;
+        })) {}
+  bool Has(int messages) {
+    MutexLock lock(&mutex_);
+    return messages_ >= messages;
+  }
+  void Await(int messages) {
+    MutexLock lock(&mutex_);
+    EXPECT_TRUE(changed_.WaitFor(lock, absl::Seconds(30),
+                                 [&] { return messages_ >= messages; }));
+  }
+  size_t bytes() {
+    MutexLock lock(&mutex_);
+    return bytes_;
+  }
+  const std::shared_ptr<LinkReader>& reader() { return reader_; }
+
+ private:
+  const std::shared_ptr<LocalLink> link_;
+  Mutex mutex_;
+  CondVar changed_;
+  size_t bytes_ = 0;
+  int messages_ = 0;
+  std::shared_ptr<LinkReader> reader_;
+};
+
+TEST_F(LocalLinkTest, ASleepingReaderIsWoken) {
+  Inbox inbox(far_);
+  for (int i = 1; i <= 2000; ++i) {
+    ASSERT_TRUE(near_->Write(Message("hello")));
+    inbox.Await(i);
+  }
+  EXPECT_EQ(inbox.bytes(), 10'000u);
+}
+
+TEST_F(LocalLinkTest, AFullLinkGoesOnWhenThereIsRoom) {
+  Inbox there(far_), here(near_);
+  ASSERT_FALSE(near_->Write(Message(Pattern(50 << 20))));
+  there.Await(1);
+  EXPECT_EQ(there.bytes(), size_t{50} << 20);
+}
+
+TEST_F(LocalLinkTest, WhoeverLooksBrieflyMissesNothing) {
+  LinkReaders readers;
+  EXPECT_TRUE(readers.AwaitBriefly([] { return true; }));
+  EXPECT_FALSE(readers.AwaitBriefly([] { return false; }));
+  Inbox inbox(far_);
+  readers.Add(inbox.reader());
+  std::thread sender([&] {
+    for (int i = 0; i < 2000; ++i) near_->Write(Message("hello"));
+  });
+  for (int i = 1; i <= 2000; ++i) {
+    if (!readers.AwaitBriefly([&] { return inbox.Has(i); })) inbox.Await(i);
+  }
+  sender.join();
+  readers.Remove(inbox.reader().get());
+  EXPECT_FALSE(readers.AwaitBriefly([] { return false; }));
+}
+
+TEST_F(LocalLinkTest, StopsWhileAnotherThreadLooks) {
+  LinkReaders readers;
+  for (int i = 0; i < 200; ++i) {
+    Inbox inbox(far_);
+    readers.Add(inbox.reader());
+    std::thread looker([&] { readers.AwaitBriefly([] { return false; }); });
+    inbox.reader()->Stop();
+    readers.Remove(inbox.reader().get());
+    looker.join();
+  }
+}
+
+TEST_F(LocalLinkTest, HeldReadingIsNoNews) {
+  near_->Write(Message("later"));
+  far_->HoldReading();
+  EXPECT_FALSE(far_->HasNews());
+  far_->GoOnReading();
+  EXPECT_TRUE(far_->HasNews());
+}
+
+TEST_F(LocalLinkTest, ALengthBeyondAllMessagesIsGarbage) {
+  // The peer writes as bytes what the link takes for a length.
+  const auto memory = SharedMemory::Open(near_->Offer(), 4096 + (8 << 20));
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  near_->Write(Message("short"));
+  std::byte* const ring = memory->data() + 4096;
+  ring[7] = std::byte{0xff};
+  grpc::ByteBuffer message;
+  EXPECT_EQ(far_->Read(&message), Received::kGarbage);
+  EXPECT_FALSE(far_->HasNews());
+}
+
+}  // namespace
+}  // namespace expertmesh
