@@ -84,8 +84,7 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
   const auto& metadata = context->client_metadata();
   const auto offer = metadata.find(kLocalLinkMetadata);
   if (offer != metadata.end()) {
-    auto opened =
-        LocalLink::Open({offer->second.data(), offer->second.size()});
+    auto opened = LocalLink::Open({offer->second.data(), offer->second.size()});
     EXPECT_TRUE(opened.ok()) << opened.status();
     link = *std::move(opened);
   }
@@ -145,8 +144,8 @@ void FakeExpertService::AwaitForward(const std::string& address) {
   ASSERT_NE(found, fakes.end());
   FakeExpertService* const fake = found->second;
   MutexLock lock(&fake->mutex_);
-  EXPECT_TRUE(fake->changed_.WaitFor(
-      lock, kPatience, [&] { return fake->stream_ != nullptr; }));
+  EXPECT_TRUE(fake->changed_.WaitFor(lock, kPatience,
+                                     [&] { return fake->stream_ != nullptr; }));
 }
 
 grpc::Status FakeExpertService::WatchState(
