@@ -43,7 +43,7 @@ class ExpertQueue {
     const Clock* clock = Clock::Real();
     // Called by the thread that takes, before it blocks: a chance to look for
     // work itself until `has_work`. May be empty.
-    std::function<void(absl::FunctionRef<bool()> has_work)> await_briefly;
+    std::function<void(absl::FunctionRef<bool()> has_work)> await_briefly = {};
   };
   struct Metrics {
     prometheus::Gauge* queue_rows = nullptr;  // waiting; may be absent

@@ -54,7 +54,7 @@ struct BatchAnswer {
   // Rows the endpoint lets us have unanswered from now on; 0: as before.
   uint32_t credit_rows = 0;
   // What its device computed for; zero: not told.
-  absl::Duration computed;
+  absl::Duration computed = absl::ZeroDuration();
 };
 
 // Told once for every Send. Done runs on a thread of the transport, or of

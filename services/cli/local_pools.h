@@ -19,7 +19,7 @@ namespace expertmesh {
 // the highest numbers go first.
 struct LocalPool {
   PoolConfig config;
-  std::string experts;  // for --experts
+  std::string experts = {};  // for --experts
   uint32_t size = 0;
 
   // "expert service hot/2".
