@@ -66,14 +66,24 @@ TEST(MemoryPlanTest, WorkedOutByHand) {
   EXPECT_EQ(plan->expert_services[0].weight_bytes, 2 * 3 * plan->expert_bytes);
 }
 
-TEST(MemoryPlanTest, SixteenBitTypesHalveEvenWidths) {
+TEST(MemoryPlanTest, FormatsTakeWhatTheirBitsDo) {
+  const int64_t f32 = PackedBytes(128, 64, WeightFormat::kF32);
+  EXPECT_EQ(f32, 128 * 64 * 4);
+  EXPECT_EQ(PackedBytes(128, 64, WeightFormat::kBF16), f32 / 2);
+  EXPECT_EQ(PackedBytes(128, 64, WeightFormat::kF16), f32 / 2);
+  // And a scale and an offset of four bytes for each output.
+  EXPECT_EQ(PackedBytes(128, 64, WeightFormat::kInt8), f32 / 4 + 128 * 8);
+  // And a step of one byte for each 32 weights.
+  EXPECT_EQ(PackedBytes(128, 64, WeightFormat::kInt4),
+            f32 / 8 + 128 * 64 / 32 + 128 * 8);
+}
+
+TEST(MemoryPlanTest, TheFormatIsThatOfExperts) {
   const auto f32 = Plan("qwen2_moe", {});
-  const auto bf16 = Plan("qwen2_moe", {.expert_format = WeightFormat::kBF16});
-  const auto f16 = Plan("qwen2_moe", {.expert_format = WeightFormat::kF16});
-  ASSERT_TRUE(f32.ok() && bf16.ok() && f16.ok());
-  EXPECT_EQ(f32->expert_bytes, 2 * bf16->expert_bytes);
-  EXPECT_EQ(bf16->expert_bytes, f16->expert_bytes);
-  EXPECT_EQ(f32->router_weight_bytes, bf16->router_weight_bytes);
+  const auto int4 = Plan("qwen2_moe", {.expert_format = WeightFormat::kInt4});
+  ASSERT_TRUE(f32.ok() && int4.ok());
+  EXPECT_NE(f32->expert_bytes, int4->expert_bytes);
+  EXPECT_EQ(f32->router_weight_bytes, int4->router_weight_bytes);
 }
 
 // The router neither widens nor narrows what it loads.
@@ -84,7 +94,8 @@ TEST(MemoryPlanTest, TheRoutersWeightsKeepTheirOwnTypes) {
     EXPECT_TRUE(plan.ok()) << plan.status();
     return plan.ok() ? plan->router_weight_bytes : 0;
   };
-  const json config = TinyConfig("mixtral");
+  json config = TinyConfig("mixtral");
+  config["hidden_size"] = 64;  // no padding
   CheckpointParts f32 = MakeCheckpoint(config);
   const CheckpointParts bf16 = MakeCheckpoint(config, DType::kBF16);
   const MemoryPlanOptions wide = {.kv_dtype = DType::kF32,
@@ -94,7 +105,7 @@ TEST(MemoryPlanTest, TheRoutersWeightsKeepTheirOwnTypes) {
   EXPECT_EQ(bytes(f32, wide), bytes(f32, narrow));
   EXPECT_EQ(bytes(bf16, wide), bytes(bf16, narrow));
   // Norms are f32 in memory; all else is half as large.
-  const int64_t norms = (2 * 2 + 1) * 16 * 4;
+  const int64_t norms = (2 * 2 + 1) * 64 * 4;
   EXPECT_EQ(bytes(f32, wide) - norms, 2 * (bytes(bf16, wide) - norms));
 
   const int64_t before = bytes(f32, wide);
@@ -102,7 +113,7 @@ TEST(MemoryPlanTest, TheRoutersWeightsKeepTheirOwnTypes) {
       f32.Tensor("model.layers.0.block_sparse_moe.gate.weight");
   gate.dtype = "BF16";
   gate.bytes.resize(gate.bytes.size() / 2);
-  EXPECT_EQ(before - bytes(f32, wide), 16 * 64 * 2);
+  EXPECT_EQ(before - bytes(f32, wide), 64 * 64 * 2);
 }
 
 TEST(MemoryPlanTest, ATiedHeadIsPackedFromTheTable) {
