@@ -176,10 +176,12 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
 
 absl::Status ExpertServer::StartExecutor() {
   const ModelConfig& model = checkpoint_->config();
-  // Of the executor and the kernel, in the wider type.
+  // Of the executor and the kernel, in the wider type; the codes of quantized
+  // experts are a quarter more at most.
   const auto workspace_bytes = static_cast<uint64_t>(
       config_.max_batch_rows *
-      (2 * model.hidden_size + model.expert_intermediate_size) * 4);
+      (2 * model.hidden_size + model.expert_intermediate_size) *
+      (IsQuantized(format_) ? 5 : 4));
   const auto memory_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
                             static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const auto too_large = [&] {

@@ -105,6 +105,7 @@ class RouterServer::Impl {
   DType activation_dtype_ = DType::kF32;
   DType kv_dtype_ = DType::kF32;
   std::string router_dtype_;  // as announced
+  std::string sum_order_;
   DType wire_dtype_ = DType::kF32;
   int64_t max_context_tokens_ = 0;
   DenseWeights weights_;
@@ -157,9 +158,13 @@ absl::Status RouterServer::Impl::LoadModel() {
   // Before what takes long.
   ASSIGN_OR_RETURN(mesh_, ReadMesh());
   ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(*checkpoint_));
-  activation_dtype_ = ActivationDType(config_.router_dtype, model().dtype);
-  kv_dtype_ = ActivationDType(config_.kv_dtype, activation_dtype_);
   const std::optional<WeightFormat> format = RouterWeightFormat(config_);
+  const DType dtype = ActivationDType(config_.router_dtype, model().dtype);
+  kv_dtype_ = ActivationDType(config_.kv_dtype, dtype);
+  // What is not in codes is little: the gates' products, the same everywhere.
+  activation_dtype_ = format ? DType::kF32 : dtype;
+  sum_order_ =
+      std::string(SumOrder(format.value_or(FormatOf(activation_dtype_))));
   router_dtype_ = std::string(format ? WeightFormatName(*format)
                                      : DTypeName(activation_dtype_));
   wire_dtype_ = ActivationDType(config_.wire_dtype, model().dtype);
@@ -456,9 +461,8 @@ v1::Model RouterServer::Impl::Describe() const {
   out.set_router_dtype(router_dtype_);
   out.set_kv_dtype(std::string(DTypeName(kv_dtype_)));
   out.set_wire_dtype(std::string(DTypeName(wire_dtype_)));
-  out.set_numerics_id(
-      absl::StrCat("cpu-", SumOrder(FormatOf(activation_dtype_)), "-",
-                   router_dtype_, "-kv-", DTypeName(kv_dtype_), "-v2"));
+  out.set_numerics_id(absl::StrCat("cpu-", sum_order_, "-", router_dtype_,
+                                   "-kv-", DTypeName(kv_dtype_), "-v2"));
   out.set_overflow_policy(config_.overflow_policy);
   out.set_capacity_factor(config_.capacity_factor);
   out.set_kv_cache_tokens(

@@ -6,8 +6,8 @@
 namespace expertmesh {
 namespace {
 
-// The router packs each matrix in its stored type, whatever type it computes
-// in.
+// The router packs each matrix in its stored type, unless --router-dtype asks
+// for fewer bits.
 absl::StatusOr<int64_t> RouterWeightBytes(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
   const ModelTensorNames names = checkpoint.family().ModelNames();

@@ -25,7 +25,8 @@ struct ExpertServicePlan {
   int64_t weight_bytes = 0;
 };
 
-// Weights as they lie in memory, the router's in the types they are stored in,
+// Weights as they lie in memory, the router's in the types they are stored in
+// (--router-dtype=int8 or int4 takes less),
 // with the padding of each matrix on its own (the router packs some together
 // and saves a little of it). Workspaces and the program itself are not counted.
 struct MemoryPlan {

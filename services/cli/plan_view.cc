@@ -36,7 +36,8 @@ absl::StatusOr<std::vector<PlanRow>> PlanRows(
   std::vector<PlanRow> rows;
   for (const WeightFormat format : {WeightFormat::kInt4, WeightFormat::kInt8,
                                     WeightFormat::kBF16, WeightFormat::kF32}) {
-    const bool is_f32 = format == WeightFormat::kF32;
+    const bool is_f32 = format == WeightFormat::kF32 ||
+                        checkpoint.config().dtype != DType::kBF16;
     for (const int64_t count : services) {
       if (count > checkpoint.config().num_experts) continue;
       const MemoryPlanOptions options = {
@@ -66,8 +67,9 @@ absl::StatusOr<std::string> PlanText(const std::string& model,
   std::string text = absl::StrFormat(
       "%s: %s, %d experts in each of %d layers, checkpoint type %s\n"
       "Weights in memory (the programs themselves and their buffers come on "
-      "top), by --expert-dtype;\nthe KV cache as bf16, or f32 beside f32; the "
-      "router's weights as they are stored:\n\n"
+      "top), by --expert-dtype;\nthe router's weights as they are stored, the "
+      "KV "
+      "cache as bf16 for bf16 checkpoints and f32 beside f32:\n\n"
       "dtype  services  each expert service  all experts   router      "
       "KV per 1000 tokens\n",
       checkpoint->name(), config.model_type, config.num_experts,

@@ -12,10 +12,14 @@ constexpr int64_t kMinTaskRows = 48;
 
 ActivationView RowsFrom(const ActivationView& x, int64_t row) {
   ActivationView rows = x;
-  rows.data = static_cast<const std::byte*>(x.data) +
-              row * x.stride * static_cast<int64_t>(DTypeBytes(x.dtype));
-  rows.quantized.codes += row * x.quantized.stride;
-  rows.quantized.scales += row;
+  if (x.data != nullptr) {
+    rows.data = static_cast<const std::byte*>(x.data) +
+                row * x.stride * static_cast<int64_t>(DTypeBytes(x.dtype));
+  }
+  if (x.quantized.codes != nullptr) {
+    rows.quantized.codes += row * x.quantized.stride;
+    rows.quantized.scales += row;
+  }
   return rows;
 }
 

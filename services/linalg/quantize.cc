@@ -3,17 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
+#include "services/linalg/isa/kernels.h"
 #include "services/linalg/isa/panel_layout.h"
 
 namespace expertmesh {
 namespace {
 
 // To the nearest integer, ties to even, for |x| < 2^22: the sum leaves no room
-// for a fraction. Unlike the C library's function it is done for several
-// values at once on any CPU.
+// for a fraction. As the kernels round.
 float Round(float x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
   return (x + kMagic) - kMagic;
@@ -25,78 +24,63 @@ float MaxAbs(const float* weights, int64_t k) {
   return max;
 }
 
-// How an int4 group's codes are meant.
-struct GroupStep {
-  int multiplier = 0;
-  int zero = kInt4Zero;
-  float error = std::numeric_limits<float>::infinity();  // squared, summed
-};
-
-// One int4 group, zeros behind its last weight.
+// One int4 group of weights over their output's largest, zeros behind its last.
 struct Group {
-  Group(const float* weights, int64_t k, int64_t first) {
-    std::copy_n(weights + first, std::min(kInt4Group, k - first), values);
-    for (const float value : values) {
-      max_abs = std::max(max_abs, std::abs(value));
+  Group(const float* weights, int64_t k, int64_t first, float max_abs) {
+    const int64_t count = std::min(kInt4Group, k - first);
+    float largest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      values[i] = weights[first + i] / max_abs;
+      if (std::abs(values[i]) > std::abs(largest)) largest = values[i];
     }
+    max = std::abs(largest);
+    // The codes reach 8 on the side of the largest weight.
+    zero = largest > 0 ? kInt4Zero - 1 : kInt4Zero;
   }
 
-  // Of value i, from -zero to 15 - zero.
-  float Code(int64_t i, int zero, float inverse_step) const {
-    const auto least = static_cast<float>(-zero);
-    const auto most = static_cast<float>(15 - zero);
-    const float code = Round(values[i] * inverse_step);
-    const float above = code > least ? code : least;
-    return above < most ? above : most;
-  }
-
-  // In several sums, as vector registers have lanes.
-  float SquaredError(int zero, float step) const {
-    constexpr int kLanes = 8;
-    const float inverse = 1.0f / step;
-    float errors[kLanes] = {};
-    for (int64_t i = 0; i < kInt4Group; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) {
-        const float off = values[i + j] - Code(i + j, zero, inverse) * step;
-        errors[j] += off * off;
-      }
-    }
-    return std::accumulate(errors, errors + kLanes, 0.0f);
+  float least() const { return static_cast<float>(-zero); }
+  float most() const { return static_cast<float>(15 - zero); }
+  int Code(int64_t i, float step) const {
+    return static_cast<int>(
+        std::clamp(Round(values[i] * (1.0f / step)), least(), most()));
   }
 
   float values[kInt4Group] = {};
-  float max_abs = 0;
+  float max = 0;
+  int zero = kInt4Zero;
 };
 
-// The largest weight takes a code of 8.
-constexpr float kLargestCode = 8.0f;
+struct Choice {
+  int multiplier = 0;
+  float error = std::numeric_limits<float>::infinity();  // squared, summed
+};
 
-// What meets the group best: the multiplier that takes its largest weight to
-// the end of the codes, or one near it, and either zero.
-GroupStep BestStep(const Group& group, float scale) {
-  const int middle =
-      static_cast<int>(Round(group.max_abs / (kLargestCode * scale)));
-  GroupStep best;
-  for (int offset = -2; offset <= 1; ++offset) {
-    const int multiplier = std::clamp(middle + offset, 1, kMaxInt4Multiplier);
-    for (const int zero : {kInt4Zero, kInt4Zero - 1}) {
-      const float error =
-          group.SquaredError(zero, static_cast<float>(multiplier) * scale);
-      if (error < best.error) best = {multiplier, zero, error};
-    }
+// The multiplier whose steps meet the group best: the one that takes its
+// largest weight to a code of 8, or the next smaller, which cuts that one off.
+Choice BestMultiplier(const Group& group, float scale) {
+  const int reaches = static_cast<int>(Round(group.max / (8.0f * scale)));
+  Choice best;
+  for (const int wanted : {reaches - 1, reaches}) {
+    const int multiplier = std::clamp(wanted, 1, kMaxInt4Multiplier);
+    const float error =
+        ActiveKernels().int4_error(group.values, group.least(), group.most(),
+                                   static_cast<float>(multiplier) * scale);
+    if (error < best.error) best = {multiplier, error};
   }
   return best;
 }
 
 // The best of a few scales for an output: the one that just reaches its largest
-// weight, and less, which cuts that one off for the sake of the others.
-float Int4Scale(const std::vector<Group>& groups, float max_abs) {
+// weight, which is 1, and less, which cuts that one off.
+float Int4Scale(const std::vector<Group>& groups) {
   float best = 0;
   float best_error = std::numeric_limits<float>::infinity();
-  for (const float factor : {1.0f, 0.95f, 0.9f, 0.85f}) {
-    const float scale = factor * max_abs / (kLargestCode * kMaxInt4Multiplier);
+  for (const float factor : {1.0f, 0.94f, 0.88f}) {
+    const float scale = factor / (8.0f * kMaxInt4Multiplier);
     float error = 0;
-    for (const Group& group : groups) error += BestStep(group, scale).error;
+    for (const Group& group : groups) {
+      error += BestMultiplier(group, scale).error;
+    }
     if (error < best_error) {
       best_error = error;
       best = scale;
@@ -137,30 +121,33 @@ void QuantizeToInt4(const float* weights, int64_t k, int64_t column,
   const float max_abs = MaxAbs(weights, k);
   if (IsZero(max_abs)) return;
   std::vector<Group> groups;
-  for (int64_t i = 0; i < k; i += kInt4Group)
-    groups.emplace_back(weights, k, i);
-  const float scale = Int4Scale(groups, max_abs);
+  groups.reserve(static_cast<size_t>((k + kInt4Group - 1) / kInt4Group));
+  for (int64_t i = 0; i < k; i += kInt4Group) {
+    groups.emplace_back(weights, k, i, max_abs);
+  }
+  const float scale = Int4Scale(groups);
 
   auto* block =
       reinterpret_cast<uint8_t*>(panel) + sizeof(QuantizedPanelHeader);
   int32_t sum = 0;
   for (size_t g = 0; g < groups.size(); ++g) {
-    const bool is_second = g % 2 != 0;
-    const GroupStep step = BestStep(groups[g], scale);
-    const float inverse = 1.0f / (static_cast<float>(step.multiplier) * scale);
-    block[(is_second ? kPanelWidth : 0) + column] = static_cast<uint8_t>(
-        step.multiplier + (step.zero == kInt4Zero ? 0 : 16));
+    const Group& group = groups[g];
+    const int64_t half = static_cast<int64_t>(g % 2);
+    const int multiplier = BestMultiplier(group, scale).multiplier;
+    const float step = static_cast<float>(multiplier) * scale;
+    block[half * kPanelWidth + column] =
+        static_cast<uint8_t>(multiplier + (group.zero == kInt4Zero ? 0 : 16));
     for (int64_t i = 0; i < kInt4Group; ++i) {
-      const int code = static_cast<int>(groups[g].Code(i, step.zero, inverse));
-      const int64_t at = i + (is_second ? kInt4Group : 0);
+      const int code = group.Code(i, step);
+      const int64_t at = half * kInt4Group + i;
       block[kInt4StepBytes + at / 8 * kPanelWidth * 4 + column * 4 + at % 4] |=
-          static_cast<uint8_t>((code + step.zero) << (at % 8 < 4 ? 0 : 4));
-      sum += code * step.multiplier;
+          static_cast<uint8_t>((code + group.zero) << (at % 8 < 4 ? 0 : 4));
+      sum += code * multiplier;
     }
-    if (is_second) block += kInt4BlockBytes;
+    if (half == 1) block += kInt4BlockBytes;
   }
   QuantizedPanelHeader& header = HeaderOf(panel);
-  header.scales[column] = scale;
+  header.scales[column] = scale * max_abs;
   header.offsets[column] = kActivationZero * sum;
 }
 

@@ -64,6 +64,8 @@ struct Kernels {
   QuantizedPanelFn gemm_panel_quantized[2];
   float (*quantize_row)(const float* x, int64_t n, uint8_t* codes);
   float (*quantize_row_bf16)(const uint16_t* x, int64_t n, uint8_t* codes);
+  // Squared error of 32 values as multiples of `step` from least to most.
+  float (*int4_error)(const float* values, float least, float most, float step);
   // [keys and values f32, bf16].
   AttendFn attend[2];
 

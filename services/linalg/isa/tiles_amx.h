@@ -71,6 +71,8 @@ class TileScope {
       config.row_bytes[tile] = kTileBytes;
       config.rows[tile] = static_cast<uint8_t>(heights[tile]);
     }
+    // The compiler sees only the first bytes of it read.
+    asm volatile("" ::: "memory");
     _tile_loadconfig(&config);
   }
   EXPERTMESH_INLINE ~TileScope() { _tile_release(); }
@@ -170,12 +172,14 @@ void MultiplyTiles(const TileArgs& args, int rows) {
     MultiplyLow<Product>(args);
     return;
   }
-  for (int64_t first = 0; first < args.steps; first += kBlockSteps) {
+  int64_t first = 0;
+  do {  // once even for no steps, whose product is zero
     const int64_t end = first + kBlockSteps;
     const int64_t last = end < args.steps ? end : args.steps;
     MultiplyHigh<Product>(args, first, last, 0);
     MultiplyHigh<Product>(args, first, last, kPanelRow / 2);
-  }
+    first = last;
+  } while (first < args.steps);
 }
 
 }  // namespace
