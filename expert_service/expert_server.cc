@@ -21,6 +21,7 @@
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
 #include "services/linalg/gemm.h"
+#include "services/linalg/self_check.h"
 #include "services/wire/batch_codec.h"
 
 namespace expertmesh::expert {
@@ -90,8 +91,21 @@ absl::Status ExpertServer::Load() {
   contents_ = std::make_unique<ExpertContents>(options, metrics_.contents,
                                                weights_.get());
   RETURN_IF_ERROR(LoadFirst());
+  RETURN_IF_ERROR(CheckKernels());
   load_ = std::make_unique<SlotLoad>(model.num_layers, model.num_experts);
   endpoint_ = DescribeEndpoint();
+  return absl::OkStatus();
+}
+
+absl::Status ExpertServer::CheckKernels() const {
+  const std::shared_ptr<const ExpertWeights> weights = weights_->Get();
+  if (weights->slots().empty()) return absl::OkStatus();
+  const ExpertSlot slot = weights->slots().front();
+  const PackedExpert& expert = *weights->Find(slot.layer, slot.expert);
+  for (const DType wire : {DType::kF32, DType::kBF16}) {
+    RETURN_IF_ERROR(CheckRowsAgree(expert.gate_proj, wire));
+    RETURN_IF_ERROR(CheckRowsAgree(expert.down_proj, wire));
+  }
   return absl::OkStatus();
 }
 

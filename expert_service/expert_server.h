@@ -60,6 +60,8 @@ class ExpertServer {
   absl::Status LoadFirst();
   absl::Status StartExecutor();
   absl::Status Serve();
+  // All experts have the same shapes: the first stands for them.
+  absl::Status CheckKernels() const;
   v1::EndpointState DescribeEndpoint() const;
   // Thread-safe; heeded as soon as there is a server.
   void SetHealth(bool serving);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,6 +27,7 @@
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
+#include "services/linalg/self_check.h"
 #include "services/mesh/mesh_config.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/ready_file.h"
@@ -80,6 +82,8 @@ class RouterServer::Impl {
 
  private:
   absl::Status LoadModel();
+  // Each shape once.
+  absl::Status CheckKernels() const;
   absl::Status CheckKvCacheSize(int64_t num_pages) const;
   absl::StatusOr<MeshConfig> ReadMesh() const;
   void StartControl();
@@ -182,6 +186,7 @@ absl::Status RouterServer::Impl::LoadModel() {
       std::min(model().max_position_embeddings, num_pages * kPageTokens);
   cache_ = std::make_unique<KvCache>(model(), kv_dtype_, num_pages);
   ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_, format));
+  RETURN_IF_ERROR(CheckKernels());
   Log(LogLevel::kInfo, "model loaded",
       {{"model", checkpoint_->name()},
        {"model_type", model().model_type},
@@ -192,6 +197,25 @@ absl::Status RouterServer::Impl::LoadModel() {
        {"kv_dtype", DTypeName(kv_dtype_)},
        {"wire_dtype", DTypeName(wire_dtype_)}});
   return absl::OkStatus();
+}
+
+absl::Status RouterServer::Impl::CheckKernels() const {
+  std::set<std::pair<int64_t, int64_t>> seen;
+  const auto check = [&](const PackedMatrix& w) {
+    if (!seen.emplace(w.n(), w.k()).second) return absl::OkStatus();
+    return CheckRowsAgree(w, activation_dtype_);
+  };
+  for (const LayerWeights& layer : weights_.layers) {
+    RETURN_IF_ERROR(check(layer.attention.qkv));
+    RETURN_IF_ERROR(check(layer.attention.o_proj));
+    RETURN_IF_ERROR(check(layer.gate));
+    for (const auto* ffn : {&layer.dense, &layer.shared}) {
+      if (!*ffn) continue;
+      RETURN_IF_ERROR(check((*ffn)->gate_up));
+      RETURN_IF_ERROR(check((*ffn)->down_proj));
+    }
+  }
+  return check(weights_.lm_head);
 }
 
 absl::Status RouterServer::Impl::CheckKvCacheSize(int64_t num_pages) const {

@@ -1,0 +1,72 @@
+#include "services/linalg/self_check.h"
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "services/linalg/quantized_rows.h"
+
+namespace expertmesh {
+namespace {
+
+// More than any kernel takes at once, and not a multiple of what it takes.
+constexpr int64_t kRows = 71;
+
+// The same rows in all their forms.
+struct CheckedRows {
+  explicit CheckedRows(int64_t k)
+      : f32(kRows * k), bf16(kRows * k), codes(kRows, k), k(k) {
+    std::minstd_rand generator;
+    std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
+    for (float& value : f32) value = uniform(generator);
+    ConvertToBF16(f32.data(), kRows * k, bf16.data());
+    for (int64_t row = 0; row < kRows; ++row) {
+      codes.Store(row, f32.data() + row * k);
+    }
+  }
+
+  ActivationView From(DType dtype, int64_t row) const {
+    const void* data = dtype == DType::kF32
+                           ? static_cast<const void*>(f32.data() + row * k)
+                           : bf16.data() + row * k;
+    return {data, dtype, k, codes.view(row)};
+  }
+
+  std::vector<float> f32;
+  std::vector<BF16> bf16;
+  QuantizedRows codes;
+  int64_t k;
+};
+
+}  // namespace
+
+absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype,
+                            PanelProduct product) {
+  if (w.num_panels() == 0) return absl::OkStatus();
+  const CheckedRows rows(w.k());
+  std::vector<float> together(kRows * kPanelWidth);
+  std::vector<float> alone(kRows * kPanelWidth);
+  for (const int64_t panel : {int64_t{0}, w.num_panels() - 1}) {
+    product(rows.From(dtype, 0), kRows, w, panel, together.data(), kPanelWidth);
+    for (int64_t row = 0; row < kRows; ++row) {
+      product(rows.From(dtype, row), 1, w, panel, &alone[row * kPanelWidth],
+              kPanelWidth);
+    }
+    if (std::memcmp(alone.data(), together.data(),
+                    alone.size() * sizeof(float)) != 0) {
+      return absl::InternalError(absl::StrCat(
+          "products with weights [", w.n(), ", ", w.k(), "] ",
+          WeightFormatName(w.format()), " by ", IsaName(),
+          " depend on the number of rows on this machine; name another "
+          "instruction set in EXPERTMESH_ISA"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype) {
+  return CheckRowsAgree(w, dtype, GemmPanel);
+}
+
+}  // namespace expertmesh
