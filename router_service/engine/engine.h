@@ -61,7 +61,8 @@ class Engine {
   void SetCapacity(const CapacityOptions& capacity);
 
   // From the next step on, requests share no keys and values with earlier ones.
-  // For when those would have other bits now.
+  // For when those would have other bits now. What a step under way shares
+  // goes with the rest, before anybody finds it.
   void ForgetPrefixes();
 
   // Refuses new requests and waits until the others have finished or `timeout`
