@@ -72,6 +72,7 @@ class Engine {
   struct Load {
     int64_t running = 0;
     int64_t waiting = 0;
+    int64_t deferred = 0;  // of these, with a place (Scheduler)
     double kv_cache_usage_ratio = 0;
     std::array<uint64_t, kNumRowOutcomes> rows = {};  // since the start
   };
