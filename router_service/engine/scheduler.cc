@@ -201,8 +201,10 @@ Scheduler::Admission Scheduler::TakePages(Sequence* sequence) {
   pages_->CountLookup(sequence->size(), found);
   sequence->num_computed = sequence->num_exact = found;
   sequence->num_shared_pages = found / kPageTokens;
-  sequence->num_cached += std::max<int64_t>(0, found - sequence->num_accounted);
-  sequence->num_accounted = std::max(sequence->num_accounted, found);
+  sequence->num_newly_cached =
+      std::max<int64_t>(0, found - sequence->num_accounted);
+  sequence->num_cached += sequence->num_newly_cached;
+  sequence->num_accounted += sequence->num_newly_cached;
   sequence->chunk_tokens = 0;
   return Admission::kAdmitted;
 }
@@ -276,6 +278,10 @@ void Scheduler::PreemptLast() {
   running_.pop_back();
   pages_->Release(&last->pages);
   last->num_computed = last->num_exact = last->num_shared_pages = 0;
+  // What was found and not yet used may be gone when it is admitted again.
+  last->num_cached -= last->num_newly_cached;
+  last->num_accounted -= last->num_newly_cached;
+  last->num_newly_cached = 0;
   Add(std::move(last));
   ++num_preemptions_;
 }
@@ -286,6 +292,7 @@ void Scheduler::Advance(const ScheduledChunk& chunk, int64_t num_exact) {
     sequence.num_exact += num_exact;
   }
   sequence.num_computed += chunk.num_tokens;
+  sequence.num_newly_cached = 0;
   const int64_t num_full = sequence.num_exact / kPageTokens;
   for (int64_t& page = sequence.num_shared_pages; page < num_full; ++page) {
     pages_->Share(absl::MakeConstSpan(sequence.tokens)

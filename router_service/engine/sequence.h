@@ -60,6 +60,7 @@ struct Sequence {
   // computing one again does not count again.
   int64_t num_accounted = 0;
   int64_t num_cached = 0;        // of these, found
+  int64_t num_newly_cached = 0;  // of these, and nothing computed since
   std::vector<int32_t> pages;    // of the KV cache, in order of position
   int64_t num_shared_pages = 0;  // the first of them, which others may find
   int64_t chunk_tokens = 0;      // of the step that is being scheduled

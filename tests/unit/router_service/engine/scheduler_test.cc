@@ -217,6 +217,24 @@ TEST_F(SchedulerTest, WhoWaitsForAnothersPageKeepsItsPages) {
   EXPECT_THAT(Step(), ElementsAre(Chunk(1, 1), Chunk(3, 1), Chunk(2, 6)));
 }
 
+TEST_F(SchedulerTest, WhatWasFoundButNotUsedIsNotCached) {
+  Make(11, 3, 3);
+  Add(1, 48, 7);
+  for (int i = 0; i < 16; ++i) Step();
+  scheduler_->Remove(1);
+  Add(2, 15);
+  for (int i = 0; i < 5; ++i) Step();
+  Add(3, 40);
+  const Sequence* sequence = Add(4, 100, 7);
+  EXPECT_THAT(Step(), ElementsAre(Chunk(2, 1), Chunk(3, 2)));
+  EXPECT_EQ(sequence->num_cached, 48);
+  // Sequence 2 needs a page more: 4 gives way before it has computed anything.
+  EXPECT_THAT(Step(), ElementsAre(Chunk(2, 1), Chunk(3, 2)));
+  EXPECT_EQ(scheduler_->num_preemptions(), 1);
+  EXPECT_EQ(sequence->num_cached, 0);
+  EXPECT_EQ(sequence->num_accounted, 0);
+}
+
 TEST_F(SchedulerTest, ManyEqualPromptsLetAnotherPass) {
   Make(200, 32, 64);
   for (uint64_t id = 1; id <= 40; ++id) Add(id, 70, 7);
