@@ -121,9 +121,8 @@ class RouterServer::Impl {
   Mutex mutex_;
   CondVar covered_changed_;
   bool is_covered_ ABSL_GUARDED_BY(mutex_) = false;
-  // Since the mesh was covered first. Read and set by OnEndpoints alone, which
-  // runs once at a time.
-  std::string numerics_id_;
+  // Of OnEndpoints alone, which runs once at a time.
+  MeshNumerics numerics_;
   GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // The engine, to whose prefixes another numerics_id puts an end.
   Engine* prefix_owner_ ABSL_GUARDED_BY(mutex_) = nullptr;
@@ -332,18 +331,22 @@ void RouterServer::Impl::OnEndpoints(
     const std::vector<EndpointInfo>& endpoints) {
   std::map<std::string, double> weights;
   for (const PoolConfig& pool : mesh_.pools) weights[pool.name] = pool.weight;
-  const std::string numerics_id = MeshNumericsId(endpoints, numerics_id_);
+  const bool ends_prefixes = numerics_.Choose(endpoints);
   EndpointPlacement placed =
-      PlaceOnEndpoints(model(), endpoints, numerics_id, weights);
+      PlaceOnEndpoints(model(), endpoints, numerics_.chosen(), weights);
   placement_->Set(std::move(placed.placement));
-  if (placed.uncovered_slots == 0 && numerics_id != numerics_id_) {
-    if (!numerics_id_.empty()) {
+  // Afterwards, so that a step that still saw the placement before is forgotten
+  // too; and whatever the coverage, since steps go on while they wait.
+  if (ends_prefixes) {
+    MutexLock lock(&mutex_);
+    if (prefix_owner_ != nullptr) prefix_owner_->ForgetPrefixes();
+  }
+  if (placed.uncovered_slots == 0 && numerics_.chosen() != numerics_.kept()) {
+    if (!numerics_.kept().empty()) {
       Log(LogLevel::kWarning, "the mesh goes on with another numerics_id",
-          {{"before", numerics_id_}, {"now", numerics_id}});
-      MutexLock lock(&mutex_);
-      if (prefix_owner_ != nullptr) prefix_owner_->ForgetPrefixes();
+          {{"before", numerics_.kept()}, {"now", numerics_.chosen()}});
     }
-    numerics_id_ = numerics_id;
+    numerics_.Keep();
   }
   uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
   // Last to hear: what it sees is routed to.

@@ -42,6 +42,14 @@ std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints,
   return most == slots.end() ? "" : most->first;
 }
 
+bool MeshNumerics::Choose(const std::vector<EndpointInfo>& endpoints) {
+  chosen_ = MeshNumericsId(endpoints, kept_);
+  if (chosen_.empty() || chosen_ == last_) return false;
+  const bool ends = !last_.empty();
+  last_ = chosen_;
+  return ends;
+}
+
 EndpointPlacement PlaceOnEndpoints(
     const ModelConfig& config, const std::vector<EndpointInfo>& endpoints,
     const std::string& numerics_id,

@@ -37,4 +37,25 @@ EndpointPlacement PlaceOnEndpoints(
 std::string MeshNumericsId(const std::vector<EndpointInfo>& endpoints,
                            const std::string& current = "");
 
+// Follows a mesh's numerics_id as endpoints come and go. One thread.
+class MeshNumerics {
+ public:
+  // Chooses the id to place the endpoints by. Returns whether that ends what
+  // the one before computed, so that nothing of it may be shared once they are
+  // placed. None at all ends nothing: then no endpoint counts as the mesh's.
+  bool Choose(const std::vector<EndpointInfo>& endpoints);
+
+  // Every slot is covered: what was chosen last is the mesh's. Until then it
+  // goes back to the one before when an endpoint of that one comes back.
+  void Keep() { kept_ = chosen_; }
+
+  const std::string& chosen() const { return chosen_; }
+  const std::string& kept() const { return kept_; }  // empty: none yet
+
+ private:
+  std::string chosen_;
+  std::string last_;  // chosen that was not empty
+  std::string kept_;
+};
+
 }  // namespace expertmesh::router

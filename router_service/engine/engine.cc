@@ -71,13 +71,15 @@ absl::Status Engine::CheckPrompt(const SequenceRequest& request) const {
 
 bool Engine::IsQueueFull() const {
   // Places among the running ones are filled at the next step, but not by those
-  // that a step has already left waiting, nor by any behind them.
+  // that a step has already left waiting without one, nor by any behind them.
   const int64_t unseen = static_cast<int64_t>(inbox_.size()) + unscheduled_;
-  const int64_t passed_over = load_.waiting - unscheduled_;
+  const int64_t passed_over =
+      std::max<int64_t>(0, load_.waiting - unscheduled_ - load_.deferred);
+  const int64_t taken_places = load_.running + load_.deferred;
   const int64_t free_places =
       passed_over > 0 ? 0
-                      : std::max<int64_t>(0, options_.scheduler.max_sequences -
-                                                 load_.running);
+                      : std::max<int64_t>(
+                            0, options_.scheduler.max_sequences - taken_places);
   return passed_over + std::max<int64_t>(0, unseen - free_places) >=
          options_.max_queue;
 }
@@ -505,6 +507,7 @@ void Engine::PublishLoad() {
   MutexLock lock(&mutex_);
   load_.running = scheduler_.num_running();
   load_.waiting = scheduler_.num_waiting();
+  load_.deferred = scheduler_.num_deferred();
   // Some may have been cancelled.
   unscheduled_ = std::min(unscheduled_, load_.waiting);
   load_.kv_cache_usage_ratio = usage;

@@ -61,7 +61,8 @@ class Engine {
   void SetCapacity(const CapacityOptions& capacity);
 
   // From the next step on, requests share no keys and values with earlier ones.
-  // For when those would have other bits now.
+  // For when those would have other bits now. What a step under way shares
+  // goes with the rest, before anybody finds it.
   void ForgetPrefixes();
 
   // Refuses new requests and waits until the others have finished or `timeout`
@@ -71,6 +72,7 @@ class Engine {
   struct Load {
     int64_t running = 0;
     int64_t waiting = 0;
+    int64_t deferred = 0;  // of these, with a place (Scheduler)
     double kv_cache_usage_ratio = 0;
     std::array<uint64_t, kNumRowOutcomes> rows = {};  // since the start
   };

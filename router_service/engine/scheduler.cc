@@ -8,12 +8,14 @@
 namespace expertmesh::router {
 namespace {
 
-// Waiting sequences that one step looks past because their next page is being
-// computed. Each costs a lookup of its prefix.
-constexpr int64_t kMaxDeferred = 16;
-
 bool IsAhead(const Sequence& a, const Sequence& b) {
-  return a.turn != b.turn ? a.turn < b.turn : a.id < b.id;
+  return a.order() < b.order();
+}
+
+// Whether others find what it computes next.
+bool IsExact(const Sequence& sequence) {
+  return sequence.num_exact == sequence.num_computed &&
+         sequence.request.policy == OverflowPolicy::kWait;
 }
 
 // Gives as much of the budget as they need to one after the other; returns what
@@ -146,15 +148,13 @@ void Scheduler::SchedulePrefills(int64_t budget,
 }
 
 void Scheduler::Admit() {
-  int64_t num_deferred = 0;
-  for (size_t i = waiting_.size();
-       i-- > 0 && num_running() < options_.max_sequences;) {
-    const Admission admission = TakePages(waiting_[i].get());
+  num_deferred_ = num_reserved_pages_ = 0;
+  for (size_t i = waiting_.size(); i-- > 0 && HasPlace();) {
+    Sequence* candidate = waiting_[i].get();
+    const Admission admission =
+        IsAwaiting(*candidate) ? Defer(*candidate) : TakePages(candidate);
     if (admission == Admission::kNoPages) return;
-    if (admission == Admission::kDeferred) {
-      if (++num_deferred == kMaxDeferred) return;
-      continue;
-    }
+    if (admission == Admission::kDeferred) continue;
     std::unique_ptr<Sequence> sequence = std::move(waiting_[i]);
     waiting_.erase(waiting_.begin() + static_cast<int64_t>(i));
     const auto place = std::upper_bound(
@@ -164,29 +164,47 @@ void Scheduler::Admit() {
   }
 }
 
+Scheduler::Admission Scheduler::Defer(const Sequence& sequence) {
+  // The one awaited holds the pages that they will share.
+  const int64_t num_pages =
+      PagesFor(sequence.size()) - sequence.num_awaited / kPageTokens;
+  if (num_pages > pages_->num_available() - num_reserved_pages_) {
+    return Admission::kNoPages;
+  }
+  num_reserved_pages_ += num_pages;
+  ++num_deferred_;
+  return Admission::kDeferred;
+}
+
 Scheduler::Admission Scheduler::TakePages(Sequence* sequence) {
   const int64_t num_reusable = NumReusable(*sequence);
   // Pages for all tokens at once: a prefill, once begun, never waits for one.
   const int64_t num_pages = PagesFor(sequence->size());
-  if (num_pages - num_reusable / kPageTokens > pages_->num_available()) {
+  if (num_pages - num_reusable / kPageTokens >
+      pages_->num_available() - num_reserved_pages_) {
     return Admission::kNoPages;
   }
   const int64_t found =
       pages_->TakePrefix(absl::MakeConstSpan(sequence->tokens)
                              .first(static_cast<size_t>(num_reusable)),
                          &sequence->pages);
-  const bool is_deferred =
-      found < num_reusable && IsNextPageComing(*sequence, found);
-  if (is_deferred ||
-      !pages_->Allocate(num_pages - found / kPageTokens, &sequence->pages)) {
+  if (FindAwaited(found, num_reusable, sequence)) {
     pages_->Release(&sequence->pages);
-    return is_deferred ? Admission::kDeferred : Admission::kNoPages;
+    return Defer(*sequence);
+  }
+  const int64_t missing = num_pages - found / kPageTokens;
+  if (missing > pages_->num_available() - num_reserved_pages_ ||
+      !pages_->Allocate(missing, &sequence->pages)) {
+    pages_->Release(&sequence->pages);
+    return Admission::kNoPages;
   }
   pages_->CountLookup(sequence->size(), found);
   sequence->num_computed = sequence->num_exact = found;
   sequence->num_shared_pages = found / kPageTokens;
-  sequence->num_cached += std::max<int64_t>(0, found - sequence->num_accounted);
-  sequence->num_accounted = std::max(sequence->num_accounted, found);
+  sequence->num_newly_cached =
+      std::max<int64_t>(0, found - sequence->num_accounted);
+  sequence->num_cached += sequence->num_newly_cached;
+  sequence->num_accounted += sequence->num_newly_cached;
   sequence->chunk_tokens = 0;
   return Admission::kAdmitted;
 }
@@ -208,26 +226,40 @@ int64_t Scheduler::NumReusable(const Sequence& sequence) const {
   return reusable / kPageTokens * kPageTokens;
 }
 
-bool Scheduler::IsNextPageComing(const Sequence& sequence,
-                                 int64_t num_found) const {
+bool Scheduler::FindAwaited(int64_t num_found, int64_t num_reusable,
+                            Sequence* sequence) const {
+  sequence->num_awaited = 0;
+  if (num_found == num_reusable) return false;
   const int64_t index = num_found / kPageTokens;
-  const auto next_page = [&](const Sequence& of) {
-    return absl::MakeConstSpan(of.tokens).subspan(num_found, kPageTokens);
-  };
   for (const auto& other : running_) {
-    if (!IsAhead(*other, sequence)) return false;
+    if (!IsAhead(*other, *sequence)) return false;
     // Known pages are the same pages where the prefixes are the same.
-    if (other->num_computed >= num_found &&
-        other->num_computed < num_found + kPageTokens &&
-        other->size() >= num_found + kPageTokens &&
-        other->num_exact == other->num_computed &&
-        other->request.policy == OverflowPolicy::kWait &&
-        (index == 0 || other->pages[index - 1] == sequence.pages[index - 1]) &&
-        next_page(*other) == next_page(sequence)) {
-      return true;
+    if (!IsExact(*other) || other->num_computed < num_found ||
+        other->num_computed >= num_found + kPageTokens ||
+        (index > 0 && other->pages[index - 1] != sequence->pages[index - 1])) {
+      continue;
     }
+    const auto first = sequence->tokens.begin() + num_found;
+    const int64_t num_alike =
+        std::mismatch(first, sequence->tokens.begin() + num_reusable,
+                      other->tokens.begin() + num_found, other->tokens.end())
+            .first -
+        first;
+    if (num_alike < kPageTokens) continue;
+    sequence->awaited = other->order();
+    sequence->num_awaited = (num_found + num_alike) / kPageTokens * kPageTokens;
+    return true;
   }
   return false;
+}
+
+bool Scheduler::IsAwaiting(const Sequence& sequence) const {
+  if (sequence.num_awaited == 0) return false;
+  const auto other = std::lower_bound(
+      running_.begin(), running_.end(), sequence.awaited,
+      [](const auto& a, const SequenceOrder& b) { return a->order() < b; });
+  return other != running_.end() && (*other)->order() == sequence.awaited &&
+         IsExact(**other) && (*other)->num_computed < sequence.num_awaited;
 }
 
 bool Scheduler::GrowPages(Sequence* sequence) {
@@ -246,6 +278,10 @@ void Scheduler::PreemptLast() {
   running_.pop_back();
   pages_->Release(&last->pages);
   last->num_computed = last->num_exact = last->num_shared_pages = 0;
+  // What was found and not yet used may be gone when it is admitted again.
+  last->num_cached -= last->num_newly_cached;
+  last->num_accounted -= last->num_newly_cached;
+  last->num_newly_cached = 0;
   Add(std::move(last));
   ++num_preemptions_;
 }
@@ -256,6 +292,7 @@ void Scheduler::Advance(const ScheduledChunk& chunk, int64_t num_exact) {
     sequence.num_exact += num_exact;
   }
   sequence.num_computed += chunk.num_tokens;
+  sequence.num_newly_cached = 0;
   const int64_t num_full = sequence.num_exact / kPageTokens;
   for (int64_t& page = sequence.num_shared_pages; page < num_full; ++page) {
     pages_->Share(absl::MakeConstSpan(sequence.tokens)

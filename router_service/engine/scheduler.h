@@ -38,8 +38,10 @@ struct ScheduledChunk {
 //              is computed again later, to the same bits, or finds its pages.
 //   admission  In the order, while there are places, and pages for all tokens
 //              of a sequence. Nobody goes ahead of one that lacks pages. One
-//              whose next page a sequence ahead of it is computing waits for
-//              that page, and lets others pass meanwhile.
+//              whose next page a sequence ahead of it is computing is deferred
+//              until that one has come to where they differ. Its place and the
+//              pages it will want besides are kept; what is left goes to
+//              others meanwhile.
 //   prefill    What decodes leave of the step, or less (PrefillBudget): half in
 //              the order, so that long prompts go on, and half to those that
 //              have fewest tokens left, so that they do not block short ones.
@@ -72,6 +74,8 @@ class Scheduler {
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  // Of those waiting, who have a place (see above), as the last step saw it.
+  int64_t num_deferred() const { return num_deferred_; }
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
   int64_t num_preemptions() const { return num_preemptions_; }
   int64_t prefill_budget() const { return prefill_budget_.tokens(); }
@@ -84,12 +88,20 @@ class Scheduler {
   void ScheduleDecodes(std::vector<ScheduledChunk>* chunks);
   void SchedulePrefills(int64_t budget, std::vector<ScheduledChunk>* chunks);
   void Admit();
+  bool HasPlace() const {
+    return num_running() + num_deferred_ < options_.max_sequences;
+  }
   Admission TakePages(Sequence* sequence);
+  // Keeps a place and pages for a sequence that awaits another.
+  Admission Defer(const Sequence& sequence);
   // Tokens of the sequence that need not be computed if they are found.
   int64_t NumReusable(const Sequence& sequence) const;
-  // Whether a sequence ahead is about to share the page after the first
-  // `num_found` tokens.
-  bool IsNextPageComing(const Sequence& sequence, int64_t num_found) const;
+  // Looks for a sequence ahead that is about to share the page after the first
+  // `num_found` of the `num_reusable` tokens, and has it awaited. False: none.
+  bool FindAwaited(int64_t num_found, int64_t num_reusable,
+                   Sequence* sequence) const;
+  // Whether the one awaited is still computing what this one will share.
+  bool IsAwaiting(const Sequence& sequence) const;
   // Makes room for the sequence's tokens; false where it was preempted itself.
   bool GrowPages(Sequence* sequence);
   void PreemptLast();
@@ -103,6 +115,8 @@ class Scheduler {
   std::vector<Sequence*> shortest_;                 // scratch
   int64_t num_decodes_ = 0;                         // of the step
   int64_t num_prefill_tokens_ = 0;                  // likewise
+  int64_t num_deferred_ = 0;                        // likewise
+  int64_t num_reserved_pages_ = 0;                  // likewise, for them
   int64_t num_preemptions_ = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -41,6 +42,9 @@ struct SequenceRequest {
 
 class TokenSink;
 
+// What sequences are ordered by for whatever is scarce: turn, then id.
+using SequenceOrder = std::pair<absl::Duration, uint64_t>;
+
 // Belongs to the engine's thread. Sinks read it during their calls.
 struct Sequence {
   uint64_t id = 0;
@@ -56,9 +60,15 @@ struct Sequence {
   // computing one again does not count again.
   int64_t num_accounted = 0;
   int64_t num_cached = 0;        // of these, found
+  int64_t num_newly_cached = 0;  // of these, and nothing computed since
   std::vector<int32_t> pages;    // of the KV cache, in order of position
   int64_t num_shared_pages = 0;  // the first of them, which others may find
   int64_t chunk_tokens = 0;      // of the step that is being scheduled
+
+  // While waiting: a running sequence that computes what this one will share,
+  // and how many tokens that is. Zero: not known of any.
+  SequenceOrder awaited;
+  int64_t num_awaited = 0;
 
   std::vector<TokenLogprob> prompt_logprobs;  // of prompt tokens 1, 2, …
   RoutingAccount routing;
@@ -74,6 +84,7 @@ struct Sequence {
   int64_t prompt_size() const {
     return static_cast<int64_t>(request.prompt.size());
   }
+  SequenceOrder order() const { return {turn, id}; }
   int64_t size() const { return static_cast<int64_t>(tokens.size()); }
   int64_t num_generated() const { return size() - prompt_size(); }
   // Tokens still to be run through the model before the next can be sampled.

@@ -42,6 +42,33 @@ TEST(MeshNumericsIdTest, StaysWhileAReadyEndpointHasIt) {
   EXPECT_EQ(MeshNumericsId(endpoints, "c"), "b");
 }
 
+TEST(MeshNumericsTest, AnyOtherIdEndsWhatWasComputedEvenUncovered) {
+  const std::vector<EndpointInfo> a = {Endpoint(0, "a", {0, 1, 2, 3})};
+  const std::vector<EndpointInfo> b = {Endpoint(1, "b", {0})};
+  MeshNumerics numerics;
+  EXPECT_FALSE(numerics.Choose(b));  // nothing was computed before
+  EXPECT_TRUE(numerics.Choose(a));
+  numerics.Keep();
+  EXPECT_FALSE(numerics.Choose(a));
+  EXPECT_TRUE(numerics.Choose(b));  // covers too little to be kept
+  EXPECT_EQ(numerics.chosen(), "b");
+  EXPECT_TRUE(numerics.Choose({a[0], b[0]}));
+  EXPECT_EQ(numerics.chosen(), "a");
+  EXPECT_EQ(numerics.kept(), "a");
+}
+
+TEST(MeshNumericsTest, NoEndpointsEndNothing) {
+  const std::vector<EndpointInfo> a = {Endpoint(0, "a", {0, 1, 2, 3})};
+  MeshNumerics numerics;
+  EXPECT_FALSE(numerics.Choose({}));
+  EXPECT_FALSE(numerics.Choose(a));
+  EXPECT_FALSE(numerics.Choose({}));
+  EXPECT_EQ(numerics.chosen(), "");
+  EXPECT_FALSE(numerics.Choose(a));
+  EXPECT_FALSE(numerics.Choose({}));
+  EXPECT_TRUE(numerics.Choose({Endpoint(1, "b", {0, 1, 2, 3})}));
+}
+
 TEST(PlaceOnEndpointsTest, ThoseOfTheMeshsNumericsComeFirst) {
   const auto placed = PlaceOnEndpoints(
       FourExperts(), {Endpoint(0, "b", {0, 1, 2, 3}), Endpoint(1, "a", {0, 1})},

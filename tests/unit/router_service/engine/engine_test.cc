@@ -161,6 +161,35 @@ TEST_F(EngineTest, AFullQueueRefusesWherePagesAreTheLimit) {
   EXPECT_TRUE(waiting->Await().status.ok());
 }
 
+TEST_F(EngineTest, WhoWaitsForAnothersPageDoesNotFillTheQueue) {
+  LocalEngineOptions options;
+  options.engine.max_queue = 1;
+  options.engine.scheduler.max_sequences = 8;
+  options.model.max_step_tokens = 17;  // one page of a prompt a step
+  Load(options);
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  std::vector<absl::Status> statuses;
+  // Two equal prompts come at the second token. By the fourth, a step has
+  // begun the first of them and left the second waiting.
+  const auto running = std::make_shared<CallbackSink>([&](int64_t num_tokens) {
+    const int64_t count = num_tokens == 2 || num_tokens == 4 ? 2 : 0;
+    for (int64_t i = 0; i < count; ++i) {
+      sinks.push_back(std::make_shared<RecordingSink>());
+      statuses.push_back(
+          engine_->engine->Submit(Request(200, 1), sinks.back()).status());
+    }
+  });
+  ASSERT_TRUE(engine_->engine->Submit(Request(5, 6), running).ok());
+  EXPECT_TRUE(running->Await().ok());
+  EXPECT_EQ(statuses.size(), 4u);
+  for (const absl::Status& status : statuses)
+    EXPECT_TRUE(status.ok()) << status;
+  for (size_t i = 0; i < sinks.size(); ++i) {
+    if (!statuses[i].ok()) continue;
+    EXPECT_TRUE(sinks[i]->Await().status.ok());
+  }
+}
+
 TEST_F(EngineTest, AHigherPriorityGoesFirst) {
   LocalEngineOptions options;
   options.engine.scheduler.max_sequences = 1;

@@ -192,6 +192,66 @@ TEST_F(SchedulerTest, EqualPromptsAreComputedOnce) {
               ElementsAre(Chunk(1, 6), Chunk(2, 6), Chunk(3, 6), Chunk(4, 14)));
 }
 
+TEST_F(SchedulerTest, WhoWaitsForAnothersPageKeepsItsPlace) {
+  Make(64, 32, 2);
+  Add(1, 70, 7);
+  Add(2, 70, 7);
+  Add(3, 8);
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 32)));
+  EXPECT_EQ(scheduler_->num_deferred(), 1);
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 32)));
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 6), Chunk(2, 6)));
+  EXPECT_EQ(scheduler_->num_deferred(), 0);
+}
+
+TEST_F(SchedulerTest, WhoWaitsForAnothersPageKeepsItsPages) {
+  // Five pages for the first, one more for the second, and one is left.
+  Make(7, 32);
+  Add(1, 70, 7);
+  Add(2, 70, 7);
+  Add(3, 10);
+  Add(4, 10);
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 22), Chunk(3, 10)));
+  EXPECT_THAT(Step(), ElementsAre(Chunk(3, 1), Chunk(1, 31)));
+  EXPECT_THAT(Step(), ElementsAre(Chunk(3, 1), Chunk(1, 17)));
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 1), Chunk(3, 1), Chunk(2, 6)));
+}
+
+TEST_F(SchedulerTest, WhatWasFoundButNotUsedIsNotCached) {
+  Make(11, 3, 3);
+  Add(1, 48, 7);
+  for (int i = 0; i < 16; ++i) Step();
+  scheduler_->Remove(1);
+  Add(2, 15);
+  for (int i = 0; i < 5; ++i) Step();
+  Add(3, 40);
+  const Sequence* sequence = Add(4, 100, 7);
+  EXPECT_THAT(Step(), ElementsAre(Chunk(2, 1), Chunk(3, 2)));
+  EXPECT_EQ(sequence->num_cached, 48);
+  // Sequence 2 needs a page more: 4 gives way before it has computed anything.
+  EXPECT_THAT(Step(), ElementsAre(Chunk(2, 1), Chunk(3, 2)));
+  EXPECT_EQ(scheduler_->num_preemptions(), 1);
+  EXPECT_EQ(sequence->num_cached, 0);
+  EXPECT_EQ(sequence->num_accounted, 0);
+}
+
+TEST_F(SchedulerTest, ManyEqualPromptsLetAnotherPass) {
+  Make(200, 32, 64);
+  for (uint64_t id = 1; id <= 40; ++id) Add(id, 70, 7);
+  Add(41, 8);
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 24), Chunk(41, 8)));
+  EXPECT_EQ(scheduler_->num_deferred(), 39);
+}
+
+TEST_F(SchedulerTest, WhoeverWaitedGoesOnAloneWhenTheOtherIsGone) {
+  Make(64, 32);
+  Add(1, 70, 7);
+  Add(2, 70, 7);
+  Step();
+  scheduler_->Remove(1);
+  EXPECT_THAT(Step(), ElementsAre(Chunk(2, 32)));
+}
+
 TEST_F(SchedulerTest, WhatAPolicyChangedIsNotShared) {
   Make(64, 256);
   Add(1, 40, 7)->request.policy = OverflowPolicy::kDrop;
