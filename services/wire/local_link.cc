@@ -78,7 +78,8 @@ bool LocalLink::IsOpened() const { return words()->is_opened.load() != 0; }
 
 bool LocalLink::HasNews() const {
   if (is_blocked_.load() && writer_.Room() > 0) return true;
-  return !is_reading_held_.load() && reader_.Available() > 0;
+  return !is_reading_held_.load() && !is_garbage_.load() &&
+         reader_.Available() > 0;
 }
 
 void LocalLink::GoOnReading() {
@@ -132,8 +133,10 @@ bool LocalLink::WriteSome() {
 // --- Reading. --------------------------------------------------------------
 
 LocalLink::Received LocalLink::Read(grpc::ByteBuffer* message) {
+  // Not looked at again: where its next message begins is not known.
+  if (is_garbage_.load()) return Received::kGarbage;
   const Received received = ReadSome(message);
-  if (received == Received::kGarbage) HoldReading();
+  if (received == Received::kGarbage) is_garbage_.store(true);
   if (reader_.IsRoomAskedFor()) peer_bell_.Ring();
   return received;
 }
@@ -150,14 +153,13 @@ LocalLink::Received LocalLink::ReadSome(grpc::ByteBuffer* message) {
     std::memcpy(&length, length_.data(), sizeof(length));
     if (length > kMaxMessageBytes) return Received::kGarbage;
     payload_ = pool_.Acquire(static_cast<size_t>(length));
-    payload_read_ = 0;
   }
   payload_read_ += reader_.Read(payload_.data() + payload_read_,
                                 payload_.size() - payload_read_);
   if (payload_read_ < payload_.size()) return Received::kNothing;
   const grpc::Slice slice = SliceOf(std::exchange(payload_, PayloadRef()));
   *message = grpc::ByteBuffer(&slice, 1);
-  length_read_ = 0;
+  length_read_ = payload_read_ = 0;
   return Received::kMessage;
 }
 

@@ -62,8 +62,8 @@ class LocalLink {
   bool Resume();
 
   enum class Received { kNothing, kMessage, kGarbage };
-  // The next message, if all of it has come. After garbage there is no news any
-  // more.
+  // The next message, if all of it has come. After garbage there is nothing but
+  // garbage, and no news of it any more.
   Received Read(grpc::ByteBuffer* message);
 
   // Whether a message waits for room. Any thread.
@@ -108,6 +108,7 @@ class LocalLink {
   PayloadRef payload_;
   size_t payload_read_ = 0;
   std::atomic<bool> is_reading_held_{false};
+  std::atomic<bool> is_garbage_{false};  // for good
 };
 
 }  // namespace expertmesh

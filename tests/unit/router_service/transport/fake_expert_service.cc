@@ -7,6 +7,8 @@
 #include <map>
 #include <vector>
 
+#include "services/wire/batch_codec.h"
+
 namespace expertmesh::router {
 
 using expert::v1::EndpointState;
@@ -188,6 +190,16 @@ void FakeExpertService::ReplyBytes(const std::string& bytes) {
   } else {
     stream_->Write(grpc::ByteBuffer(&slice, 1));
   }
+}
+
+void FakeExpertService::BeginTooLongReply() {
+  constexpr size_t kSliceBytes = size_t{1} << 20;
+  const std::vector<grpc::Slice> slices(
+      kMaxMessageBytes / kSliceBytes + 1,
+      grpc::Slice(std::string(kSliceBytes, 'x')));
+  MutexLock lock(&mutex_);
+  ASSERT_TRUE(is_by_link_);
+  EXPECT_FALSE(link_->Write(grpc::ByteBuffer(slices.data(), slices.size())));
 }
 
 ExpertResult FakeExpertService::RightAnswer(const ExpertBatch& batch) {
