@@ -112,6 +112,8 @@ class ForwardStream final
 
   // Called by its reader, one at a time. Returns whether there was anything.
   bool ReadLink();
+  // Takes one batch. Returns whether there was anything.
+  bool ReadBatch();
   // Whether the link may be read; else it is held.
   bool MayReadLink() ABSL_LOCKS_EXCLUDED(mutex_);
   void WriteLink() ABSL_LOCKS_EXCLUDED(mutex_, link_write_mutex_);

@@ -17,31 +17,32 @@ bool ForwardStream::MayReadLink() {
 }
 
 bool ForwardStream::ReadLink() {
-  bool any = false;
-  while (MayReadLink()) {
-    const LocalLink::Received received = link_->Read(&link_incoming_);
-    if (received == LocalLink::Received::kNothing) break;
-    any = true;
-    absl::Status taken =
-        absl::InvalidArgumentError("the shared memory is in disorder");
-    ForwardBatch* batch = nullptr;
-    if (received == LocalLink::Received::kMessage) {
-      {
-        MutexLock lock(&mutex_);
-        batch = TakeFree();
-        batch->came_by_link_ = true;
-      }
-      taken = Take(link_incoming_, batch);
-      link_incoming_.Clear();
-    }
-    if (taken.ok()) continue;
-    EndWith(ToGrpcStatus(taken), When::kAtOnce);
-    std::shared_ptr<ForwardStream> reference;
-    MutexLock lock(&mutex_);
-    if (batch != nullptr) reference = Recycle(batch);
-  }
+  const bool any = MayReadLink() && ReadBatch();
   if (link_->IsFull()) WriteLink();
   return any;
+}
+
+bool ForwardStream::ReadBatch() {
+  const LocalLink::Received received = link_->Read(&link_incoming_);
+  if (received == LocalLink::Received::kNothing) return false;
+  absl::Status taken =
+      absl::InvalidArgumentError("the shared memory is in disorder");
+  ForwardBatch* batch = nullptr;
+  if (received == LocalLink::Received::kMessage) {
+    {
+      MutexLock lock(&mutex_);
+      batch = TakeFree();
+      batch->came_by_link_ = true;
+    }
+    taken = Take(link_incoming_, batch);
+    link_incoming_.Clear();
+  }
+  if (taken.ok()) return true;
+  EndWith(ToGrpcStatus(taken), When::kAtOnce);
+  std::shared_ptr<ForwardStream> reference;
+  MutexLock lock(&mutex_);
+  if (batch != nullptr) reference = Recycle(batch);
+  return true;
 }
 
 void ForwardStream::WriteLink() {

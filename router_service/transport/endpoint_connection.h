@@ -126,6 +126,8 @@ class EndpointConnection {
   void UseLinkIfOpened() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Called by its reader, one at a time. Returns whether there was anything.
   bool ReadLink(LocalLink* link);
+  // Takes one answer. Returns whether there was one, and it was in order.
+  bool ReadAnswer(LocalLink* link);
   // Takes what has come over the link, the last of its uses.
   void EndLink();
 

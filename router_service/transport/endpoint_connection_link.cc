@@ -33,21 +33,7 @@ void EndpointConnection::UseLinkIfOpened() {
 }
 
 bool EndpointConnection::ReadLink(LocalLink* link) {
-  bool any = false;
-  while (true) {
-    const LocalLink::Received received = link->Read(&link_received_.message);
-    if (received == LocalLink::Received::kNothing) break;
-    any = true;
-    const absl::Status taken =
-        received == LocalLink::Received::kMessage
-            ? TakeAnswer(&link_received_)
-            : absl::InternalError("left its shared memory in disorder");
-    if (taken.ok()) continue;
-    link->HoldReading();
-    MutexLock lock(&mutex_);
-    FailStream(taken);
-    break;
-  }
+  bool any = ReadAnswer(link);
   MutexLock lock(&mutex_);
   if (is_link_full_ && link->Resume()) {
     is_link_full_ = false;
@@ -55,6 +41,20 @@ bool EndpointConnection::ReadLink(LocalLink* link) {
     any = true;
   }
   return any;
+}
+
+bool EndpointConnection::ReadAnswer(LocalLink* link) {
+  const LocalLink::Received received = link->Read(&link_received_.message);
+  if (received == LocalLink::Received::kNothing) return false;
+  const absl::Status taken =
+      received == LocalLink::Received::kMessage
+          ? TakeAnswer(&link_received_)
+          : absl::InternalError("left its shared memory in disorder");
+  if (taken.ok()) return true;
+  link->HoldReading();
+  MutexLock lock(&mutex_);
+  FailStream(taken);
+  return false;
 }
 
 void EndpointConnection::EndLink() {
@@ -69,8 +69,9 @@ void EndpointConnection::EndLink() {
   if (reader == nullptr) return;
   options_.link_readers->Remove(reader.get());
   reader->Stop();
-  // The peer answers before it ends the stream.
-  ReadLink(link.get());
+  // The peer answers before it ends the stream. One that goes on for ever after
+  // it has answered all is not listened to.
+  while (inflight_rows() > 0 && ReadAnswer(link.get())) continue;
   if (options_.shared_memory != nullptr) options_.shared_memory->Set(0);
 }
 

@@ -27,10 +27,9 @@ LinkReader::LinkReader(std::shared_ptr<LocalLink> link,
 LinkReader::~LinkReader() { Stop(); }
 
 void LinkReader::Stop() {
-  {
-    MutexLock lock(&mutex_);
-    is_stopped_.store(true);
-  }
+  // Said before waiting, so that a thread that reads on and on hears of it.
+  is_stopped_.store(true);
+  { MutexLock until_read(&mutex_); }
   link_->bell().RingAll();
   if (thread_.joinable()) thread_.join();
 }
@@ -40,9 +39,16 @@ bool LinkReader::Read() {
   return !is_stopped_.load() && read_();
 }
 
+bool LinkReader::TryRead() {
+  if (!mutex_.TryLock()) return false;
+  const bool any = !is_stopped_.load() && read_();
+  mutex_.Unlock();
+  return any;
+}
+
 void LinkReader::Loop() {
   while (!is_stopped_.load()) {
-    Read();
+    if (Read()) continue;
     link_->bell().Arm();
     if (!HasNews()) link_->bell().Wait();
   }
@@ -76,7 +82,7 @@ bool LinkReaders::AwaitBriefly(absl::FunctionRef<bool()> is_done) {
   for (int turn = 0; !done; ++turn) {
     bool any = turn % kTurns == 0;
     for (const auto& reader : *readers) {
-      if (reader->link_->HasNews()) any |= reader->Read();
+      if (reader->link_->HasNews()) any |= reader->TryRead();
     }
     if (any) done = is_done();
     if (done || (turn % kTurns == 0 && Clock::Real()->Now() >= until)) break;

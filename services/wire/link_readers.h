@@ -21,8 +21,10 @@ namespace expertmesh {
 // twice at a time.
 class LinkReader {
  public:
-  // `read` reads all messages that are there, resumes writing, and returns
-  // whether it did anything; it must not block.
+  // `read` reads a message if one is there, resumes writing, and returns
+  // whether it did anything; it must not block. One message only, since threads
+  // that have other things to do call it too: as long as there are more, it is
+  // called again.
   LinkReader(std::shared_ptr<LocalLink> link, std::function<bool()> read);
   ~LinkReader();
 
@@ -33,6 +35,8 @@ class LinkReader {
   friend class LinkReaders;
   void Loop();
   bool Read();
+  // As Read, but does nothing where somebody else reads.
+  bool TryRead();
   // Whether the thread has a reason to be awake.
   bool HasNews() const { return is_stopped_.load() || link_->HasNews(); }
 

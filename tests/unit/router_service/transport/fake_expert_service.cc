@@ -101,9 +101,8 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
   if (link != nullptr) {
     reader = std::make_unique<LinkReader>(link, [this, link] {
       grpc::ByteBuffer bytes;
-      while (link->Read(&bytes) == LocalLink::Received::kMessage) {
-        OnBytes(bytes, /*is_by_link=*/true);
-      }
+      if (link->Read(&bytes) != LocalLink::Received::kMessage) return false;
+      OnBytes(bytes, /*is_by_link=*/true);
       return true;
     });
   }

@@ -104,17 +104,14 @@ class Inbox {
   explicit Inbox(std::shared_ptr<LocalLink> link)
       : link_(std::move(link)),
         reader_(std::make_shared<LinkReader>(link_, [this] {
-          bool any = false;
-          grpc::ByteBuffer message;
-          while (link_->Read(&message) == Received::kMessage) {
-            any = true;
-            MutexLock lock(&mutex_);
-            bytes_ += message.Length();
-            ++messages_;
-            changed_.NotifyAll();
-          }
           if (link_->IsFull()) link_->Resume();
-          return any;
+          grpc::ByteBuffer message;
+          if (link_->Read(&message) != Received::kMessage) return false;
+          MutexLock lock(&mutex_);
+          bytes_ += message.Length();
+          ++messages_;
+          changed_.NotifyAll();
+          return true;
         })) {}
   bool Has(int messages) {
     MutexLock lock(&mutex_);
@@ -183,6 +180,37 @@ TEST_F(LocalLinkTest, StopsWhileAnotherThreadLooks) {
     readers.Remove(inbox.reader().get());
     looker.join();
   }
+}
+
+// Neither who looks briefly nor who stops waits until a peer that never ends is
+// read, or for a thread that reads.
+TEST_F(LocalLinkTest, ABusyLinkHoldsNobodyUp) {
+  Mutex mutex;
+  CondVar changed;
+  bool is_reading = false, may_go_on = false;
+  const auto reader = std::make_shared<LinkReader>(far_, [&] {
+    MutexLock lock(&mutex);
+    is_reading = true;
+    changed.NotifyAll();
+    changed.Wait(lock, [&] { return may_go_on; });
+    return true;  // there is always more
+  });
+  {
+    MutexLock lock(&mutex);
+    changed.Wait(lock, [&] { return is_reading; });
+  }
+  LinkReaders readers;
+  readers.Add(reader);
+  near_->Write(Message("news"));
+  EXPECT_FALSE(readers.AwaitBriefly([] { return false; }));
+  {
+    MutexLock lock(&mutex);
+    may_go_on = true;
+    changed.NotifyAll();
+  }
+  EXPECT_FALSE(readers.AwaitBriefly([] { return false; }));
+  reader->Stop();
+  readers.Remove(reader.get());
 }
 
 TEST_F(LocalLinkTest, HeldReadingIsNoNews) {
