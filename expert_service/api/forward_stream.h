@@ -110,6 +110,8 @@ class ForwardStream final
   // Asks gRPC for what is due.
   void GoOn();
 
+  // Where the link cannot be read, the router is left to the stream.
+  void BeginLink();
   // Called by its reader, one at a time. Returns whether there was anything.
   bool ReadLink();
   // Takes one batch. Returns whether there was anything.

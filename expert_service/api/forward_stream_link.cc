@@ -4,9 +4,26 @@
 #include <vector>
 
 #include "expert_service/api/forward_stream.h"
+#include "services/core/log.h"
 #include "services/wire/status_codec.h"
 
 namespace expertmesh::expert {
+
+void ForwardStream::BeginLink() {
+  auto reader =
+      std::make_shared<LinkReader>(link_, [this] { return ReadLink(); });
+  if (const absl::Status started = reader->Start(); !started.ok()) {
+    Log(LogLevel::kWarning, "shared memory is not used",
+        {{"reason", started.message()}});
+    return;
+  }
+  options_.links->Add(reader);
+  {
+    MutexLock lock(&mutex_);
+    link_reader_ = std::move(reader);
+  }
+  link_->Accept();
+}
 
 bool ForwardStream::MayReadLink() {
   MutexLock lock(&mutex_);

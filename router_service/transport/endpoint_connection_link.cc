@@ -21,11 +21,20 @@ void EndpointConnection::OfferLink() {
 
 // Looked at before each batch, so that nothing waits for a peer that does not
 // know of links. Those that went over the stream before are answered there.
-void EndpointConnection::UseLinkIfOpened() {
-  if (link_ == nullptr || link_reader_ != nullptr || !link_->IsOpened()) return;
+void EndpointConnection::UseLinkIfAccepted() {
+  if (link_ == nullptr || link_reader_ != nullptr || !link_->IsAccepted()) {
+    return;
+  }
   link_->Withdraw();
-  link_reader_ = std::make_shared<LinkReader>(
+  auto reader = std::make_shared<LinkReader>(
       link_, [this, link = link_.get()] { return ReadLink(link); });
+  if (const absl::Status started = reader->Start(); !started.ok()) {
+    Log(LogLevel::kWarning, "shared memory is not used",
+        {{"endpoint", options_.address}, {"reason", started.message()}});
+    link_.reset();
+    return;
+  }
+  link_reader_ = std::move(reader);
   options_.link_readers->Add(link_reader_);
   if (options_.shared_memory != nullptr) options_.shared_memory->Set(1);
   Log(LogLevel::kInfo, "expert service is reached by shared memory",

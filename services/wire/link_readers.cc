@@ -1,8 +1,10 @@
 #include "services/wire/link_readers.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "services/core/clock.h"
 #include "services/core/spin.h"
 
@@ -20,11 +22,19 @@ constexpr int kTurns = 16;
 
 LinkReader::LinkReader(std::shared_ptr<LocalLink> link,
                        std::function<bool()> read)
-    : link_(std::move(link)),
-      read_(std::move(read)),
-      thread_([this] { Loop(); }) {}
+    : link_(std::move(link)), read_(std::move(read)) {}
 
 LinkReader::~LinkReader() { Stop(); }
+
+absl::Status LinkReader::Start() {
+  try {
+    thread_ = std::thread([this] { Loop(); });
+  } catch (const std::system_error& error) {  // a limit of threads
+    return absl::UnavailableError(
+        absl::StrCat("no thread to read a link: ", error.what()));
+  }
+  return absl::OkStatus();
+}
 
 void LinkReader::Stop() {
   // Said before waiting, so that a thread that reads on and on hears of it.

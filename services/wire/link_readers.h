@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "services/core/mutex.h"
 #include "services/wire/local_link.h"
@@ -27,6 +28,10 @@ class LinkReader {
   // called again.
   LinkReader(std::shared_ptr<LocalLink> link, std::function<bool()> read);
   ~LinkReader();
+
+  // Begins reading. Called once. Errors: UNAVAILABLE: the system gives no
+  // thread, and nothing is read.
+  absl::Status Start();
 
   // `read` does not run any more when this returns. Not from within it.
   void Stop();

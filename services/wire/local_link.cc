@@ -29,7 +29,8 @@ grpc::Slice SliceOf(PayloadRef payload) {
 // What is at the start of the memory; two rings of bytes follow. Of each pair
 // the first is the creator's: its doorbell, the ring that it writes.
 struct LocalLink::Words {
-  std::atomic<uint32_t> is_opened;
+  std::atomic<uint32_t> is_opened;  // by one end, and by no other
+  std::atomic<uint32_t> is_accepted;
   struct alignas(64) Bell {
     Doorbell::Word word;
   };
@@ -56,9 +57,7 @@ LocalLink::LocalLink(SharedMemory memory, bool is_creator)
       writer_(Ring(is_creator ? 0 : 1)),
       reader_(Ring(is_creator ? 1 : 0)),
       bell_(&words()->bells[is_creator ? 0 : 1].word),
-      peer_bell_(&words()->bells[is_creator ? 1 : 0].word) {
-  if (!is_creator) words()->is_opened.store(1);
-}
+      peer_bell_(&words()->bells[is_creator ? 1 : 0].word) {}
 
 absl::StatusOr<std::unique_ptr<LocalLink>> LocalLink::Create() {
   ASSIGN_OR_RETURN(SharedMemory memory, SharedMemory::Create(MemoryBytes()));
@@ -70,11 +69,17 @@ absl::StatusOr<std::unique_ptr<LocalLink>> LocalLink::Open(
     absl::string_view offer) {
   ASSIGN_OR_RETURN(SharedMemory memory,
                    SharedMemory::Open(offer, MemoryBytes()));
-  return std::unique_ptr<LocalLink>(
+  auto link = std::unique_ptr<LocalLink>(
       new LocalLink(std::move(memory), /*is_creator=*/false));
+  if (link->words()->is_opened.exchange(1) != 0) {
+    return absl::UnavailableError("opened by another already");
+  }
+  return link;
 }
 
-bool LocalLink::IsOpened() const { return words()->is_opened.load() != 0; }
+void LocalLink::Accept() { words()->is_accepted.store(1); }
+
+bool LocalLink::IsAccepted() const { return words()->is_accepted.load() != 0; }
 
 bool LocalLink::HasNews() const {
   if (is_blocked_.load() && writer_.Room() > 0) return true;

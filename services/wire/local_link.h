@@ -38,8 +38,9 @@ class LocalLink {
  public:
   // The end that creates the memory. Errors: UNAVAILABLE.
   static absl::StatusOr<std::unique_ptr<LocalLink>> Create();
-  // The end that opens what the other offers. Errors: UNAVAILABLE: it cannot be
-  // opened here, for the reason that is said.
+  // The end that opens what the other offers; the first to do so is the only
+  // one. Errors: UNAVAILABLE: it cannot be opened here, for the reason that is
+  // said.
   static absl::StatusOr<std::unique_ptr<LocalLink>> Open(
       absl::string_view offer);
 
@@ -48,8 +49,10 @@ class LocalLink {
 
   // Of the end that created it.
   std::string Offer() const { return memory_.Offer(); }
-  // Whether the other end has opened it: what is written will be read.
-  bool IsOpened() const;
+  // Of the end that opened it, once it reads: the other may write.
+  void Accept();
+  // Whether the other end has accepted it: what is written will be read.
+  bool IsAccepted() const;
   // Nobody else can open it any more.
   void Withdraw() { memory_.Withdraw(); }
 

@@ -90,13 +90,6 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
     EXPECT_TRUE(opened.ok()) << opened.status();
     link = *std::move(opened);
   }
-  {
-    MutexLock lock(&mutex_);
-    link_ = link;
-    stream_ = stream;
-    context_ = context;
-    changed_.NotifyAll();
-  }
   std::unique_ptr<LinkReader> reader;
   if (link != nullptr) {
     reader = std::make_unique<LinkReader>(link, [this, link] {
@@ -105,6 +98,15 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
       OnBytes(bytes, /*is_by_link=*/true);
       return true;
     });
+    EXPECT_TRUE(reader->Start().ok());
+    link->Accept();
+  }
+  {
+    MutexLock lock(&mutex_);
+    link_ = link;
+    stream_ = stream;
+    context_ = context;
+    changed_.NotifyAll();
   }
   for (grpc::ByteBuffer bytes; stream->Read(&bytes);) {
     OnBytes(bytes, /*is_by_link=*/false);

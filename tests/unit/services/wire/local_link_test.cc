@@ -1,6 +1,7 @@
 #include "services/wire/local_link.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <string>
 #include <thread>
@@ -54,9 +55,10 @@ class LocalLinkTest : public testing::Test {
  protected:
   LocalLinkTest() {
     near_ = *LocalLink::Create();
-    EXPECT_FALSE(near_->IsOpened());
     far_ = *LocalLink::Open(near_->Offer());
-    EXPECT_TRUE(near_->IsOpened());
+    EXPECT_FALSE(near_->IsAccepted());
+    far_->Accept();
+    EXPECT_TRUE(near_->IsAccepted());
   }
   std::shared_ptr<LocalLink> near_, far_;
 };
@@ -112,7 +114,9 @@ class Inbox {
           ++messages_;
           changed_.NotifyAll();
           return true;
-        })) {}
+        })) {
+    EXPECT_TRUE(reader_->Start().ok());
+  }
   bool Has(int messages) {
     MutexLock lock(&mutex_);
     return messages_ >= messages;
@@ -195,6 +199,7 @@ TEST_F(LocalLinkTest, ABusyLinkHoldsNobodyUp) {
     changed.Wait(lock, [&] { return may_go_on; });
     return true;  // there is always more
   });
+  ASSERT_TRUE(reader->Start().ok());
   {
     MutexLock lock(&mutex);
     changed.Wait(lock, [&] { return is_reading; });
@@ -211,6 +216,24 @@ TEST_F(LocalLinkTest, ABusyLinkHoldsNobodyUp) {
   EXPECT_FALSE(readers.AwaitBriefly([] { return false; }));
   reader->Stop();
   readers.Remove(reader.get());
+}
+
+TEST_F(LocalLinkTest, NoThreadToReadIt) {
+  pthread_attr_t usual, huge;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_attr_init(&huge), 0);
+  // No address space has room for such a stack.
+  ASSERT_EQ(pthread_attr_setstacksize(&huge, size_t{1} << 50), 0);
+  ASSERT_EQ(pthread_setattr_default_np(&huge), 0);
+  LinkReader reader(far_, [] { return false; });
+  const absl::Status started = reader.Start();
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  EXPECT_EQ(started.code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(LocalLinkTest, OnlyOneOpensIt) {
+  const auto other = LocalLink::Open(near_->Offer());
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(LocalLinkTest, HeldReadingIsNoNews) {
