@@ -82,6 +82,7 @@ void ForwardStream::WriteLink() {
       MutexLock lock(&mutex_);
       // The link's thread goes on as soon as there is room.
       if (!is_written && IsListening()) break;
+      if (!is_written) link_->Abandon();
       references.push_back(Recycle(std::exchange(link_writing_, nullptr)));
     }
   }

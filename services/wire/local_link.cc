@@ -121,6 +121,13 @@ bool LocalLink::Resume() {
   return true;
 }
 
+void LocalLink::Abandon() {
+  slices_.clear();
+  slice_ = offset_ = 0;
+  writer_.AskForRoom(false);
+  is_blocked_.store(false);
+}
+
 bool LocalLink::WriteSome() {
   while (slice_ < slices_.size()) {
     const grpc::Slice& slice = slices_[slice_];

@@ -64,6 +64,9 @@ class LocalLink {
   // is left.
   bool Resume();
 
+  // Gives up the message being written; nothing more may be written.
+  void Abandon();
+
   enum class Received { kNothing, kMessage, kGarbage };
   // The next message, if all of it has come. After garbage there is nothing but
   // garbage, and no news of it any more.

@@ -218,6 +218,15 @@ TEST_F(LocalLinkTest, ABusyLinkHoldsNobodyUp) {
   readers.Remove(reader.get());
 }
 
+TEST_F(LocalLinkTest, RoomIsNoNewsForAMessageGivenUp) {
+  EXPECT_FALSE(near_->Write(Message(Pattern(20 << 20))));
+  near_->Abandon();
+  EXPECT_FALSE(near_->IsFull());
+  grpc::ByteBuffer message;
+  EXPECT_EQ(far_->Read(&message), Received::kNothing);  // which makes room
+  EXPECT_FALSE(near_->HasNews());
+}
+
 TEST_F(LocalLinkTest, NoThreadToReadIt) {
   pthread_attr_t usual, huge;
   ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
