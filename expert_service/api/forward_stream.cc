@@ -23,13 +23,7 @@ ForwardStream::~ForwardStream() {
 
 void ForwardStream::Begin() {
   self_ = shared_from_this();
-  if (link_ != nullptr) {
-    auto reader =
-        std::make_shared<LinkReader>(link_, [this] { return ReadLink(); });
-    options_.links->Add(reader);
-    MutexLock lock(&mutex_);
-    link_reader_ = std::move(reader);
-  }
+  if (link_ != nullptr) BeginLink();
   GoOn();
 }
 

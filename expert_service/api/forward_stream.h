@@ -110,8 +110,12 @@ class ForwardStream final
   // Asks gRPC for what is due.
   void GoOn();
 
+  // Where the link cannot be read, the router is left to the stream.
+  void BeginLink();
   // Called by its reader, one at a time. Returns whether there was anything.
   bool ReadLink();
+  // Takes one batch. Returns whether there was anything.
+  bool ReadBatch();
   // Whether the link may be read; else it is held.
   bool MayReadLink() ABSL_LOCKS_EXCLUDED(mutex_);
   void WriteLink() ABSL_LOCKS_EXCLUDED(mutex_, link_write_mutex_);

@@ -4,9 +4,26 @@
 #include <vector>
 
 #include "expert_service/api/forward_stream.h"
+#include "services/core/log.h"
 #include "services/wire/status_codec.h"
 
 namespace expertmesh::expert {
+
+void ForwardStream::BeginLink() {
+  auto reader =
+      std::make_shared<LinkReader>(link_, [this] { return ReadLink(); });
+  if (const absl::Status started = reader->Start(); !started.ok()) {
+    Log(LogLevel::kWarning, "shared memory is not used",
+        {{"reason", started.message()}});
+    return;
+  }
+  options_.links->Add(reader);
+  {
+    MutexLock lock(&mutex_);
+    link_reader_ = std::move(reader);
+  }
+  link_->Accept();
+}
 
 bool ForwardStream::MayReadLink() {
   MutexLock lock(&mutex_);
@@ -17,31 +34,32 @@ bool ForwardStream::MayReadLink() {
 }
 
 bool ForwardStream::ReadLink() {
-  bool any = false;
-  while (MayReadLink()) {
-    const LocalLink::Received received = link_->Read(&link_incoming_);
-    if (received == LocalLink::Received::kNothing) break;
-    any = true;
-    absl::Status taken =
-        absl::InvalidArgumentError("the shared memory is in disorder");
-    ForwardBatch* batch = nullptr;
-    if (received == LocalLink::Received::kMessage) {
-      {
-        MutexLock lock(&mutex_);
-        batch = TakeFree();
-        batch->came_by_link_ = true;
-      }
-      taken = Take(link_incoming_, batch);
-      link_incoming_.Clear();
-    }
-    if (taken.ok()) continue;
-    EndWith(ToGrpcStatus(taken), When::kAtOnce);
-    std::shared_ptr<ForwardStream> reference;
-    MutexLock lock(&mutex_);
-    if (batch != nullptr) reference = Recycle(batch);
-  }
+  const bool any = MayReadLink() && ReadBatch();
   if (link_->IsFull()) WriteLink();
   return any;
+}
+
+bool ForwardStream::ReadBatch() {
+  const LocalLink::Received received = link_->Read(&link_incoming_);
+  if (received == LocalLink::Received::kNothing) return false;
+  absl::Status taken =
+      absl::InvalidArgumentError("the shared memory is in disorder");
+  ForwardBatch* batch = nullptr;
+  if (received == LocalLink::Received::kMessage) {
+    {
+      MutexLock lock(&mutex_);
+      batch = TakeFree();
+      batch->came_by_link_ = true;
+    }
+    taken = Take(link_incoming_, batch);
+    link_incoming_.Clear();
+  }
+  if (taken.ok()) return true;
+  EndWith(ToGrpcStatus(taken), When::kAtOnce);
+  std::shared_ptr<ForwardStream> reference;
+  MutexLock lock(&mutex_);
+  if (batch != nullptr) reference = Recycle(batch);
+  return true;
 }
 
 void ForwardStream::WriteLink() {
@@ -64,6 +82,7 @@ void ForwardStream::WriteLink() {
       MutexLock lock(&mutex_);
       // The link's thread goes on as soon as there is room.
       if (!is_written && IsListening()) break;
+      if (!is_written) link_->Abandon();
       references.push_back(Recycle(std::exchange(link_writing_, nullptr)));
     }
   }

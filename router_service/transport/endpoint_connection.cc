@@ -104,7 +104,7 @@ absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
 }
 
 void EndpointConnection::WriteNext() {
-  UseLinkIfOpened();
+  UseLinkIfAccepted();
   while (next_write_ < write_queue_.size()) {
     InFlightTable::Entry* entry = in_flight_.Find(write_queue_[next_write_++]);
     if (entry == nullptr) continue;  // its time ran out while it waited

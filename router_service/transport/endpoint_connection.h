@@ -34,10 +34,10 @@ namespace expertmesh::router {
 
 // Keeps one Forward stream to `address` open, carries batches over it, and
 // opens it again when it ends. Each stream offers a local link; once the
-// endpoint has opened it, batches go over the link, and end with the stream all
-// the same (endpoint_connection_link.cc). Driven from outside: OnEvent by the
-// one thread that polls `queue`, Sweep by a timer; Send by anybody. Completions
-// are told without any lock held that Send needs.
+// endpoint has accepted it, batches go over the link, and end with the stream
+// all the same (endpoint_connection_link.cc). Driven from outside: OnEvent by
+// the one thread that polls `queue`, Sweep by a timer; Send by anybody.
+// Completions are told without any lock held that Send needs.
 class EndpointConnection {
  public:
   enum class Event { kStarted, kRead, kWritten, kFinished };
@@ -123,9 +123,11 @@ class EndpointConnection {
   void Tell(const InFlightBatch& batch, const BatchAnswer& answer);
 
   void OfferLink() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void UseLinkIfOpened() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void UseLinkIfAccepted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Called by its reader, one at a time. Returns whether there was anything.
   bool ReadLink(LocalLink* link);
+  // Takes one answer. Returns whether there was one, and it was in order.
+  bool ReadAnswer(LocalLink* link);
   // Takes what has come over the link, the last of its uses.
   void EndLink();
 

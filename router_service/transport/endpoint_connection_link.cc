@@ -21,11 +21,20 @@ void EndpointConnection::OfferLink() {
 
 // Looked at before each batch, so that nothing waits for a peer that does not
 // know of links. Those that went over the stream before are answered there.
-void EndpointConnection::UseLinkIfOpened() {
-  if (link_ == nullptr || link_reader_ != nullptr || !link_->IsOpened()) return;
+void EndpointConnection::UseLinkIfAccepted() {
+  if (link_ == nullptr || link_reader_ != nullptr || !link_->IsAccepted()) {
+    return;
+  }
   link_->Withdraw();
-  link_reader_ = std::make_shared<LinkReader>(
+  auto reader = std::make_shared<LinkReader>(
       link_, [this, link = link_.get()] { return ReadLink(link); });
+  if (const absl::Status started = reader->Start(); !started.ok()) {
+    Log(LogLevel::kWarning, "shared memory is not used",
+        {{"endpoint", options_.address}, {"reason", started.message()}});
+    link_.reset();
+    return;
+  }
+  link_reader_ = std::move(reader);
   options_.link_readers->Add(link_reader_);
   if (options_.shared_memory != nullptr) options_.shared_memory->Set(1);
   Log(LogLevel::kInfo, "expert service is reached by shared memory",
@@ -33,21 +42,7 @@ void EndpointConnection::UseLinkIfOpened() {
 }
 
 bool EndpointConnection::ReadLink(LocalLink* link) {
-  bool any = false;
-  while (true) {
-    const LocalLink::Received received = link->Read(&link_received_.message);
-    if (received == LocalLink::Received::kNothing) break;
-    any = true;
-    const absl::Status taken =
-        received == LocalLink::Received::kMessage
-            ? TakeAnswer(&link_received_)
-            : absl::InternalError("left its shared memory in disorder");
-    if (taken.ok()) continue;
-    link->HoldReading();
-    MutexLock lock(&mutex_);
-    FailStream(taken);
-    break;
-  }
+  bool any = ReadAnswer(link);
   MutexLock lock(&mutex_);
   if (is_link_full_ && link->Resume()) {
     is_link_full_ = false;
@@ -55,6 +50,20 @@ bool EndpointConnection::ReadLink(LocalLink* link) {
     any = true;
   }
   return any;
+}
+
+bool EndpointConnection::ReadAnswer(LocalLink* link) {
+  const LocalLink::Received received = link->Read(&link_received_.message);
+  if (received == LocalLink::Received::kNothing) return false;
+  const absl::Status taken =
+      received == LocalLink::Received::kMessage
+          ? TakeAnswer(&link_received_)
+          : absl::InternalError("left its shared memory in disorder");
+  if (taken.ok()) return true;
+  link->HoldReading();
+  MutexLock lock(&mutex_);
+  FailStream(taken);
+  return false;
 }
 
 void EndpointConnection::EndLink() {
@@ -69,8 +78,9 @@ void EndpointConnection::EndLink() {
   if (reader == nullptr) return;
   options_.link_readers->Remove(reader.get());
   reader->Stop();
-  // The peer answers before it ends the stream.
-  ReadLink(link.get());
+  // The peer answers before it ends the stream. One that goes on for ever after
+  // it has answered all is not listened to.
+  while (inflight_rows() > 0 && ReadAnswer(link.get())) continue;
   if (options_.shared_memory != nullptr) options_.shared_memory->Set(0);
 }
 

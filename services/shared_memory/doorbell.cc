@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 namespace expertmesh {
@@ -21,7 +22,8 @@ void Doorbell::RingAll() {
 }
 
 void Doorbell::Wait() {
-  syscall(SYS_futex, word_, FUTEX_WAIT, kArmed, nullptr, nullptr, 0);
+  const struct timespec at_most = {.tv_sec = 1, .tv_nsec = 0};
+  syscall(SYS_futex, word_, FUTEX_WAIT, kArmed, &at_most, nullptr, 0);
 }
 
 }  // namespace expertmesh

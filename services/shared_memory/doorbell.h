@@ -27,7 +27,8 @@ class Doorbell {
   void RingAll();
   void Arm() { word_->store(kArmed); }
   void Disarm() { word_->store(kDisarmed, std::memory_order_relaxed); }
-  // Until it is rung, or for no reason.
+  // Until it is rung, for about a second at most, or for no reason: a peer that
+  // arms it again and again must not keep a thread here.
   void Wait();
 
  private:

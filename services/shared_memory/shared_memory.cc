@@ -23,9 +23,26 @@ namespace {
 // The first part of an offer: the form of all that follows, memory included.
 constexpr char kVersion[] = "1";
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+// Of Linux 6.3, newer than the system's headers may be.
+constexpr unsigned kNoExecSeal = 0x0008U;
 
 absl::Status SystemError(absl::string_view what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", strerror(errno)));
+}
+
+// A file in memory, not executable where the kernel knows such; some kernels
+// are told to allow no other. Negative with errno.
+int CreateFile() {
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const int file = memfd_create("expertmesh", kFlags | kNoExecSeal);
+  if (file >= 0 || errno != EINVAL) return file;
+  return memfd_create("expertmesh", kFlags);
+}
+
+// Whether nobody can change the size of `file`. Other seals may be there too.
+bool IsSizeFixed(int file) {
+  const int seals = fcntl(file, F_GET_SEALS);
+  return seals >= 0 && (seals & kSeals) == kSeals;
 }
 
 // Closes a file at the end of the scope.
@@ -66,7 +83,7 @@ absl::Status SharedMemory::Map(int file, size_t size) {
 
 absl::StatusOr<SharedMemory> SharedMemory::Create(size_t size) {
   SharedMemory memory;
-  memory.file_ = memfd_create("expertmesh", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  memory.file_ = CreateFile();
   if (memory.file_ < 0) return SystemError("memfd_create");
   if (ftruncate(memory.file_, static_cast<off_t>(kDataAt + size)) != 0) {
     return SystemError("ftruncate");
@@ -123,7 +140,7 @@ absl::StatusOr<SharedMemory> SharedMemory::Open(absl::string_view offer,
       open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (file.get() < 0) return SystemError(path);
   if (fstat(file.get(), &status) != 0 || !fits(status) ||
-      fcntl(file.get(), F_GET_SEALS) != kSeals) {
+      !IsSizeFixed(file.get())) {
     return absl::UnavailableError("not memory whose size is fixed");
   }
   RETURN_IF_ERROR(memory.Map(file.get(), size));

@@ -1,8 +1,10 @@
 #include "services/wire/link_readers.h"
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "services/core/clock.h"
 #include "services/core/spin.h"
 
@@ -20,17 +22,24 @@ constexpr int kTurns = 16;
 
 LinkReader::LinkReader(std::shared_ptr<LocalLink> link,
                        std::function<bool()> read)
-    : link_(std::move(link)),
-      read_(std::move(read)),
-      thread_([this] { Loop(); }) {}
+    : link_(std::move(link)), read_(std::move(read)) {}
 
 LinkReader::~LinkReader() { Stop(); }
 
-void LinkReader::Stop() {
-  {
-    MutexLock lock(&mutex_);
-    is_stopped_.store(true);
+absl::Status LinkReader::Start() {
+  try {
+    thread_ = std::thread([this] { Loop(); });
+  } catch (const std::system_error& error) {  // a limit of threads
+    return absl::UnavailableError(
+        absl::StrCat("no thread to read a link: ", error.what()));
   }
+  return absl::OkStatus();
+}
+
+void LinkReader::Stop() {
+  // Said before waiting, so that a thread that reads on and on hears of it.
+  is_stopped_.store(true);
+  { MutexLock until_read(&mutex_); }
   link_->bell().RingAll();
   if (thread_.joinable()) thread_.join();
 }
@@ -40,9 +49,16 @@ bool LinkReader::Read() {
   return !is_stopped_.load() && read_();
 }
 
+bool LinkReader::TryRead() {
+  if (!mutex_.TryLock()) return false;
+  const bool any = !is_stopped_.load() && read_();
+  mutex_.Unlock();
+  return any;
+}
+
 void LinkReader::Loop() {
   while (!is_stopped_.load()) {
-    Read();
+    if (Read()) continue;
     link_->bell().Arm();
     if (!HasNews()) link_->bell().Wait();
   }
@@ -76,7 +92,7 @@ bool LinkReaders::AwaitBriefly(absl::FunctionRef<bool()> is_done) {
   for (int turn = 0; !done; ++turn) {
     bool any = turn % kTurns == 0;
     for (const auto& reader : *readers) {
-      if (reader->link_->HasNews()) any |= reader->Read();
+      if (reader->link_->HasNews()) any |= reader->TryRead();
     }
     if (any) done = is_done();
     if (done || (turn % kTurns == 0 && Clock::Real()->Now() >= until)) break;

@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "services/core/mutex.h"
 #include "services/wire/local_link.h"
@@ -21,10 +22,16 @@ namespace expertmesh {
 // twice at a time.
 class LinkReader {
  public:
-  // `read` reads all messages that are there, resumes writing, and returns
-  // whether it did anything; it must not block.
+  // `read` reads a message if one is there, resumes writing, and returns
+  // whether it did anything; it must not block. One message only, since threads
+  // that have other things to do call it too: as long as there are more, it is
+  // called again.
   LinkReader(std::shared_ptr<LocalLink> link, std::function<bool()> read);
   ~LinkReader();
+
+  // Begins reading. Called once. Errors: UNAVAILABLE: the system gives no
+  // thread, and nothing is read.
+  absl::Status Start();
 
   // `read` does not run any more when this returns. Not from within it.
   void Stop();
@@ -33,6 +40,8 @@ class LinkReader {
   friend class LinkReaders;
   void Loop();
   bool Read();
+  // As Read, but does nothing where somebody else reads.
+  bool TryRead();
   // Whether the thread has a reason to be awake.
   bool HasNews() const { return is_stopped_.load() || link_->HasNews(); }
 

@@ -29,7 +29,8 @@ grpc::Slice SliceOf(PayloadRef payload) {
 // What is at the start of the memory; two rings of bytes follow. Of each pair
 // the first is the creator's: its doorbell, the ring that it writes.
 struct LocalLink::Words {
-  std::atomic<uint32_t> is_opened;
+  std::atomic<uint32_t> is_opened;  // by one end, and by no other
+  std::atomic<uint32_t> is_accepted;
   struct alignas(64) Bell {
     Doorbell::Word word;
   };
@@ -56,9 +57,7 @@ LocalLink::LocalLink(SharedMemory memory, bool is_creator)
       writer_(Ring(is_creator ? 0 : 1)),
       reader_(Ring(is_creator ? 1 : 0)),
       bell_(&words()->bells[is_creator ? 0 : 1].word),
-      peer_bell_(&words()->bells[is_creator ? 1 : 0].word) {
-  if (!is_creator) words()->is_opened.store(1);
-}
+      peer_bell_(&words()->bells[is_creator ? 1 : 0].word) {}
 
 absl::StatusOr<std::unique_ptr<LocalLink>> LocalLink::Create() {
   ASSIGN_OR_RETURN(SharedMemory memory, SharedMemory::Create(MemoryBytes()));
@@ -70,15 +69,22 @@ absl::StatusOr<std::unique_ptr<LocalLink>> LocalLink::Open(
     absl::string_view offer) {
   ASSIGN_OR_RETURN(SharedMemory memory,
                    SharedMemory::Open(offer, MemoryBytes()));
-  return std::unique_ptr<LocalLink>(
+  auto link = std::unique_ptr<LocalLink>(
       new LocalLink(std::move(memory), /*is_creator=*/false));
+  if (link->words()->is_opened.exchange(1) != 0) {
+    return absl::UnavailableError("opened by another already");
+  }
+  return link;
 }
 
-bool LocalLink::IsOpened() const { return words()->is_opened.load() != 0; }
+void LocalLink::Accept() { words()->is_accepted.store(1); }
+
+bool LocalLink::IsAccepted() const { return words()->is_accepted.load() != 0; }
 
 bool LocalLink::HasNews() const {
   if (is_blocked_.load() && writer_.Room() > 0) return true;
-  return !is_reading_held_.load() && reader_.Available() > 0;
+  return !is_reading_held_.load() && !is_garbage_.load() &&
+         reader_.Available() > 0;
 }
 
 void LocalLink::GoOnReading() {
@@ -115,6 +121,13 @@ bool LocalLink::Resume() {
   return true;
 }
 
+void LocalLink::Abandon() {
+  slices_.clear();
+  slice_ = offset_ = 0;
+  writer_.AskForRoom(false);
+  is_blocked_.store(false);
+}
+
 bool LocalLink::WriteSome() {
   while (slice_ < slices_.size()) {
     const grpc::Slice& slice = slices_[slice_];
@@ -132,8 +145,10 @@ bool LocalLink::WriteSome() {
 // --- Reading. --------------------------------------------------------------
 
 LocalLink::Received LocalLink::Read(grpc::ByteBuffer* message) {
+  // Not looked at again: where its next message begins is not known.
+  if (is_garbage_.load()) return Received::kGarbage;
   const Received received = ReadSome(message);
-  if (received == Received::kGarbage) HoldReading();
+  if (received == Received::kGarbage) is_garbage_.store(true);
   if (reader_.IsRoomAskedFor()) peer_bell_.Ring();
   return received;
 }
@@ -150,14 +165,13 @@ LocalLink::Received LocalLink::ReadSome(grpc::ByteBuffer* message) {
     std::memcpy(&length, length_.data(), sizeof(length));
     if (length > kMaxMessageBytes) return Received::kGarbage;
     payload_ = pool_.Acquire(static_cast<size_t>(length));
-    payload_read_ = 0;
   }
   payload_read_ += reader_.Read(payload_.data() + payload_read_,
                                 payload_.size() - payload_read_);
   if (payload_read_ < payload_.size()) return Received::kNothing;
   const grpc::Slice slice = SliceOf(std::exchange(payload_, PayloadRef()));
   *message = grpc::ByteBuffer(&slice, 1);
-  length_read_ = 0;
+  length_read_ = payload_read_ = 0;
   return Received::kMessage;
 }
 

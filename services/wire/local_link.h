@@ -38,8 +38,9 @@ class LocalLink {
  public:
   // The end that creates the memory. Errors: UNAVAILABLE.
   static absl::StatusOr<std::unique_ptr<LocalLink>> Create();
-  // The end that opens what the other offers. Errors: UNAVAILABLE: it cannot be
-  // opened here, for the reason that is said.
+  // The end that opens what the other offers; the first to do so is the only
+  // one. Errors: UNAVAILABLE: it cannot be opened here, for the reason that is
+  // said.
   static absl::StatusOr<std::unique_ptr<LocalLink>> Open(
       absl::string_view offer);
 
@@ -48,8 +49,10 @@ class LocalLink {
 
   // Of the end that created it.
   std::string Offer() const { return memory_.Offer(); }
-  // Whether the other end has opened it: what is written will be read.
-  bool IsOpened() const;
+  // Of the end that opened it, once it reads: the other may write.
+  void Accept();
+  // Whether the other end has accepted it: what is written will be read.
+  bool IsAccepted() const;
   // Nobody else can open it any more.
   void Withdraw() { memory_.Withdraw(); }
 
@@ -61,9 +64,12 @@ class LocalLink {
   // is left.
   bool Resume();
 
+  // Gives up the message being written; nothing more may be written.
+  void Abandon();
+
   enum class Received { kNothing, kMessage, kGarbage };
-  // The next message, if all of it has come. After garbage there is no news any
-  // more.
+  // The next message, if all of it has come. After garbage there is nothing but
+  // garbage, and no news of it any more.
   Received Read(grpc::ByteBuffer* message);
 
   // Whether a message waits for room. Any thread.
@@ -108,6 +114,7 @@ class LocalLink {
   PayloadRef payload_;
   size_t payload_read_ = 0;
   std::atomic<bool> is_reading_held_{false};
+  std::atomic<bool> is_garbage_{false};  // for good
 };
 
 }  // namespace expertmesh

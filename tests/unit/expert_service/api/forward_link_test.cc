@@ -23,7 +23,7 @@ class LinkedCall {
       : link_(*LocalLink::Create()) {
     context_.AddMetadata(kLocalLinkMetadata, link_->Offer());
     call_ = stub->Forward(&context_);
-    while (!link_->IsOpened()) std::this_thread::yield();
+    while (!link_->IsAccepted()) std::this_thread::yield();
   }
   ~LinkedCall() {
     context_.TryCancel();

@@ -7,6 +7,8 @@
 #include <map>
 #include <vector>
 
+#include "services/wire/batch_codec.h"
+
 namespace expertmesh::router {
 
 using expert::v1::EndpointState;
@@ -88,22 +90,23 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
     EXPECT_TRUE(opened.ok()) << opened.status();
     link = *std::move(opened);
   }
+  std::unique_ptr<LinkReader> reader;
+  if (link != nullptr) {
+    reader = std::make_unique<LinkReader>(link, [this, link] {
+      grpc::ByteBuffer bytes;
+      if (link->Read(&bytes) != LocalLink::Received::kMessage) return false;
+      OnBytes(bytes, /*is_by_link=*/true);
+      return true;
+    });
+    EXPECT_TRUE(reader->Start().ok());
+    link->Accept();
+  }
   {
     MutexLock lock(&mutex_);
     link_ = link;
     stream_ = stream;
     context_ = context;
     changed_.NotifyAll();
-  }
-  std::unique_ptr<LinkReader> reader;
-  if (link != nullptr) {
-    reader = std::make_unique<LinkReader>(link, [this, link] {
-      grpc::ByteBuffer bytes;
-      while (link->Read(&bytes) == LocalLink::Received::kMessage) {
-        OnBytes(bytes, /*is_by_link=*/true);
-      }
-      return true;
-    });
   }
   for (grpc::ByteBuffer bytes; stream->Read(&bytes);) {
     OnBytes(bytes, /*is_by_link=*/false);
@@ -188,6 +191,16 @@ void FakeExpertService::ReplyBytes(const std::string& bytes) {
   } else {
     stream_->Write(grpc::ByteBuffer(&slice, 1));
   }
+}
+
+void FakeExpertService::BeginTooLongReply() {
+  constexpr size_t kSliceBytes = size_t{1} << 20;
+  const std::vector<grpc::Slice> slices(
+      kMaxMessageBytes / kSliceBytes + 1,
+      grpc::Slice(std::string(kSliceBytes, 'x')));
+  MutexLock lock(&mutex_);
+  ASSERT_TRUE(is_by_link_);
+  EXPECT_FALSE(link_->Write(grpc::ByteBuffer(slices.data(), slices.size())));
 }
 
 ExpertResult FakeExpertService::RightAnswer(const ExpertBatch& batch) {

@@ -39,6 +39,8 @@ class FakeExpertService {
   // Answers on the newest Forward stream.
   void Reply(const expert::v1::ExpertResult& result);
   void ReplyBytes(const std::string& bytes);
+  // Begins a message longer than any may be. Requires: batches come by a link.
+  void BeginTooLongReply();
   // The answer of experts that are the identity.
   static expert::v1::ExpertResult RightAnswer(
       const expert::v1::ExpertBatch& batch);

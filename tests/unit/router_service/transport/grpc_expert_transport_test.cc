@@ -372,6 +372,39 @@ TEST_P(GrpcExpertTransportTest, GarbageEndsTheStreamAndItIsOpenedAgain) {
   EXPECT_EQ(again.Await(), absl::OkStatus());
 }
 
+TEST(GrpcExpertTransport, ALinkInDisorderEndsTheStreamAndItIsOpenedAgain) {
+  FakeExpertService service;
+  Harness harness(/*shared_memory=*/true, {service.address()});
+  PayloadPool pool;
+  // As the first of all messages, and after a good one.
+  for (const bool is_answered : {false, true}) {
+    harness.AwaitStream(0, true);
+    TestBatch good(pool), first(pool), second(pool), again(pool);
+    if (is_answered) {
+      harness.Send(good);
+      service.Reply(FakeExpertService::RightAnswer(service.AwaitBatch()));
+      EXPECT_EQ(good.Await(), absl::OkStatus());
+    }
+    harness.Send(first);
+    harness.Send(second);
+    service.AwaitBatch();
+    service.AwaitBatch();
+    service.BeginTooLongReply();
+    for (TestBatch* batch : {&first, &second}) {
+      const absl::Status status = batch->Await();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+      EXPECT_THAT(std::string(status.message()), HasSubstr("disorder"));
+      EXPECT_TRUE(batch->IsUntouched());
+    }
+    harness.AwaitStream(0, false);
+    harness.AwaitStream(0, true);
+    harness.Send(again);
+    service.Reply(FakeExpertService::RightAnswer(service.AwaitBatch()));
+    EXPECT_EQ(again.Await(), absl::OkStatus());
+    EXPECT_TRUE(again.HasRightRows());
+  }
+}
+
 TEST_P(GrpcExpertTransportTest, ANumberThatWasNeverSentEndsTheStream) {
   FakeExpertService service;
   Harness harness(GetParam(), {service.address()});

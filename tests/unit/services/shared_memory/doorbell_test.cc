@@ -47,6 +47,13 @@ TEST(Doorbell, NoWakeUpIsLost) {
   EXPECT_EQ(answered.load(), kRounds);
 }
 
+TEST(Doorbell, NobodyWaitsForEver) {
+  Doorbell::Word word{0};
+  Doorbell bell(&word);
+  bell.Arm();
+  bell.Wait();
+}
+
 TEST(Doorbell, RingAllWakesWhereAnotherThreadDisarmed) {
   Doorbell::Word word{0};
   Doorbell bell(&word);

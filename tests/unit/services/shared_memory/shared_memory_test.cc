@@ -81,6 +81,25 @@ TEST(SharedMemory, ItsSizeIsFixed) {
   EXPECT_NE(ftruncate(file, 1 << 20), 0);
 }
 
+TEST(SharedMemory, FurtherSealsAreWelcome) {
+  const auto created = SharedMemory::Create(kSize);
+  ASSERT_TRUE(created.ok());
+  const std::vector<std::string> parts = absl::StrSplit(created->Offer(), ':');
+  struct stat status;
+  ASSERT_EQ(fstat(std::stoi(parts[3]), &status), 0);
+  const int sealed = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  ASSERT_EQ(ftruncate(sealed, status.st_size), 0);
+  ASSERT_EQ(fchmod(sealed, 0600), 0);
+  ASSERT_EQ(pwrite(sealed, created->data() - 4096, 4096, 0), 4096);
+  ASSERT_EQ(fcntl(sealed, F_ADD_SEALS,
+                  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | 0x0020),
+            0);  // and not executable
+  EXPECT_TRUE(SharedMemory::Open(
+                  WithPart(created->Offer(), 3, absl::StrCat(sealed)), kSize)
+                  .ok());
+  close(sealed);
+}
+
 TEST(SharedMemory, OffersThatAreNotWhatTheySay) {
   const auto created = SharedMemory::Create(kSize);
   ASSERT_TRUE(created.ok());

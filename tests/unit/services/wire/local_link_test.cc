@@ -1,6 +1,7 @@
 #include "services/wire/local_link.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <string>
 #include <thread>
@@ -42,13 +43,22 @@ std::string Pattern(size_t size) {
   return text;
 }
 
+// Longer than messages may be. Its length is written, and what fits of it.
+grpc::ByteBuffer TooLongMessage() {
+  constexpr size_t kSliceBytes = size_t{1} << 20;
+  const std::vector<grpc::Slice> slices(kMaxMessageBytes / kSliceBytes + 1,
+                                        grpc::Slice(Pattern(kSliceBytes)));
+  return grpc::ByteBuffer(slices.data(), slices.size());
+}
+
 class LocalLinkTest : public testing::Test {
  protected:
   LocalLinkTest() {
     near_ = *LocalLink::Create();
-    EXPECT_FALSE(near_->IsOpened());
     far_ = *LocalLink::Open(near_->Offer());
-    EXPECT_TRUE(near_->IsOpened());
+    EXPECT_FALSE(near_->IsAccepted());
+    far_->Accept();
+    EXPECT_TRUE(near_->IsAccepted());
   }
   std::shared_ptr<LocalLink> near_, far_;
 };
@@ -96,18 +106,17 @@ class Inbox {
   explicit Inbox(std::shared_ptr<LocalLink> link)
       : link_(std::move(link)),
         reader_(std::make_shared<LinkReader>(link_, [this] {
-          bool any = false;
-          grpc::ByteBuffer message;
-          while (link_->Read(&message) == Received::kMessage) {
-            any = true;
-            MutexLock lock(&mutex_);
-            bytes_ += message.Length();
-            ++messages_;
-            changed_.NotifyAll();
-          }
           if (link_->IsFull()) link_->Resume();
-          return any;
-        })) {}
+          grpc::ByteBuffer message;
+          if (link_->Read(&message) != Received::kMessage) return false;
+          MutexLock lock(&mutex_);
+          bytes_ += message.Length();
+          ++messages_;
+          changed_.NotifyAll();
+          return true;
+        })) {
+    EXPECT_TRUE(reader_->Start().ok());
+  }
   bool Has(int messages) {
     MutexLock lock(&mutex_);
     return messages_ >= messages;
@@ -177,6 +186,65 @@ TEST_F(LocalLinkTest, StopsWhileAnotherThreadLooks) {
   }
 }
 
+// Neither who looks briefly nor who stops waits until a peer that never ends is
+// read, or for a thread that reads.
+TEST_F(LocalLinkTest, ABusyLinkHoldsNobodyUp) {
+  Mutex mutex;
+  CondVar changed;
+  bool is_reading = false, may_go_on = false;
+  const auto reader = std::make_shared<LinkReader>(far_, [&] {
+    MutexLock lock(&mutex);
+    is_reading = true;
+    changed.NotifyAll();
+    changed.Wait(lock, [&] { return may_go_on; });
+    return true;  // there is always more
+  });
+  ASSERT_TRUE(reader->Start().ok());
+  {
+    MutexLock lock(&mutex);
+    changed.Wait(lock, [&] { return is_reading; });
+  }
+  LinkReaders readers;
+  readers.Add(reader);
+  near_->Write(Message("news"));
+  EXPECT_FALSE(readers.AwaitBriefly([] { return false; }));
+  {
+    MutexLock lock(&mutex);
+    may_go_on = true;
+    changed.NotifyAll();
+  }
+  EXPECT_FALSE(readers.AwaitBriefly([] { return false; }));
+  reader->Stop();
+  readers.Remove(reader.get());
+}
+
+TEST_F(LocalLinkTest, RoomIsNoNewsForAMessageGivenUp) {
+  EXPECT_FALSE(near_->Write(Message(Pattern(20 << 20))));
+  near_->Abandon();
+  EXPECT_FALSE(near_->IsFull());
+  grpc::ByteBuffer message;
+  EXPECT_EQ(far_->Read(&message), Received::kNothing);  // which makes room
+  EXPECT_FALSE(near_->HasNews());
+}
+
+TEST_F(LocalLinkTest, NoThreadToReadIt) {
+  pthread_attr_t usual, huge;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_attr_init(&huge), 0);
+  // No address space has room for such a stack.
+  ASSERT_EQ(pthread_attr_setstacksize(&huge, size_t{1} << 50), 0);
+  ASSERT_EQ(pthread_setattr_default_np(&huge), 0);
+  LinkReader reader(far_, [] { return false; });
+  const absl::Status started = reader.Start();
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  EXPECT_EQ(started.code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(LocalLinkTest, OnlyOneOpensIt) {
+  const auto other = LocalLink::Open(near_->Offer());
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(LocalLinkTest, HeldReadingIsNoNews) {
   near_->Write(Message("later"));
   far_->HoldReading();
@@ -185,16 +253,29 @@ TEST_F(LocalLinkTest, HeldReadingIsNoNews) {
   EXPECT_TRUE(far_->HasNews());
 }
 
-TEST_F(LocalLinkTest, ALengthBeyondAllMessagesIsGarbage) {
-  // The peer writes as bytes what the link takes for a length.
-  const auto memory = SharedMemory::Open(near_->Offer(), 4096 + (8 << 20));
-  ASSERT_TRUE(memory.ok()) << memory.status();
-  near_->Write(Message("short"));
-  std::byte* const ring = memory->data() + 4096;
-  ring[7] = std::byte{0xff};
+// Only the first look sees the length: what follows it is bytes of a message
+// that nobody keeps.
+TEST_F(LocalLinkTest, ALengthBeyondAllMessagesIsGarbageForGood) {
+  near_->Write(TooLongMessage());
   grpc::ByteBuffer message;
-  EXPECT_EQ(far_->Read(&message), Received::kGarbage);
-  EXPECT_FALSE(far_->HasNews());
+  for (int look = 0; look < 3; ++look) {
+    EXPECT_EQ(far_->Read(&message), Received::kGarbage);
+    EXPECT_FALSE(far_->HasNews());
+    far_->GoOnReading();
+  }
+}
+
+TEST_F(LocalLinkTest, GarbageAfterAMessageIsGarbageForGood) {
+  near_->Write(Message("good"));
+  near_->Write(TooLongMessage());
+  grpc::ByteBuffer message;
+  ASSERT_EQ(far_->Read(&message), Received::kMessage);
+  EXPECT_EQ(Text(message), "good");
+  for (int look = 0; look < 3; ++look) {
+    EXPECT_EQ(far_->Read(&message), Received::kGarbage);
+    EXPECT_FALSE(far_->HasNews());
+    far_->GoOnReading();
+  }
 }
 
 }  // namespace
