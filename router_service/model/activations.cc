@@ -7,13 +7,14 @@
 namespace expertmesh::router {
 
 void MatmulInput::Store(int64_t row, const float* values) {
+  if (codes_) codes_->Store(row, values);
+  if (!has_plain_) return;
   if (dtype_ == DType::kF32) {
-    std::memcpy(buffer_.as<float>() + row * width_, values,
+    std::memcpy(plain_.as<float>() + row * width_, values,
                 width_ * sizeof(float));
   } else {
-    ConvertToBF16(values, width_, buffer_.as<BF16>() + row * width_);
+    ConvertToBF16(values, width_, plain_.as<BF16>() + row * width_);
   }
-  if (codes_) codes_->Store(row, values);
 }
 
 }  // namespace expertmesh::router

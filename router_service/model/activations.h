@@ -18,7 +18,8 @@ namespace expertmesh::router {
 // What activations are where they enter a product.
 struct ActivationType {
   DType dtype = DType::kF32;
-  bool quantized = false;  // in codes as well, for quantized weights
+  bool plain = true;   // as `dtype`, for weights that are not quantized
+  bool codes = false;  // for quantized ones
 };
 
 // Input of a matrix product: [max_rows, width], sized once.
@@ -28,22 +29,28 @@ class MatmulInput {
   MatmulInput(const ActivationType& type, int64_t max_rows, int64_t width)
       : dtype_(type.dtype),
         width_(width),
-        buffer_(max_rows * width * DTypeBytes(type.dtype)) {
-    if (type.quantized) codes_.emplace(max_rows, width);
+        plain_(type.plain ? max_rows * width * DTypeBytes(type.dtype) : 0),
+        has_plain_(type.plain) {
+    if (type.codes) codes_.emplace(max_rows, width);
   }
 
   // Rounds one row of f32 into place. Rows may be stored from several threads.
   void Store(int64_t row, const float* values);
 
   ActivationView view(int64_t first_row = 0) const {
-    return {buffer_.data() + first_row * width_ * DTypeBytes(dtype_), dtype_,
-            width_, codes_ ? codes_->view(first_row) : QuantizedView()};
+    ActivationView view = {nullptr, dtype_, width_, {}};
+    if (has_plain_) {
+      view.data = plain_.data() + first_row * width_ * DTypeBytes(dtype_);
+    }
+    if (codes_) view.quantized = codes_->view(first_row);
+    return view;
   }
 
  private:
   DType dtype_ = DType::kF32;
   int64_t width_ = 0;
-  Buffer buffer_;
+  Buffer plain_;
+  bool has_plain_ = false;
   std::optional<QuantizedRows> codes_;
 };
 

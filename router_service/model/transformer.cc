@@ -6,6 +6,15 @@
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
+namespace {
+
+// Of inputs that only quantized matrices take where there are such.
+ActivationType InputType(const TransformerOptions& options,
+                         const DenseWeights& weights) {
+  return {options.dtype, !weights.quantized, weights.quantized};
+}
+
+}  // namespace
 
 Transformer::Transformer(const ModelConfig& config, const DenseWeights& weights,
                          const TransformerOptions& options,
@@ -13,21 +22,22 @@ Transformer::Transformer(const ModelConfig& config, const DenseWeights& weights,
     : config_(config),
       weights_(weights),
       pool_(*pool),
-      attention_(config, {options.dtype, weights.quantized}, options.max_tokens,
+      attention_(config, InputType(options, weights), options.max_tokens,
                  options.max_context_tokens),
-      dense_ffn_({options.dtype, weights.quantized}, options.max_tokens,
+      dense_ffn_(InputType(options, weights), options.max_tokens,
                  config.num_moe_layers() < config.num_layers
                      ? config.dense_intermediate_size
                      : 0),
-      moe_(config, options.capacity, {options.dtype, weights.quantized},
+      moe_(config, options.capacity, InputType(options, weights),
            options.max_tokens, dispatcher),
       micro_batch_policy_(options.micro_batches),
       residual_(options.max_tokens * config.hidden_size * sizeof(float)),
       normed_(options.max_tokens * config.hidden_size * sizeof(float)),
-      x_({options.dtype, weights.quantized}, options.max_tokens,
+      // The gates take it plain.
+      x_({options.dtype, /*plain=*/true, weights.quantized}, options.max_tokens,
          config.hidden_size),
       branch_(options.max_tokens * config.hidden_size * sizeof(float)),
-      head_input_({options.dtype, weights.quantized}, kMaxLogitRows,
+      head_input_(InputType(options, weights), kMaxLogitRows,
                   config.hidden_size) {
   token_status_.reserve(options.max_tokens);
   const int most = options.micro_batches == 1 ? 1 : 2;
