@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,11 @@ import expertmesh_testing as et
 
 LAYERS, TOP_K, CONTEXT = 4, 2, 1024
 BENCH_FOLDER = et.SOURCE / "tests" / "bench"
+
+
+def complaints(stderr):
+    """Without the line in which, on a busy machine, it calls itself late."""
+    return re.sub(r"expertmesh: this client fell behind .*\n", "", stderr)
 
 
 class BenchTest(unittest.TestCase):
@@ -29,9 +35,7 @@ class BenchTest(unittest.TestCase):
 
     def levels(self, *arguments, **options):
         done = self.bench("--json", *arguments, **options)
-        # On a busy machine it may say that itself was late.
-        self.assertRegex(done.stderr, r"\A(expertmesh: this client fell "
-                         r"behind .*\n)*\Z")
+        self.assertEqual(complaints(done.stderr), "")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def check_latencies(self, level):
@@ -143,7 +147,7 @@ class BenchTest(unittest.TestCase):
                      "--warmup", 0, "--json")
         done = self.bench(*arguments, check=False)
         self.assertEqual(done.returncode, 1)
-        self.assertEqual(done.stderr,
+        self.assertEqual(complaints(done.stderr),
                          "expertmesh: 3 of 3 requests failed\n")
         level = json.loads(done.stdout)
         self.assertEqual(level["requests"]["failed"], 3)
@@ -161,7 +165,7 @@ class BenchTest(unittest.TestCase):
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=et.STOP_SECONDS)
         self.assertEqual(process.returncode, 1)
-        self.assertEqual(stderr, "expertmesh: interrupted\n")
+        self.assertEqual(complaints(stderr), "expertmesh: interrupted\n")
         self.assertNotIn("concurrency 2", stdout)
 
     def test_nothing_is_measured_for_nobody(self):
