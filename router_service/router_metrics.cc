@@ -163,6 +163,12 @@ TransportMetrics MakeTransportMetrics(Metrics* metrics) {
   out.shared_memory = &metrics->GaugeFamily(
       "expertmesh_router_expert_shared_memory",
       "Whether batches to the endpoint go through shared memory.");
+  out.sent_bytes = &metrics->CounterFamily(
+      "expertmesh_router_expert_sent_bytes_total",
+      "Of batches sent to an expert service, by whichever way.");
+  out.received_bytes =
+      &metrics->CounterFamily("expertmesh_router_expert_received_bytes_total",
+                              "Of an expert service's answers.");
   out.inflight_rows =
       &metrics->GaugeFamily("expertmesh_router_expert_inflight_rows",
                             "Rows sent to an expert service and not answered.");

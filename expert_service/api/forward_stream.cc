@@ -92,6 +92,9 @@ uint32_t ForwardStream::Settle(ForwardBatch* batch) {
 
 void ForwardStream::OnAnswer(ForwardBatch* batch, v1::Code code,
                              const absl::Status& encoded) {
+  // Other threads may write the answer, and drop the batch's own, before this
+  // one is through.
+  const std::shared_ptr<ForwardStream> self = shared_from_this();
   if (options_.answers[code] != nullptr) options_.answers[code]->Increment();
   if (!encoded.ok()) EndWith(ToGrpcStatus(encoded), When::kAtOnce);
   bool is_for_link = false;
@@ -205,13 +208,14 @@ ForwardStream::NextCall ForwardStream::Next() {
   if (finished_) return next;
   if (end_.has_value()) {
     const bool due = end_when_ == When::kAtOnce || Unanswered() == 0;
-    if (due && writing_ == nullptr) {
+    if (due && writing_ == nullptr && starting_reads_ == 0) {
       finished_ = true;
       next.finish = *end_;
       return next;
     }
   } else if (!reading_ && Unanswered() < options_.max_batches) {
     reading_ = true;
+    ++starting_reads_;
     next.read = true;
   }
   if (writing_ == nullptr) next.write = writing_ = replies_.Pop();
@@ -219,9 +223,15 @@ ForwardStream::NextCall ForwardStream::Next() {
 }
 
 void ForwardStream::Do(NextCall next) {
-  if (next.read) StartRead(&incoming_);
-  if (next.write != nullptr) StartWrite(&next.write->reply());
-  if (next.finish.has_value()) Finish(*next.finish);
+  while (true) {
+    if (next.write != nullptr) StartWrite(&next.write->reply());
+    if (next.finish.has_value()) Finish(*next.finish);
+    if (!next.read) return;
+    StartRead(&incoming_);
+    MutexLock lock(&mutex_);
+    --starting_reads_;
+    next = Next();
+  }
 }
 
 }  // namespace expertmesh::expert

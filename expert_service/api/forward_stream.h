@@ -118,11 +118,13 @@ class ForwardStream final
   bool ReadBatch();
   // Whether the link may be read; else it is held.
   bool MayReadLink() ABSL_LOCKS_EXCLUDED(mutex_);
-  void WriteLink() ABSL_LOCKS_EXCLUDED(mutex_, link_write_mutex_);
+  // Writes what waits, unless another thread does already: it sees to it.
+  void WriteLink() ABSL_LOCKS_EXCLUDED(mutex_);
   void EndLink();
 
   // The first call decides the status; a later one may only hurry it.
   void EndWith(const grpc::Status& status, When when);
+  // What it returns must be given to Do.
   NextCall Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Do(NextCall next);
 
@@ -137,6 +139,8 @@ class ForwardStream final
   ReplyList replies_ ABSL_GUARDED_BY(mutex_);
   ForwardBatch* writing_ ABSL_GUARDED_BY(mutex_) = nullptr;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;  // also while a batch is read
+  // Reads decided on and not yet asked of gRPC: the call must not end before.
+  int starting_reads_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mutex_);
   When end_when_ ABSL_GUARDED_BY(mutex_) = When::kWhenAnswered;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
@@ -144,10 +148,10 @@ class ForwardStream final
 
   const std::shared_ptr<LocalLink> link_;  // null: none
   grpc::ByteBuffer link_incoming_;         // of its reader
-  Mutex link_write_mutex_;                 // before mutex_
   std::shared_ptr<LinkReader> link_reader_ ABSL_GUARDED_BY(mutex_);
   ReplyList link_replies_ ABSL_GUARDED_BY(mutex_);
   ForwardBatch* link_writing_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  bool is_link_being_written_ ABSL_GUARDED_BY(mutex_) = false;
   // Not read, for too many batches are unanswered.
   bool is_link_held_ ABSL_GUARDED_BY(mutex_) = false;
 };

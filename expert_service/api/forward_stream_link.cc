@@ -63,28 +63,32 @@ bool ForwardStream::ReadBatch() {
 }
 
 void ForwardStream::WriteLink() {
+  {
+    MutexLock lock(&mutex_);
+    if (is_link_being_written_) return;
+    is_link_being_written_ = true;
+  }
   // References to this stream, dropped last.
   std::vector<std::shared_ptr<ForwardStream>> references;
-  {
-    MutexLock writing(&link_write_mutex_);
-    while (true) {
-      const grpc::ByteBuffer* begun = nullptr;
-      {
-        MutexLock lock(&mutex_);
-        if (link_writing_ == nullptr) {
-          link_writing_ = link_replies_.Pop();
-          if (link_writing_ == nullptr) break;
-          begun = &link_writing_->reply();
-        }
-      }
-      const bool is_written =
-          begun != nullptr ? link_->Write(*begun) : link_->Resume();
+  while (true) {
+    const grpc::ByteBuffer* begun = nullptr;
+    {
       MutexLock lock(&mutex_);
-      // The link's thread goes on as soon as there is room.
-      if (!is_written && IsListening()) break;
-      if (!is_written) link_->Abandon();
-      references.push_back(Recycle(std::exchange(link_writing_, nullptr)));
+      if (link_writing_ == nullptr) {
+        link_writing_ = link_replies_.Pop();
+        is_link_being_written_ = link_writing_ != nullptr;
+        if (!is_link_being_written_) break;
+        begun = &link_writing_->reply();
+      }
     }
+    const bool is_written =
+        begun != nullptr ? link_->Write(*begun) : link_->Resume();
+    MutexLock lock(&mutex_);
+    // The link's thread goes on as soon as there is room.
+    is_link_being_written_ = is_written || !IsListening();
+    if (!is_link_being_written_) break;
+    if (!is_written) link_->Abandon();
+    references.push_back(Recycle(std::exchange(link_writing_, nullptr)));
   }
   if (!references.empty()) GoOn();
 }

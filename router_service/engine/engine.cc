@@ -192,7 +192,7 @@ bool Engine::TakeInbox() {
       Finish(sequence.get(), FinishReason::kCancelled, cancellation.status);
     }
   }
-  if (!cancelled.empty()) PublishLoad();
+  if (!cancelled.empty()) PublishLoad(scheduler_.num_waiting());
   if (!is_window_empty_ && !scheduler_.has_work()) {
     PublishBalance(clock_.Now());
   }
@@ -202,11 +202,7 @@ bool Engine::TakeInbox() {
 void Engine::Step() {
   const absl::Duration start = clock_.Now();
   scheduler_.Schedule(&batch_, &chunks_);
-  {
-    MutexLock lock(&mutex_);
-    unscheduled_ = 0;
-  }
-  PublishLoad();
+  PublishLoad(/*most_unscheduled=*/0);
   for (const ScheduledChunk& chunk : chunks_) {
     Sequence& sequence = *chunk.sequence;
     if (sequence.first_step != absl::ZeroDuration()) continue;
@@ -224,7 +220,7 @@ void Engine::Step() {
   FailPrompts();
   FinishPrompts();
   scheduler_.OnStep(clock_.Now() - start);
-  PublishLoad();
+  PublishLoad(/*most_unscheduled=*/0);
 }
 
 void Engine::Advance(bool is_exact) {
@@ -494,7 +490,7 @@ void Engine::ForgetPrefixes() {
   forgets_prefixes_ = true;
 }
 
-void Engine::PublishLoad() {
+void Engine::PublishLoad(int64_t most_unscheduled) {
   const double usage =
       1.0 - static_cast<double>(pages_.num_available()) /
                 static_cast<double>(std::max<int64_t>(1, pages_.num_pages()));
@@ -508,8 +504,7 @@ void Engine::PublishLoad() {
   load_.running = scheduler_.num_running();
   load_.waiting = scheduler_.num_waiting();
   load_.deferred = scheduler_.num_deferred();
-  // Some may have been cancelled.
-  unscheduled_ = std::min(unscheduled_, load_.waiting);
+  unscheduled_ = std::min(unscheduled_, most_unscheduled);
   load_.kv_cache_usage_ratio = usage;
 }
 

@@ -121,8 +121,9 @@ class Engine {
   void RecordOverflow();
   absl::Status CheckPrompt(const SequenceRequest& request) const;
   bool IsQueueFull() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Makes running, waiting and KV use visible outside the engine's thread.
-  void PublishLoad();
+  // Makes running, waiting and KV use visible outside the engine's thread. Of
+  // those that wait, so many at most has the scheduler not looked at yet.
+  void PublishLoad(int64_t most_unscheduled);
   void PublishBalance(absl::Duration now);
 
   // No larger than the KV cache: one sequence alone always fits.

@@ -30,6 +30,10 @@ absl::Status Refusal(const DecodedResult& result) {
       absl::StrCat("refused the batch: ", result.message()));
 }
 
+void Count(prometheus::Counter* bytes, const grpc::ByteBuffer& message) {
+  if (bytes != nullptr) bytes->Increment(static_cast<double>(message.Length()));
+}
+
 }  // namespace
 
 EndpointConnection::EndpointConnection(Options options,
@@ -108,6 +112,7 @@ void EndpointConnection::WriteNext() {
   while (next_write_ < write_queue_.size()) {
     InFlightTable::Entry* entry = in_flight_.Find(write_queue_[next_write_++]);
     if (entry == nullptr) continue;  // its time ran out while it waited
+    Count(options_.sent_bytes, entry->message);
     if (link_reader_ != nullptr) {
       is_link_full_ = !link_->Write(entry->message);
     } else {
@@ -167,6 +172,7 @@ void EndpointConnection::OnRead(bool ok) {
 }
 
 absl::Status EndpointConnection::TakeAnswer(Incoming* incoming) {
+  Count(options_.received_bytes, incoming->message);
   DecodedResult& result = incoming->result;
   const absl::Status decoded = result.Decode(incoming->message);
   incoming->message.Clear();

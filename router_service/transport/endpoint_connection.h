@@ -7,6 +7,7 @@
 #include <grpcpp/client_context.h>
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 
@@ -56,6 +57,8 @@ class EndpointConnection {
     prometheus::Histogram* rpc_duration_seconds = nullptr;
     prometheus::Gauge* inflight_rows = nullptr;
     prometheus::Gauge* shared_memory = nullptr;  // 1 while a link is in use
+    prometheus::Counter* sent_bytes = nullptr;
+    prometheus::Counter* received_bytes = nullptr;
     // Of this process; null: streams offer no link. Outlives this.
     LinkReaders* link_readers = nullptr;
   };

@@ -13,6 +13,8 @@ EndpointConnection::Options WithSeries(EndpointConnection::Options options,
   options.rpc_duration_seconds = series.rpc_duration_seconds();
   options.inflight_rows = series.inflight_rows();
   options.shared_memory = series.shared_memory();
+  options.sent_bytes = series.sent_bytes();
+  options.received_bytes = series.received_bytes();
   return options;
 }
 

@@ -4,26 +4,39 @@
 
 namespace expertmesh::router {
 
+namespace {
+
+template <typename Metric, typename... Args>
+Metric* AddTo(prometheus::Family<Metric>* family, const Labels& labels,
+              const Args&... args) {
+  return family == nullptr ? nullptr : &family->Add(labels, args...);
+}
+
+template <typename Metric>
+void RemoveFrom(prometheus::Family<Metric>* family, Metric* metric) {
+  if (metric != nullptr) family->Remove(metric);
+}
+
+}  // namespace
+
 EndpointSeries::EndpointSeries(const TransportMetrics& metrics,
                                const std::string& pool,
                                const std::string& address)
-    : duration_family_(metrics.rpc_duration_seconds),
-      rows_family_(metrics.inflight_rows),
-      shared_memory_family_(metrics.shared_memory) {
+    : families_(metrics) {
   const Labels labels = {{"endpoint", address}, {"pool", pool}};
-  if (duration_family_ != nullptr) {
-    duration_ = &duration_family_->Add(labels, StepSecondsBuckets());
-  }
-  if (rows_family_ != nullptr) rows_ = &rows_family_->Add(labels);
-  if (shared_memory_family_ != nullptr) {
-    shared_memory_ = &shared_memory_family_->Add(labels);
-  }
+  duration_ = AddTo(metrics.rpc_duration_seconds, labels, StepSecondsBuckets());
+  rows_ = AddTo(metrics.inflight_rows, labels);
+  shared_memory_ = AddTo(metrics.shared_memory, labels);
+  sent_bytes_ = AddTo(metrics.sent_bytes, labels);
+  received_bytes_ = AddTo(metrics.received_bytes, labels);
 }
 
 EndpointSeries::~EndpointSeries() {
-  if (duration_ != nullptr) duration_family_->Remove(duration_);
-  if (rows_ != nullptr) rows_family_->Remove(rows_);
-  if (shared_memory_ != nullptr) shared_memory_family_->Remove(shared_memory_);
+  RemoveFrom(families_.rpc_duration_seconds, duration_);
+  RemoveFrom(families_.inflight_rows, rows_);
+  RemoveFrom(families_.shared_memory, shared_memory_);
+  RemoveFrom(families_.sent_bytes, sent_bytes_);
+  RemoveFrom(families_.received_bytes, received_bytes_);
 }
 
 }  // namespace expertmesh::router

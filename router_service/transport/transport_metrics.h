@@ -20,6 +20,10 @@ struct TransportMetrics {
   prometheus::Family<prometheus::Gauge>* inflight_rows = nullptr;
   // expertmesh_router_expert_shared_memory: 1 where batches go by it.
   prometheus::Family<prometheus::Gauge>* shared_memory = nullptr;
+  // expertmesh_router_expert_{sent,received}_bytes_total: of messages, without
+  // what the transport adds.
+  prometheus::Family<prometheus::Counter>* sent_bytes = nullptr;
+  prometheus::Family<prometheus::Counter>* received_bytes = nullptr;
   // expertmesh_router_expert_endpoints, by state in the order of EndpointState;
   // label "state".
   std::vector<prometheus::Gauge*> endpoints;
@@ -47,14 +51,16 @@ class EndpointSeries {
   prometheus::Histogram* rpc_duration_seconds() const { return duration_; }
   prometheus::Gauge* inflight_rows() const { return rows_; }
   prometheus::Gauge* shared_memory() const { return shared_memory_; }
+  prometheus::Counter* sent_bytes() const { return sent_bytes_; }
+  prometheus::Counter* received_bytes() const { return received_bytes_; }
 
  private:
-  prometheus::Family<prometheus::Histogram>* const duration_family_;
-  prometheus::Family<prometheus::Gauge>* const rows_family_;
-  prometheus::Family<prometheus::Gauge>* const shared_memory_family_;
+  const TransportMetrics families_;
   prometheus::Histogram* duration_ = nullptr;
   prometheus::Gauge* rows_ = nullptr;
   prometheus::Gauge* shared_memory_ = nullptr;
+  prometheus::Counter* sent_bytes_ = nullptr;
+  prometheus::Counter* received_bytes_ = nullptr;
 };
 
 }  // namespace expertmesh::router

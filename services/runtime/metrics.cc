@@ -73,6 +73,11 @@ prometheus::Histogram& Metrics::Histogram(const std::string& name,
       .Add(labels, buckets);
 }
 
+prometheus::Family<prometheus::Counter>& Metrics::CounterFamily(
+    const std::string& name, const std::string& help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_);
+}
+
 prometheus::Family<prometheus::Gauge>& Metrics::GaugeFamily(
     const std::string& name, const std::string& help) {
   return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_);

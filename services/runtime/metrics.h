@@ -54,6 +54,8 @@ class Metrics {
 
   // For series that come and go: whoever adds one removes it. A family's name
   // is its own, as above.
+  prometheus::Family<prometheus::Counter>& CounterFamily(
+      const std::string& name, const std::string& help);
   prometheus::Family<prometheus::Gauge>& GaugeFamily(const std::string& name,
                                                      const std::string& help);
   prometheus::Family<prometheus::Histogram>& HistogramFamily(

@@ -15,6 +15,9 @@ namespace {
 // through in one or two turns; memory is taken only as it is used.
 constexpr size_t kRingBytes = size_t{4} << 20;
 
+// Of buffers for messages read, of one end: there are as many ends as streams.
+constexpr size_t kMaxIdleBytes = 2 * kRingBytes;
+
 // A slice around a pooled buffer, which it gives back in the end.
 grpc::Slice SliceOf(PayloadRef payload) {
   const size_t size = payload.size();
@@ -57,7 +60,8 @@ LocalLink::LocalLink(SharedMemory memory, bool is_creator)
       writer_(Ring(is_creator ? 0 : 1)),
       reader_(Ring(is_creator ? 1 : 0)),
       bell_(&words()->bells[is_creator ? 0 : 1].word),
-      peer_bell_(&words()->bells[is_creator ? 1 : 0].word) {}
+      peer_bell_(&words()->bells[is_creator ? 1 : 0].word),
+      pool_(kMaxIdleBytes) {}
 
 absl::StatusOr<std::unique_ptr<LocalLink>> LocalLink::Create() {
   ASSIGN_OR_RETURN(SharedMemory memory, SharedMemory::Create(MemoryBytes()));

@@ -15,8 +15,6 @@ constexpr size_t kAlignment = 64;
 // Blocks come in powers of two from this one on.
 constexpr size_t kMinBlockBytes = 1024;
 constexpr int kNumClasses = 40;
-// Free bytes a pool keeps; what comes back beyond this is freed.
-constexpr size_t kMaxIdleBytes = size_t{256} << 20;
 
 int ClassOf(size_t size) {
   const size_t bytes = std::bit_ceil(std::max(size, kMinBlockBytes));
@@ -55,6 +53,9 @@ struct alignas(kAlignment) PayloadBlock {
 };
 
 struct PayloadPoolState {
+  explicit PayloadPoolState(size_t max_idle) : max_idle_bytes(max_idle) {}
+
+  const size_t max_idle_bytes;
   Mutex mutex;
   std::array<PayloadBlock*, kNumClasses> free ABSL_GUARDED_BY(mutex) = {};
   size_t idle_bytes ABSL_GUARDED_BY(mutex) = 0;
@@ -80,7 +81,7 @@ struct PayloadPoolState {
   bool Put(PayloadBlock* block) {
     const size_t bytes = ClassBytes(block->size_class);
     MutexLock lock(&mutex);
-    if (idle_bytes + bytes > kMaxIdleBytes) return false;
+    if (idle_bytes + bytes > max_idle_bytes) return false;
     idle_bytes += bytes;
     block->next_free = free[block->size_class];
     free[block->size_class] = block;
@@ -115,8 +116,14 @@ std::byte* PayloadRef::data() const {
 
 size_t PayloadRef::size() const { return block_ == nullptr ? 0 : block_->size; }
 
-PayloadPool::PayloadPool() : state_(std::make_shared<PayloadPoolState>()) {}
+PayloadPool::PayloadPool(size_t max_idle_bytes)
+    : state_(std::make_shared<PayloadPoolState>(max_idle_bytes)) {}
 PayloadPool::~PayloadPool() = default;
+
+size_t PayloadPool::idle_bytes() const {
+  MutexLock lock(&state_->mutex);
+  return state_->idle_bytes;
+}
 
 PayloadRef PayloadPool::Acquire(size_t size) {
   const int size_class = ClassOf(size);

@@ -47,11 +47,12 @@ class PayloadRef {
   PayloadBlock* block_ = nullptr;
 };
 
-// Thread-safe. Buffers are kept for reuse up to a bound; steady traffic
-// allocates nothing.
+// Thread-safe. Steady traffic allocates nothing.
 class PayloadPool {
  public:
-  PayloadPool();
+  // Buffers are kept for reuse while they have at most `max_idle_bytes`
+  // together.
+  explicit PayloadPool(size_t max_idle_bytes = size_t{256} << 20);
   ~PayloadPool();
 
   PayloadPool(const PayloadPool&) = delete;
@@ -59,6 +60,9 @@ class PayloadPool {
 
   // A buffer of at least `size` bytes, contents undefined.
   PayloadRef Acquire(size_t size);
+
+  // Of the buffers kept for reuse.
+  size_t idle_bytes() const;
 
  private:
   friend class PayloadRef;

@@ -44,6 +44,18 @@ TEST(PayloadPool, AReleasedReferenceIsAdoptedAgain) {
   EXPECT_EQ(PayloadRef::Adopt(released).data(), data);
 }
 
+TEST(PayloadPool, KeepsNoMoreThanItsBound) {
+  PayloadPool pool(8192);
+  { const PayloadRef payloads[] = {pool.Acquire(4096), pool.Acquire(4096)}; }
+  EXPECT_EQ(pool.idle_bytes(), 8192u);
+  {
+    const PayloadRef payloads[] = {pool.Acquire(4096), pool.Acquire(4096),
+                                   pool.Acquire(4096), pool.Acquire(16384)};
+    EXPECT_EQ(pool.idle_bytes(), 0u);
+  }
+  EXPECT_EQ(pool.idle_bytes(), 8192u);
+}
+
 TEST(PayloadPool, BuffersOutliveTheirPool) {
   PayloadRef payload;
   {
