@@ -90,7 +90,11 @@ void AddGenerateFlags(CLI::App& app, GenerateFlags& flags) {
                  "The same for the prompt's tokens")
       ->type_name("N");
   AddOverflowFlags(app, flags.overflow_policy, flags.exact);
-  app.add_option("--priority", flags.priority,
+  AddPriorityFlag(app, flags.priority);
+}
+
+void AddPriorityFlag(CLI::App& app, int32_t& priority) {
+  app.add_option("--priority", priority,
                  "From -10 to 10; higher goes first where requests wait")
       ->type_name("N");
 }

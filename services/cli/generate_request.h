@@ -41,6 +41,8 @@ void AddGenerateFlags(CLI::App& app, GenerateFlags& flags);
 
 // --overflow-policy and --exact, which Score takes as well.
 void AddOverflowFlags(CLI::App& app, std::string& policy, bool& exact);
+// --priority, likewise.
+void AddPriorityFlag(CLI::App& app, int32_t& priority);
 // "wait", "next_best", "drop"; anything else: UNSPECIFIED.
 v1::OverflowPolicy OverflowPolicyOf(const std::string& name);
 

@@ -58,6 +58,12 @@ void Append(std::vector<std::string>& argv,
   argv.insert(argv.end(), more);
 }
 
+void Append(std::vector<std::string>& argv, const FlagValues& flags) {
+  for (const auto& [flag, value] : flags) {
+    argv.push_back(absl::StrCat(flag, "=", value));
+  }
+}
+
 // "127.0.0.1:41002" of "http://127.0.0.1:41002/metrics".
 std::string AddressOf(absl::string_view url) {
   url = absl::StripPrefix(url, "http://");
@@ -133,6 +139,12 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddNumber(app, "--drain-timeout", router,
             "Seconds running requests get to finish when stopped; default: 5");
 
+  app.add_flag_callback(
+      "--no-shared-memory",
+      [both] {
+        for (FlagValues* flags : both) (*flags)["--no-shared-memory"] = "true";
+      },
+      "Have the services exchange batches over gRPC alone");
   AddChoice(app, "--log-level", {"debug", "info", "warning", "error"}, both,
             "Least level of the services' log lines; default: warning");
   AddChoice(app, "--log-format", {"text", "json"}, both,
@@ -186,9 +198,8 @@ ServiceSpec LocalMesh::ExpertSpecOf(const std::string& name,
     if (mesh.expert_threads) {
       Append(argv, {"--threads", absl::StrCat(*mesh.expert_threads)});
     }
-    for (const FlagValues* values : {&mesh.expert_flags, &flags}) {
-      for (const auto& [flag, value] : *values) Append(argv, {flag, value});
-    }
+    Append(argv, mesh.expert_flags);
+    Append(argv, flags);
     return argv;
   };
   return {name, kStaticPoolName, command};
@@ -206,9 +217,7 @@ ServiceSpec LocalMesh::RouterSpec(
                                           ? AddressOf(previous->metrics)
                                           : mesh.metrics_listen});
     argv.insert(argv.end(), experts.begin(), experts.end());
-    for (const auto& [flag, value] : mesh.router_flags) {
-      Append(argv, {flag, value});
-    }
+    Append(argv, mesh.router_flags);
     return argv;
   };
   return {"the router", /*pool=*/"", command};

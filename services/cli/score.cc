@@ -1,5 +1,6 @@
 // `expertmesh score`: log-probabilities of a given text.
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,7 @@ struct Flags {
   WindowOptions windows;
   std::string overflow_policy;
   bool exact = false;
+  int32_t priority = 0;
   bool json = false;
 };
 
@@ -64,6 +66,7 @@ absl::Status ScoreWindow(Client& client, const Flags& flags,
                                                      window.end());
   request.set_overflow_policy(OverflowPolicyOf(flags.overflow_policy));
   request.set_exact(flags.exact);
+  request.set_priority(flags.priority);
   grpc::ClientContext context;
   client.Prepare(context);
   v1::ScoreResponse response;
@@ -131,6 +134,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_flag("--complete-windows", flags.windows.complete_windows,
                "Leave out an incomplete last window");
   AddOverflowFlags(app, flags.overflow_policy, flags.exact);
+  AddPriorityFlag(app, flags.priority);
   app.add_flag("--json", flags.json, "Print one JSON object");
 }
 

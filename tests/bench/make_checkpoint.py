@@ -2,7 +2,9 @@
 """Writes a Qwen3-MoE checkpoint with random bf16 weights, for benchmarks.
 
 The default shape has 1.72 B parameters, 0.277 B of them active per token.
-Prompts go in as token ids: there is no tokenizer.json.
+Prompts go in as token ids: there is no tokenizer.json. The first --dense-layers
+have one feed-forward of the width of all experts a token takes: with all but
+one of them dense, a model is the twin of the one without.
 """
 
 import argparse
@@ -11,6 +13,12 @@ import pathlib
 import struct
 
 import numpy
+
+
+def feed_forward(prefix, width, hidden):
+    yield prefix + "gate_proj.weight", (width, hidden)
+    yield prefix + "up_proj.weight", (width, hidden)
+    yield prefix + "down_proj.weight", (hidden, width)
 
 
 def tensors(a):
@@ -27,12 +35,14 @@ def tensors(a):
         yield attention + "q_norm.weight", (a.head_dim,)
         yield attention + "k_norm.weight", (a.head_dim,)
         yield prefix + "post_attention_layernorm.weight", (a.hidden,)
+        if layer < a.dense_layers:
+            yield from feed_forward(prefix + "mlp.", a.top_k * a.expert_width,
+                                    a.hidden)
+            continue
         yield prefix + "mlp.gate.weight", (a.experts, a.hidden)
         for expert in range(a.experts):
-            mlp = f"{prefix}mlp.experts.{expert}."
-            yield mlp + "gate_proj.weight", (a.expert_width, a.hidden)
-            yield mlp + "up_proj.weight", (a.expert_width, a.hidden)
-            yield mlp + "down_proj.weight", (a.hidden, a.expert_width)
+            yield from feed_forward(f"{prefix}mlp.experts.{expert}.",
+                                    a.expert_width, a.hidden)
     yield "model.norm.weight", (a.hidden,)
     yield "lm_head.weight", (a.vocab, a.hidden)
 
@@ -50,10 +60,12 @@ def config(a):
         "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
         "hidden_size": a.hidden, "num_hidden_layers": a.layers,
         "num_attention_heads": a.heads, "num_key_value_heads": a.kv_heads,
-        "head_dim": a.head_dim, "intermediate_size": 3 * a.hidden,
+        "head_dim": a.head_dim,
+        "intermediate_size": a.top_k * a.expert_width,
         "moe_intermediate_size": a.expert_width, "num_experts": a.experts,
         "num_experts_per_tok": a.top_k, "norm_topk_prob": True,
-        "decoder_sparse_step": 1, "mlp_only_layers": [],
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": list(range(a.dense_layers)),
         "vocab_size": a.vocab, "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "hidden_act": "silu",
         "attention_bias": False, "tie_word_embeddings": False,
@@ -69,7 +81,7 @@ def main():
     for name, value in (("hidden", 1024), ("layers", 16), ("heads", 16),
                         ("kv-heads", 4), ("head-dim", 64), ("experts", 64),
                         ("top-k", 8), ("expert-width", 512), ("vocab", 32000),
-                        ("seed", 1)):
+                        ("dense-layers", 0), ("seed", 1)):
         parser.add_argument("--" + name, type=int, default=value, help=" ")
     a = parser.parse_args()
 

@@ -1,24 +1,19 @@
 // Tokens per second with experts in this process and in an expert service of
 // its own, reached by shared memory and over gRPC; and one dispatch against a
 // raw TCP ping-pong of the same bytes.
-//   mesh_bench [CHECKPOINT] [ROUNDS]
-// Rounds alternate between the three, so that a machine whose speed drifts
-// slows all; figures are medians over rounds, ratios are made within a round.
+//   mesh_bench [CHECKPOINT] [ROUNDS] [bf16|int8|int4]
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "tests/bench/answer_waiter.h"
 #include "tests/bench/measure.h"
 #include "tests/bench/model_steps.h"
@@ -26,26 +21,6 @@
 
 namespace expertmesh::testing {
 namespace {
-
-// The same model with its experts here, by shared memory, over gRPC.
-constexpr int kWays = 3;
-using Models = std::array<LocalModel*, kWays>;
-
-void Compare(const char* name, int rounds, const Models& models,
-             const std::function<double(LocalModel*)>& measure) {
-  std::array<std::vector<double>, kWays> speeds, ratios;
-  for (LocalModel* model : models) measure(model);
-  for (int round = 0; round < rounds; ++round) {
-    for (int way = 0; way < kWays; ++way) {
-      speeds[way].push_back(measure(models[way]));
-      ratios[way].push_back(speeds[0].back() / speeds[way].back());
-    }
-  }
-  std::printf("%-14s %12.1f %14.1f %12.1f %15.2f %9.2f\n", name,
-              Median(speeds[0]), Median(speeds[1]), Median(speeds[2]),
-              Median(ratios[1]), Median(ratios[2]));
-  std::fflush(stdout);
-}
 
 // One batch of `num_tokens` rows for one expert, there and back, with a thread
 // that waits as the dispatcher does. Adds what the expert computed for.
@@ -173,32 +148,27 @@ void CompareDispatch(RemoteModel* near, RemoteModel* far, int64_t num_tokens) {
       Median(memory) / Median(raw), Median(grpc) / Median(raw));
 }
 
-int Main(const std::string& directory, int rounds) {
-  const LocalModelOptions options = BenchOptions(16);
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "mesh_bench: %s\n", status.ToString().c_str());
+  return 1;
+}
+
+int Main(const std::string& directory, int rounds, const std::string& format) {
+  const absl::StatusOr<WeightFormat> parsed = ParseWeightFormat(format);
+  if (!parsed.ok()) return Fail(parsed.status());
+  const LocalModelOptions options = BenchOptions(32, *parsed);
   const auto local = LocalModel::Load(directory, options);
+  if (!local.ok()) return Fail(local.status());
   const auto near = RemoteModel::Load(directory, options, 1);
+  if (!near.ok()) return Fail(near.status());
   const auto far =
       RemoteModel::Load(directory, options, 1, /*shared_memory=*/false);
-  for (const absl::Status& status :
-       {local.status(), near.status(), far.status()}) {
-    if (status.ok()) continue;
-    std::fprintf(stderr, "mesh_bench: %s\n", status.ToString().c_str());
-    return 1;
-  }
-  const Models models = {local->get(), (*near)->model.get(),
-                         (*far)->model.get()};
-  std::printf(
-      "tokens/s        one process  shared memory    over gRPC  one process / "
-      "either\n");
-  Compare("prefill 512", rounds, models,
-          [](LocalModel* m) { return PrefillTokensPerSecond(m, 1, 512); });
-  Compare("prefill x16", rounds, models,
-          [](LocalModel* m) { return PrefillTokensPerSecond(m, 16, 32); });
-  Compare("decode x1", rounds, models,
-          [](LocalModel* m) { return DecodeTokensPerSecond(m, 1, 16); });
-  Compare("decode x16", rounds, models,
-          [](LocalModel* m) { return DecodeTokensPerSecond(m, 16, 8); });
-  const int64_t token_bytes = models[0]->config().hidden_size * 2;
+  if (!far.ok()) return Fail(far.status());
+  CompareSpeeds({{"one process", local->get()},
+                 {"shared memory", (*near)->model.get()},
+                 {"gRPC", (*far)->model.get()}},
+                rounds);
+  const int64_t token_bytes = (*local)->config().hidden_size * 2;
   for (const int64_t bytes : {4096, 131072}) {
     CompareDispatch(near->get(), far->get(),
                     std::max<int64_t>(1, bytes / token_bytes));
@@ -212,5 +182,5 @@ int Main(const std::string& directory, int rounds) {
 int main(int argc, char** argv) {
   return expertmesh::testing::Main(
       argc > 1 ? argv[1] : EXPERTMESH_SOURCE_DIR "/deploy/demo_model",
-      argc > 2 ? std::atoi(argv[2]) : 9);
+      argc > 2 ? std::atoi(argv[2]) : 9, argc > 3 ? argv[3] : "bf16");
 }

@@ -1,5 +1,6 @@
 #include "tests/bench/model_steps.h"
 
+#include <cstdio>
 #include <vector>
 
 #include "tests/bench/measure.h"
@@ -46,9 +47,14 @@ void Step(LocalModel* model, const router::TokenBatch& batch,
 
 }  // namespace
 
-LocalModelOptions BenchOptions(int64_t max_seqs) {
+LocalModelOptions BenchOptions(int64_t max_seqs,
+                               std::optional<WeightFormat> format) {
   LocalModelOptions options;
-  options.router_dtype = DType::kBF16;
+  // As the router's --router-dtype.
+  options.router_dtype =
+      format && IsQuantized(*format) ? DType::kF32 : DType::kBF16;
+  options.router_format = options.expert_format = format;
+  options.kv_dtype = DType::kBF16;
   options.wire_dtype = DType::kBF16;
   options.max_context_tokens = kContextTokens;
   options.kv_cache_tokens = max_seqs * kContextTokens;
@@ -76,6 +82,59 @@ double DecodeTokensPerSecond(LocalModel* model, int64_t num_seqs, int64_t steps,
     }
   });
   return static_cast<double>(num_seqs * steps) / seconds;
+}
+
+namespace {
+
+using Measure = std::function<double(LocalModel*)>;
+
+void Compare(const char* name, const std::vector<Contender>& contenders,
+             int rounds, const Measure& measure) {
+  std::vector<std::vector<double>> speeds(contenders.size());
+  std::vector<std::vector<double>> ratios(contenders.size());
+  for (const Contender& contender : contenders) measure(contender.model);
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < contenders.size(); ++i) {
+      speeds[i].push_back(measure(contenders[i].model));
+      ratios[i].push_back(speeds[0].back() / speeds[i].back());
+    }
+  }
+  std::printf("%-12s", name);
+  for (const auto& own : speeds) std::printf("%15.1f", Median(own));
+  for (size_t i = 1; i < ratios.size(); ++i) {
+    std::printf("%15.2f", Median(ratios[i]));
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+void CompareSpeeds(const std::vector<Contender>& contenders, int rounds) {
+  std::printf("%-12s", "tokens/s");
+  for (const Contender& one : contenders) std::printf("%15s", one.name.c_str());
+  for (size_t i = 1; i < contenders.size(); ++i) {
+    std::printf("%15s", ("1st / " + contenders[i].name).c_str());
+  }
+  std::printf("\n");
+  const struct {
+    const char* name;
+    Measure measure;
+  } rows[] = {
+      {"prefill 512",
+       [](LocalModel* m) { return PrefillTokensPerSecond(m, 1, 512); }},
+      {"prefill x16",
+       [](LocalModel* m) { return PrefillTokensPerSecond(m, 16, 32); }},
+      {"decode x1",
+       [](LocalModel* m) { return DecodeTokensPerSecond(m, 1, 16); }},
+      {"decode x16",
+       [](LocalModel* m) { return DecodeTokensPerSecond(m, 16, 8); }},
+      {"decode x32",
+       [](LocalModel* m) { return DecodeTokensPerSecond(m, 32, 8); }},
+  };
+  for (const auto& row : rows) {
+    Compare(row.name, contenders, rounds, row.measure);
+  }
 }
 
 }  // namespace expertmesh::testing

@@ -196,6 +196,15 @@ class ScoreTest(WithServer):
         self.assertEqual(self.score("--token-ids", "5"),
                          {"logprobs": [], "mean": None, "perplexity": None})
 
+    def test_a_priority_changes_no_score_and_has_a_range(self):
+        plain = self.score("--text", "hello there")
+        self.assertEqual(
+            self.score("--text", "hello there", "--priority", "-3"), plain)
+        refused = self.cli("score", "--text", "hello there", "--priority",
+                           "11", check=False)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertRegex(refused.stderr, r"\Aexpertmesh: .*priority.*\n\Z")
+
     def test_plain_output(self):
         lines = self.cli("score", "--text", "hello there").stdout.splitlines()
         self.assertRegex(lines[0], r"^2\t\d+\t-\d+\.\d+$")

@@ -46,6 +46,14 @@ class SharedMemoryTest(unittest.TestCase):
         self.assertEqual(text, self.check(["--no-shared-memory"], [], 0))
         self.assertEqual(text, self.check([], ["--no-shared-memory"], 0))
 
+    def test_serve_passes_the_refusal_on(self):
+        with et.serve(et.DEMO_MODEL, 1) as mesh:
+            text = answer(mesh)
+            self.assertEqual(users(mesh), 1)
+        with et.serve(et.DEMO_MODEL, 1, "--no-shared-memory") as mesh:
+            self.assertEqual(answer(mesh), text)
+            self.assertEqual(users(mesh), 0)
+
     def test_a_killed_service_is_let_go_of(self):
         with contextlib.ExitStack() as stack:
             expert = stack.enter_context(et.expert(et.DEMO_MODEL))

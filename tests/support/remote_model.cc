@@ -1,7 +1,10 @@
 #include "tests/support/remote_model.h"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "router_service/dispatch/endpoint_placement.h"
 #include "services/core/mutex.h"
 #include "services/core/status_macros.h"
@@ -24,9 +27,14 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
   auto out = std::make_unique<RemoteModel>();
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
   const ModelConfig& config = checkpoint->config();
-  ASSIGN_OR_RETURN(
-      out->processes,
-      ExpertProcesses::Start(directory, config.num_experts, num_services));
+  std::vector<std::string> flags;
+  if (options.expert_format) {
+    flags.push_back(absl::StrCat("--expert-dtype=",
+                                 WeightFormatName(*options.expert_format)));
+  }
+  ASSIGN_OR_RETURN(out->processes,
+                   ExpertProcesses::Start(directory, config.num_experts,
+                                          num_services, flags));
   const auto readiness = std::make_shared<Readiness>();
   router::EndpointSet::Options endpoint_options;
   endpoint_options.shared_memory = shared_memory;
