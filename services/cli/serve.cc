@@ -11,7 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,13 +27,14 @@
 #include "services/cli/supervisor.h"
 #include "services/cli/terminal.h"
 #include "services/core/status_macros.h"
+#include "services/core/worker_pool.h"
 #include "services/mesh/mesh_config.h"
 #include "services/runtime/ready_file.h"
 
 namespace expertmesh {
 namespace {
 
-constexpr int64_t kDefaultExpertServices = 4;
+constexpr int64_t kMostDefaultServices = 4;
 
 struct ServeFlags {
   LocalMesh mesh;
@@ -53,8 +53,8 @@ void AddFlags(CLI::App& app, ServeFlags& flags) {
       ->required();
   CLI::Option* const services =
       app.add_option("--expert-services", flags.expert_services,
-                     "Expert services to start; default: 4, or fewer where "
-                     "there are fewer experts")
+                     "Expert services to start; default: one for every two "
+                     "CPUs, and four at most")
           ->type_name("N")
           ->check(IsWholeNumber(1));
   CLI::Option* const replicas =
@@ -152,11 +152,19 @@ std::vector<std::string> Addresses(const Supervisor& supervisor,
   return addresses;
 }
 
-void DivideCores(int64_t num_services, LocalMesh* mesh) {
+// A layer waits for the slowest of its services, so those with one thread each
+// lose more by waiting for a CPU than they gain by being several.
+int64_t NumExpertServices(const ServeFlags& flags, int64_t num_experts) {
+  if (flags.expert_services) return *flags.expert_services;
+  const int64_t by_cpus =
+      std::clamp<int64_t>(AvailableCpus() / 2, 1, kMostDefaultServices);
+  return std::min(std::max(by_cpus, flags.replicas), num_experts);
+}
+
+void DivideCpus(int64_t num_services, LocalMesh* mesh) {
   if (mesh->expert_threads) return;
-  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  mesh->expert_threads =
-      std::max<int64_t>(1, cores / std::max<int64_t>(1, num_services));
+  mesh->expert_threads = std::max<int64_t>(
+      1, AvailableCpus() / std::max<int64_t>(1, num_services));
 }
 
 absl::Status StartExperts(std::vector<ServiceSpec> specs,
@@ -170,8 +178,7 @@ absl::Status StartExperts(std::vector<ServiceSpec> specs,
 // Every expert on --replicas of --expert-services, and managed ones besides.
 absl::Status StartSpread(const ServeFlags& flags, LocalMesh mesh,
                          int64_t num_experts, Supervisor& supervisor) {
-  const int64_t num_services = flags.expert_services.value_or(
-      std::min(kDefaultExpertServices, num_experts));
+  const int64_t num_services = NumExpertServices(flags, num_experts);
   if (num_services > num_experts) {
     return absl::InvalidArgumentError(
         absl::StrCat("--expert-services ", num_services, ": the model has ",
@@ -179,7 +186,7 @@ absl::Status StartSpread(const ServeFlags& flags, LocalMesh mesh,
   }
   ASSIGN_OR_RETURN(const auto holdings,
                    SpreadExperts(num_experts, num_services, flags.replicas));
-  DivideCores(num_services + flags.managed_services, &mesh);
+  DivideCpus(num_services + flags.managed_services, &mesh);
   std::vector<ServiceSpec> experts;
   for (const std::vector<int64_t>& held : holdings) {
     experts.push_back(mesh.ExpertSpec(held));
@@ -199,7 +206,7 @@ absl::StatusOr<LocalPools> StartPools(const ServeFlags& flags, LocalMesh mesh,
                                       Supervisor& supervisor) {
   ASSIGN_OR_RETURN(MeshConfig config,
                    ReadMeshFile(flags.mesh_config, model, Targets::kOptional));
-  DivideCores(LocalPools::NumFirst(config), &mesh);
+  DivideCpus(LocalPools::NumFirst(config), &mesh);
   absl::StatusOr<LocalPools> pools =
       LocalPools::Create(std::move(config), model, mesh, flags.managed_memory,
                          supervisor.folder());
