@@ -241,10 +241,11 @@ absl::Status Watch(const ServeFlags& flags, Supervisor& supervisor,
   };
   RETURN_IF_ERROR(write_ready_file());
   const ServiceStatus router = Router(supervisor);
-  PrintLine(
-      absl::StrCat("expertmesh: serving ", flags.mesh.model, " at ",
-                   router.info->grpc, " (", supervisor.services().size() - 1,
-                   " expert services, metrics at ", router.info->metrics, ")"));
+  const size_t num_experts = supervisor.services().size() - 1;
+  PrintLine(absl::StrCat(
+      "expertmesh: serving ", flags.mesh.model, " at ", router.info->grpc, " (",
+      num_experts, num_experts == 1 ? " expert service" : " expert services",
+      ", metrics at ", router.info->metrics, ")"));
   supervisor.Watch([&] {
     const absl::Status written = write_ready_file();
     if (!written.ok()) {
