@@ -76,6 +76,12 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
   out.step_duration_seconds = &metrics->Histogram(
       "expertmesh_router_step_duration_seconds",
       "One pass of a batch through all layers.", StepSecondsBuckets());
+  for (size_t i = 0; i < kNumStepPhases; ++i) {
+    out.step_phase_seconds[i] = &metrics->Counter(
+        "expertmesh_router_step_phase_seconds_total",
+        "Time of steps, by what the engine's thread did or waited for.",
+        {{"phase", std::string(StepPhaseName(static_cast<StepPhase>(i)))}});
+  }
   out.prompt_tokens =
       &metrics->Counter("expertmesh_router_prompt_tokens_total",
                         "Prompt tokens, computed or found in the prefix cache, "

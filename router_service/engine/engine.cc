@@ -201,6 +201,7 @@ bool Engine::TakeInbox() {
 
 void Engine::Step() {
   const absl::Duration start = clock_.Now();
+  transformer_.times().Begin();
   scheduler_.Schedule(&batch_, &chunks_);
   PublishLoad(/*most_unscheduled=*/0);
   for (const ScheduledChunk& chunk : chunks_) {
@@ -212,15 +213,28 @@ void Engine::Step() {
   }
   step_routing_.Begin(chunks_, batch_.num_tokens());
   const int64_t num_crossed_rows = transformer_.num_crossed_rows();
+  transformer_.times().End(StepPhase::kSchedule);
   transformer_.Forward(batch_, &cache_, &step_routing_);
   RecordStep(start);
   Advance(transformer_.num_crossed_rows() == num_crossed_rows);
   CollectLogitRows();
+  transformer_.times().End(StepPhase::kSchedule);
   ComputeLogits();
   FailPrompts();
   FinishPrompts();
   scheduler_.OnStep(clock_.Now() - start);
   PublishLoad(/*most_unscheduled=*/0);
+  transformer_.times().End(StepPhase::kSchedule);
+  RecordTimes();
+}
+
+void Engine::RecordTimes() {
+  const auto& total = transformer_.times().total();
+  for (size_t phase = 0; phase < kNumStepPhases; ++phase) {
+    metrics_.step_phase_seconds[phase]->Increment(
+        absl::ToDoubleSeconds(total[phase] - seen_times_[phase]));
+  }
+  seen_times_ = total;
 }
 
 void Engine::Advance(bool is_exact) {
@@ -302,6 +316,7 @@ void Engine::ComputeLogits() {
     for (size_t i = 0; i < count; ++i) {
       Deliver(logit_rows_[first + i], logit_results_[i]);
     }
+    transformer_.times().End(StepPhase::kSampling);
   }
 }
 

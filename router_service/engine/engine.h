@@ -118,6 +118,7 @@ class Engine {
               const absl::Status& status);
   void RecordStep(absl::Duration start);
   void RecordPages();
+  void RecordTimes();
   void RecordOverflow();
   absl::Status CheckPrompt(const SequenceRequest& request) const;
   bool IsQueueFull() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -152,6 +153,7 @@ class Engine {
   std::vector<std::vector<float>> original_logits_;
   int64_t seen_preemptions_ = 0;
   KvPages::Counts seen_counts_;
+  std::array<absl::Duration, kNumStepPhases> seen_times_ = {};
   absl::Duration last_balance_;  // when PublishBalance last ran
   bool is_window_empty_ = true;  // as PublishBalance last saw it
   std::vector<uint64_t> window_rows_;

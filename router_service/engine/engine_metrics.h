@@ -9,6 +9,7 @@
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "router_service/dispatch/routing.h"
+#include "router_service/model/step_times.h"
 
 namespace expertmesh::router {
 
@@ -24,6 +25,7 @@ struct EngineMetrics {
   prometheus::Histogram* request_duration_seconds;
   prometheus::Histogram* queue_duration_seconds;
   prometheus::Histogram* step_duration_seconds;
+  std::array<prometheus::Counter*, kNumStepPhases> step_phase_seconds;
   prometheus::Counter* prompt_tokens;
   prometheus::Counter* generated_tokens;
   prometheus::Counter* preemptions;

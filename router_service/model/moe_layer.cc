@@ -22,13 +22,14 @@ bool IsCombined(uint32_t row, int64_t top_k, const DispatchPlan& plan) {
 
 MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
                    const ActivationType& type, int64_t max_tokens,
-                   Dispatcher* dispatcher)
+                   Dispatcher* dispatcher, StepTimes* times)
     : config_(config),
       gate_(config),
       planner_(&gate_, capacity),
       repair_(&gate_),
       budget_(capacity.max_lost_gate_mass),
       dispatcher_(dispatcher),
+      times_(*times),
       shared_ffn_(type, max_tokens, config.shared_intermediate_size),
       shared_(config.shared_intermediate_size > 0
                   ? max_tokens * config.hidden_size * sizeof(float)
@@ -63,12 +64,14 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                  absl::MakeSpan(&routing.topk_ids[token * top_k], top_k),
                  absl::MakeSpan(&routing.topk_weights[token * top_k], top_k));
   });
+  times_.End(StepPhase::kGate);
   dispatcher_->CountReplicas(layer, &ticket->replicas);
   const absl::Duration now = Clock::Real()->Now();
   routing.allowance = budget_.Allowance(now);
   planner_.Build(routing, ticket->replicas, &ticket->plan);
   budget_.Add(ticket->plan.accounts, now);
   dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch);
+  times_.End(StepPhase::kDispatch);
 }
 
 void MoeLayer::Finish(MoeTicket* ticket, float* y,
@@ -80,6 +83,7 @@ void MoeLayer::Finish(MoeTicket* ticket, float* y,
   if (ticket->weights->shared) {
     shared_ffn_.Run(*ticket->weights->shared, ticket->x, num_tokens,
                     shared_.as<float>(), pool);
+    times_.End(StepPhase::kDense);
   }
   const auto must_wait = [&](uint32_t token) {
     return ticket->routing.policy[token] == OverflowPolicy::kWait &&
@@ -87,6 +91,7 @@ void MoeLayer::Finish(MoeTicket* ticket, float* y,
   };
   dispatcher_->Finish(&ticket->dispatch, must_wait);
   if (!ticket->dispatch.failures().empty()) RepairPlan(ticket, must_wait);
+  times_.End(StepPhase::kExperts);
   CombineTokens(*ticket, y, pool);
   FindBadTokens(*ticket);
   if (!bad_tokens_.empty()) RetryBadTokens(ticket, must_wait, y, pool);

@@ -14,6 +14,7 @@
 #include "router_service/model/dense_weights.h"
 #include "router_service/model/ffn.h"
 #include "router_service/model/gate.h"
+#include "router_service/model/step_times.h"
 
 namespace expertmesh::router {
 
@@ -34,10 +35,10 @@ struct MoeTicket {
 // something else, such as another micro-batch's attention. One thread.
 class MoeLayer {
  public:
-  // `dispatcher` must outlive this.
+  // `dispatcher` and `times` must outlive this.
   MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
            const ActivationType& type, int64_t max_tokens,
-           Dispatcher* dispatcher);
+           Dispatcher* dispatcher, StepTimes* times);
 
   // Before the first layer of a step.
   void BeginStep() { dispatcher_->BeginStep(); }
@@ -91,6 +92,7 @@ class MoeLayer {
   PlanRepair repair_;
   LostMassBudget budget_;
   Dispatcher* const dispatcher_;
+  StepTimes& times_;
   Ffn shared_ffn_;
   Buffer shared_;                // [max_tokens, hidden] f32
   Buffer shared_gate_;           // [max_tokens] f32

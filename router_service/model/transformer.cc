@@ -29,7 +29,7 @@ Transformer::Transformer(const ModelConfig& config, const DenseWeights& weights,
                      ? config.dense_intermediate_size
                      : 0),
       moe_(config, options.capacity, InputType(options, weights),
-           options.max_tokens, dispatcher),
+           options.max_tokens, dispatcher, &times_),
       micro_batch_policy_(options.micro_batches),
       residual_(options.max_tokens * config.hidden_size * sizeof(float)),
       normed_(options.max_tokens * config.hidden_size * sizeof(float)),
@@ -87,6 +87,7 @@ void Transformer::RunAttention(int64_t layer, const MicroBatch& part,
   attention_.Run(layer, weights, part.batch, x_.view(part.first_token), cache,
                  Rows(branch_, part), pool_);
   AddToResidual(part);
+  times_.End(StepPhase::kAttention);
 }
 
 void Transformer::BeginFfn(int64_t layer, MicroBatch* part) {
@@ -97,6 +98,7 @@ void Transformer::BeginFfn(int64_t layer, MicroBatch* part) {
     dense_ffn_.Run(*weights.dense, x, part->batch.num_tokens(),
                    Rows(branch_, *part), pool_);
     AddToResidual(*part);
+    times_.End(StepPhase::kDense);
   } else {
     moe_.Begin(layer, weights, Rows(normed_, *part), x, part->batch.policy,
                pool_, &part->ticket);
@@ -120,6 +122,7 @@ void Transformer::FinishFfn(int64_t layer, MicroBatch* part,
     observer->OnLayer(layer, part->first_token, part->ticket.routing,
                       part->ticket.plan);
   }
+  times_.End(StepPhase::kCombine);
 }
 
 void Transformer::Logits(absl::Span<const int32_t> rows, float* logits) {
@@ -134,6 +137,7 @@ void Transformer::Logits(absl::Span<const int32_t> rows, float* logits) {
   });
   Gemm(head_input_.view(), num_rows, weights_.lm_head, logits,
        config_.vocab_size, pool_);
+  times_.End(StepPhase::kHead);
 }
 
 void Transformer::Embed(const TokenBatch& batch) {

@@ -11,6 +11,7 @@
 #include "router_service/model/attention.h"
 #include "router_service/model/micro_batch.h"
 #include "router_service/model/moe_layer.h"
+#include "router_service/model/step_times.h"
 
 namespace expertmesh::router {
 
@@ -68,6 +69,9 @@ class Transformer {
   // from them may have other bits.
   int64_t num_crossed_rows() const { return moe_.num_crossed_rows(); }
 
+  // The engine adds its own phases.
+  StepTimes& times() { return times_; }
+
   void set_capacity(const CapacityOptions& capacity) {
     moe_.set_capacity(capacity);
   }
@@ -90,6 +94,7 @@ class Transformer {
   const ModelConfig& config_;
   const DenseWeights& weights_;
   WorkerPool& pool_;
+  StepTimes times_;
   Attention attention_;
   Ffn dense_ffn_;
   MoeLayer moe_;

@@ -477,7 +477,10 @@ class MetricsTest(RouterTest):
         "expert_endpoints", "endpoints_refused_total", "uncovered_experts",
         "prefix_cache_lookup_tokens_total", "prefix_cache_hit_tokens_total",
         "prefix_cache_evicted_pages_total", "prefix_cache_pages",
-        "prefill_budget_tokens")
+        "prefill_budget_tokens", "step_phase_seconds_total",
+        "expert_sent_bytes_total", "expert_received_bytes_total")
+    PHASES = ("schedule", "attention", "gate", "dispatch", "experts",
+              "combine", "dense", "head", "sampling")
 
     def scrape(self):
         with urllib.request.urlopen(self.mesh.metrics_url,
@@ -489,6 +492,23 @@ class MetricsTest(RouterTest):
             if line.startswith(series + " "):
                 return float(line.split()[-1])
         self.fail(f"no series {series}")
+
+    def test_phases_make_up_the_steps(self):
+        def phases():
+            return [self.value("expertmesh_router_step_phase_seconds_total"
+                               f'{{phase="{phase}"}}')
+                    for phase in self.PHASES]
+        before = phases()
+        began = time.monotonic()
+        self.generate(max_tokens=50, ignore_eos=True)
+        spent = [b - a for a, b in zip(before, phases())]
+        for name, seconds in zip(self.PHASES, spent):
+            # The demo model has neither dense layers nor shared experts.
+            (self.assertEqual if name == "dense" else self.assertGreater)(
+                seconds, 0, name)
+        self.assertLess(sum(spent), time.monotonic() - began)
+        steps = self.value("expertmesh_router_step_duration_seconds_sum")
+        self.assertGreater(sum(phases()), steps * 0.9)
 
     def test_series_exist_from_the_start(self):
         text = self.scrape()
