@@ -182,24 +182,30 @@ void Dispatcher::FinishWave(DispatchTicket* ticket, MustWait must_wait) {
     }
     if (!ticket->unsent_.empty()) wake = std::min(wake, now + kOfferAgain);
     if (is_uncovered) wake = std::min(wake, now + uncovered_left_);
-    const bool is_answered =
-        transport_->AwaitBriefly([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-          MutexLock lock(&state_->mutex);
-          return state_->events != seen_events;
-        });
-    if (is_answered) continue;
-    MutexLock lock(&state_->mutex);
     if (is_uncovered || is_held_back_) {
+      MutexLock lock(&state_->mutex);
       wake = std::min(wake, state_->loads.NextReopening(now));
     }
-    state_->changed.WaitFor(lock, wake - now,
-                            [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                              return state_->events != seen_events;
-                            });
+    AwaitEvent(seen_events, wake);
     const absl::Duration waited = Clock::Real()->Now() - now;
     if (is_uncovered) uncovered_left_ -= waited;
     if (is_held_back_) cross_left_ -= waited;
   }
+}
+
+void Dispatcher::AwaitEvent(uint64_t seen_events, absl::Duration wake) {
+  const bool is_due =
+      transport_->AwaitBriefly([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        if (Clock::Real()->Now() >= wake) return true;
+        MutexLock lock(&state_->mutex);
+        return state_->events != seen_events;
+      });
+  if (is_due) return;
+  MutexLock lock(&state_->mutex);
+  state_->changed.WaitFor(lock, wake - Clock::Real()->Now(),
+                          [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                            return state_->events != seen_events;
+                          });
 }
 
 // --- Sending. --------------------------------------------------------------

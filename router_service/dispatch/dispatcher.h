@@ -146,6 +146,8 @@ class Dispatcher {
   void AddPiece(int32_t expert_id, uint32_t first_row, uint32_t last_row,
                 DispatchTicket* ticket);
   void FinishWave(DispatchTicket* ticket, MustWait must_wait);
+  // Until something has happened after `seen_events`, or the time has come.
+  void AwaitEvent(uint64_t seen_events, absl::Duration wake);
 
   // Sends what waits to be sent; what nobody takes goes on waiting.
   void SendUnsent(DispatchTicket* ticket);

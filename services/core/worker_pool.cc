@@ -7,14 +7,14 @@
 #include <fstream>
 #include <string>
 
+#include "services/core/clock.h"
 #include "services/core/spin.h"
 
 namespace expertmesh {
 namespace {
 
-// Long enough to bridge the gap between two loops of one layer, short enough
-// that an idle service uses no CPU worth seeing.
-constexpr int kSpins = 2000;
+// Between two looks at the clock.
+constexpr int kTurns = 64;
 
 // The cgroup v2 quota in CPUs, or 0 where there is none.
 double CgroupCpus() {
@@ -89,8 +89,10 @@ void WorkerPool::RunShare() {
 void WorkerPool::WorkerLoop() {
   uint64_t seen = 0;
   while (true) {
-    for (int spins = 0; spins < kSpins && epoch_.load() == seen; ++spins) {
-      SpinTurn(spins);
+    const absl::Duration until = Clock::Real()->Now() + kBriefWait;
+    for (int turn = 1; epoch_.load() == seen; ++turn) {
+      SpinTurn(turn, kTurns);
+      if (turn % kTurns == 0 && Clock::Real()->Now() >= until) break;
     }
     if (epoch_.load() == seen) {
       MutexLock lock(&mutex_);

@@ -11,9 +11,6 @@
 namespace expertmesh {
 namespace {
 
-// About what waking two threads on either side costs: a wait that is longer
-// anyway loses no more than that by it. Measured in tests/bench/README.md.
-constexpr absl::Duration kBriefly = absl::Microseconds(50);
 // Between two looks at the clock, after each of which the peer may have the
 // core.
 constexpr int kTurns = 16;
@@ -87,7 +84,7 @@ bool LinkReaders::AwaitBriefly(absl::FunctionRef<bool()> is_done) {
   const std::shared_ptr<const List> readers = Get();
   if (readers->empty()) return is_done();
   for (const auto& reader : *readers) reader->link_->bell().Disarm();
-  const absl::Duration until = Clock::Real()->Now() + kBriefly;
+  const absl::Duration until = Clock::Real()->Now() + kBriefWait;
   bool done = false;
   for (int turn = 0; !done; ++turn) {
     bool any = turn % kTurns == 0;

@@ -75,10 +75,10 @@ TEST_F(LocalPoolsTest, ServicesAreStartedByWhatTheFileSays) {
   EXPECT_THAT(of_pools, ElementsAre("base", "base", "hot", "idle"));
   EXPECT_THAT(Command(*pools, 0), Contains("0-3"));
   EXPECT_THAT(Command(*pools, 0), Not(Contains("--memory-budget")));
-  EXPECT_THAT(Command(*pools, 0), Contains("bf16"));
+  EXPECT_THAT(Command(*pools, 0), Contains("--expert-dtype=bf16"));
   EXPECT_THAT(Command(*pools, 1), Contains("none"));
-  EXPECT_THAT(Command(*pools, 1), Contains("3MiB"));
-  EXPECT_THAT(Command(*pools, 2), Contains("1000"));
+  EXPECT_THAT(Command(*pools, 1), Contains("--memory-budget=3MiB"));
+  EXPECT_THAT(Command(*pools, 2), Contains("--memory-budget=1000"));
 }
 
 TEST_F(LocalPoolsTest, TheRouterFindsPoolsByFiles) {
