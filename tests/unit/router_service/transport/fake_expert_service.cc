@@ -87,8 +87,8 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
   const auto offer = metadata.find(kLocalLinkMetadata);
   if (offer != metadata.end()) {
     auto opened = LocalLink::Open({offer->second.data(), offer->second.size()});
-    EXPECT_TRUE(opened.ok()) << opened.status();
-    link = *std::move(opened);
+    // A router that has given the stream up already has taken its offer back.
+    if (opened.ok()) link = *std::move(opened);
   }
   std::unique_ptr<LinkReader> reader;
   if (link != nullptr) {
