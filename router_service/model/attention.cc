@@ -105,7 +105,7 @@ void Attention::AttendTask(int64_t layer, const TokenBatch& batch, int64_t seq,
     scratch.key_pages[page] = cache.key_page(layer, table[page], kv_head);
     scratch.value_pages[page] = cache.value_page(layer, table[page], kv_head);
   }
-  const PagedKv kv{cache.dtype(), scratch.key_pages.data(),
+  const PagedKv kv{cache.format(), scratch.key_pages.data(),
                    scratch.value_pages.data()};
   AttendRows(scratch.queries.data(), scratch.positions.data(), num_rows,
              head_dim, config_.layers[layer].sliding_window.value_or(0), kv,

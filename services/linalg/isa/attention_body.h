@@ -3,10 +3,12 @@
 // Paged attention over the lanes of a simd_*.h that the including file has
 // chosen. The arithmetic of a row:
 //   for blocks of 64 absolute positions, ascending, that its window meets:
-//     s_j = chain of fused multiply-adds q_d k_jd over d ascending
+//     s_j = chain of fused multiply-adds q_d k_jd over d ascending; of codes,
+//           times the key's scale
 //     m'  = max(m, max s_j);  p_j = e^(s_j - m');  a = e^(m - m')
 //     l   = l a + sum of p_j (16 partial sums, fixed tree)
-//     o   = o a, then the chain o + p_j v_j over its own j ascending
+//     o   = o a, then the chain o + p_j v_j over its own j ascending; with
+//           codes v_j, p_j is first multiplied by the value's scale
 //   out = o (1 / l)
 // Nothing in it depends on the other rows, which only share loads. Keys that a
 // row does not see are left out, not multiplied by zero: their pages may hold
@@ -18,6 +20,24 @@ namespace {
 constexpr int64_t kPage = 16;
 constexpr int kBlockPages = 4;
 constexpr int64_t kBlock = kPage * kBlockPages;
+
+// One head's keys or values of 16 positions, and their scales: null unless the
+// elements are codes.
+template <typename T>
+struct Page {
+  const T* elements;
+  const float* scales;
+};
+
+template <typename T>
+EXPERTMESH_INLINE Page<T> PageAt(const void* page) {
+  return {static_cast<const T*>(page), nullptr};
+}
+template <>
+EXPERTMESH_INLINE Page<int8_t> PageAt(const void* page) {
+  const auto* scales = static_cast<const float*>(page);
+  return {reinterpret_cast<const int8_t*>(scales + kPage), scales};
+}
 
 // One row inside a tile.
 struct AttendRow {
@@ -40,7 +60,7 @@ EXPERTMESH_INLINE int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Scores of kRows rows against kCols pages of 16 keys.
 template <typename T, int kRows, int kCols>
-void ScoreTile(AttendRow* const* rows, const T* const* pages, int64_t head_dim,
+void ScoreTile(AttendRow* const* rows, const Page<T>* pages, int64_t head_dim,
                int64_t offset) {
   F32x16 acc[kRows][kCols];
 #pragma GCC unroll 8
@@ -53,7 +73,8 @@ void ScoreTile(AttendRow* const* rows, const T* const* pages, int64_t head_dim,
   for (int64_t d = 0; d < head_dim; ++d) {
     F32x16 keys[kCols];
 #pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) keys[c] = Load(pages[c] + d * kPage);
+    for (int c = 0; c < kCols; ++c)
+      keys[c] = Load(pages[c].elements + d * kPage);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32x16 query = Broadcast(queries[r][d]);
@@ -67,14 +88,15 @@ void ScoreTile(AttendRow* const* rows, const T* const* pages, int64_t head_dim,
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int c = 0; c < kCols; ++c) {
-      Store(rows[r]->weights + offset + c * kPage, acc[r][c]);
+      const float* scales = pages[c].scales;
+      Store(rows[r]->weights + offset + c * kPage,
+            scales ? Mul(acc[r][c], Load(scales)) : acc[r][c]);
     }
   }
 }
 
 template <typename T, int kRows>
-void ScoreRows(AttendRow* const* rows, const T* const* pages,
-               int64_t head_dim) {
+void ScoreRows(AttendRow* const* rows, const Page<T>* pages, int64_t head_dim) {
   constexpr int kCols = TileCols(kRows);
   for (int c = 0; c < kBlockPages; c += kCols) {
     ScoreTile<T, kRows, kCols>(rows, pages + c, head_dim, c * kPage);
@@ -84,7 +106,7 @@ void ScoreRows(AttendRow* const* rows, const T* const* pages,
 // Dimensions [d, d + 16 kCols) of kRows outputs take the keys of `range`, which
 // all these rows see. `Access` loads and stores 16 dimensions.
 template <typename T, int kRows, int kCols, typename Access>
-void ValueTile(AttendRow* const* rows, const T* const* pages, KeyRange range,
+void ValueTile(AttendRow* const* rows, const Page<T>* pages, KeyRange range,
                int64_t head_dim, int64_t d, Access access) {
   F32x16 acc[kRows][kCols];
 #pragma GCC unroll 8
@@ -97,7 +119,7 @@ void ValueTile(AttendRow* const* rows, const T* const* pages, KeyRange range,
   const float* weights[kRows];
   for (int r = 0; r < kRows; ++r) weights[r] = rows[r]->weights;
   for (int64_t j = range.first; j < range.last; ++j) {
-    const T* value = pages[j / kPage] + (j % kPage) * head_dim + d;
+    const T* value = pages[j / kPage].elements + (j % kPage) * head_dim + d;
     F32x16 values[kCols];
 #pragma GCC unroll 8
     for (int c = 0; c < kCols; ++c) values[c] = access.Get(value + c * 16);
@@ -140,7 +162,7 @@ struct PartAccess {
 };
 
 template <typename T, int kRows>
-void AddValues(AttendRow* const* rows, const T* const* pages, KeyRange range,
+void AddValues(AttendRow* const* rows, const Page<T>* pages, KeyRange range,
                int64_t head_dim) {
   constexpr int kCols = TileCols(kRows);
   int64_t d = 0;
@@ -163,8 +185,10 @@ EXPERTMESH_INLINE KeyRange InBlock(const AttendRow& row, int64_t block_start) {
 }
 
 // Turns the block's scores into weights and takes them into max and sum;
-// returns the factor for what the row has summed so far.
-float UpdateSoftmax(AttendRow& row, KeyRange range) {
+// returns the factor for what the row has summed so far. The weights are those
+// of the values as they lie in `pages`.
+template <typename T>
+float UpdateSoftmax(AttendRow& row, KeyRange range, const Page<T>* pages) {
   const float lowest = -__builtin_inff();
   for (int64_t j = 0; j < range.first; ++j) row.weights[j] = lowest;
   for (int64_t j = range.last; j < kBlock; ++j) row.weights[j] = lowest;
@@ -178,7 +202,9 @@ float UpdateSoftmax(AttendRow& row, KeyRange range) {
   const F32x16 shift = Broadcast(max);
   for (int c = 0; c < kBlockPages; ++c) {
     scores[c] = Exp(Sub(scores[c], shift));
-    Store(row.weights + c * 16, scores[c]);
+    const float* scales = pages[c].scales;
+    Store(row.weights + c * 16,
+          scales ? Mul(scores[c], Load(scales)) : scores[c]);
   }
   const float block_sum =
       SumLanes(Add(Add(scores[0], scores[1]), Add(scores[2], scores[3])));
@@ -196,8 +222,8 @@ void ScaleOut(AttendRow& row, int64_t head_dim, float factor) {
 
 // One block of keys for kRows rows that all see some of it.
 template <typename T, int kRows>
-void AttendBlock(AttendRow* const* rows, const T* const* key_pages,
-                 const T* const* value_pages, int64_t head_dim,
+void AttendBlock(AttendRow* const* rows, const Page<T>* key_pages,
+                 const Page<T>* value_pages, int64_t head_dim,
                  int64_t block_start) {
   ScoreRows<T, kRows>(rows, key_pages, head_dim);
   KeyRange ranges[kRows];
@@ -206,7 +232,8 @@ void AttendBlock(AttendRow* const* rows, const T* const* key_pages,
     ranges[r] = InBlock(*rows[r], block_start);
     common.first = MaxOf(common.first, ranges[r].first);
     common.last = MinOf(common.last, ranges[r].last);
-    ScaleOut(*rows[r], head_dim, UpdateSoftmax(*rows[r], ranges[r]));
+    ScaleOut(*rows[r], head_dim,
+             UpdateSoftmax(*rows[r], ranges[r], value_pages));
   }
   if (common.first >= common.last) common = {kBlock, kBlock};
   // Keys before and after the common ones are each row's own affair.
@@ -249,13 +276,13 @@ void AttendTile(const AttendArgs& args, AttendRow* tile, int num_rows) {
     // theirs and are masked.
     const int64_t lowest_page = first / kPage;
     const int64_t highest_page = (last - 1) / kPage;
-    const T* key_pages[kBlockPages];
-    const T* value_pages[kBlockPages];
+    Page<T> key_pages[kBlockPages];
+    Page<T> value_pages[kBlockPages];
     for (int c = 0; c < kBlockPages; ++c) {
       const int64_t page =
           MinOf(MaxOf(start / kPage + c, lowest_page), highest_page);
-      key_pages[c] = static_cast<const T*>(args.key_pages[page]);
-      value_pages[c] = static_cast<const T*>(args.value_pages[page]);
+      key_pages[c] = PageAt<T>(args.key_pages[page]);
+      value_pages[c] = PageAt<T>(args.value_pages[page]);
     }
     if (active == 0) continue;
     WithRowCount(active, [&](auto count) {

@@ -63,6 +63,14 @@ EXPERTMESH_INLINE void Store(uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), RoundToBF16(a.hi));
 }
 
+EXPERTMESH_INLINE __m256 WidenCodes(const int8_t* p) {
+  const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+}
+EXPERTMESH_INLINE F32x16 Load(const int8_t* p) {
+  return {WidenCodes(p), WidenCodes(p + 8)};
+}
+
 EXPERTMESH_INLINE F32x16 Add(F32x16 a, F32x16 b) {
   return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
 }

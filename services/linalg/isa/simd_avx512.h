@@ -3,7 +3,8 @@
 // Sixteen f32 lanes in one AVX-512 register. The meaning of each function is
 // the same in all simd_*.h, to the bit:
 //   Load, Store       unaligned; on uint16_t they widen from and round to bf16
-//                     (nearest even, NaN stays a quiet NaN)
+//                     (nearest even, NaN stays a quiet NaN); Load of int8_t
+//                     gives whole numbers
 //   Fma(a, b, c)      a * b + c, rounded once
 //   Max, Min(a, b)    b where the lanes do not compare (NaN)
 //   ScaleByLowBits    x * 2^n, n being what was added to 1.5 * 2^23
@@ -54,6 +55,11 @@ EXPERTMESH_INLINE void Store(uint16_t* p, F32x16 a) {
       _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtepi32_epi16(result));
+}
+
+EXPERTMESH_INLINE F32x16 Load(const int8_t* p) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))};
 }
 
 EXPERTMESH_INLINE F32x16 Add(F32x16 a, F32x16 b) {

@@ -59,6 +59,10 @@ EXPERTMESH_INLINE void Store(uint16_t* p, const F32x16& a) {
   }
 }
 
+EXPERTMESH_INLINE F32x16 Load(const int8_t* p) {
+  return EachLane([&](int i) { return static_cast<float>(p[i]); });
+}
+
 EXPERTMESH_INLINE F32x16 Add(const F32x16& a, const F32x16& b) {
   return EachLane([&](int i) { return a.v[i] + b.v[i]; });
 }
