@@ -15,8 +15,9 @@ namespace expertmesh {
 //   value page  [kPageTokens][head_dim]
 // In int8 a page begins with the scales of its positions, [kPageTokens] f32,
 // and the key or value of position j is scale_j times its codes.
-// Pages that hold no position a row sees are never read and may be null;
-// nor does what lies at unseen positions of a page matter.
+// Pages before the first position that any row sees, and after the last one,
+// are never read and may be null; nor does what lies at unseen positions
+// matter.
 struct PagedKv {
   KvFormat format = KvFormat::kF32;  // the arithmetic is f32
   const std::byte* const* key_pages = nullptr;

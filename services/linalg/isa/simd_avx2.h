@@ -9,6 +9,8 @@
 
 #define EXPERTMESH_INLINE inline __attribute__((always_inline))
 
+#include "services/linalg/isa/simd_fold.h"
+
 namespace expertmesh {
 namespace {
 
@@ -91,6 +93,18 @@ EXPERTMESH_INLINE F32x16 Max(F32x16 a, F32x16 b) {
 }
 EXPERTMESH_INLINE F32x16 Min(F32x16 a, F32x16 b) {
   return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+
+EXPERTMESH_INLINE F32x16 ZeroUnlessAbove(F32x16 a, F32x16 x, F32x16 limit) {
+  return {_mm256_and_ps(a.lo, _mm256_cmp_ps(x.lo, limit.lo, _CMP_NLE_UQ)),
+          _mm256_and_ps(a.hi, _mm256_cmp_ps(x.hi, limit.hi, _CMP_NLE_UQ))};
+}
+
+EXPERTMESH_INLINE float SumLanes(F32x16 a) {
+  return SumEightLanes(_mm256_add_ps(a.lo, a.hi));
+}
+EXPERTMESH_INLINE float MaxLanes(F32x16 a) {
+  return MaxEightLanes(_mm256_max_ps(a.lo, a.hi));
 }
 
 EXPERTMESH_INLINE __m256 ScaleByLowBits(__m256 x, __m256 shifted) {
