@@ -123,7 +123,8 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "bf16; or int8, int4: weights in codes, the rest as auto")
       ->capture_default_str();
   app.add_option("--kv-dtype", config->kv_dtype,
-                 "Keys and values: auto (as activations), f32, bf16")
+                 "Keys and values: auto (as activations), f32, bf16; or int8: "
+                 "codes of 8 bits with a scale per position and head")
       ->capture_default_str();
   app.add_option("--wire-dtype", config->wire_dtype,
                  "Activations to and from experts: auto (as the checkpoint), "
@@ -226,7 +227,10 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
     RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype,
                                "auto, f32, bf16, int8 or int4"));
   }
-  RETURN_IF_ERROR(CheckDType("--kv-dtype", config.kv_dtype));
+  if (config.kv_dtype != "int8") {
+    RETURN_IF_ERROR(
+        CheckDType("--kv-dtype", config.kv_dtype, "auto, f32, bf16 or int8"));
+  }
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
   if (config.micro_batches != "auto" && config.micro_batches != "1" &&
       config.micro_batches != "2") {
@@ -299,6 +303,10 @@ std::optional<WeightFormat> RouterWeightFormat(const RouterConfig& config) {
   const auto format = ParseWeightFormat(config.router_dtype);
   if (format.ok() && IsQuantized(*format)) return *format;
   return std::nullopt;
+}
+
+KvFormat RouterKvFormat(const RouterConfig& config, DType activations) {
+  return ParseKvFormat(config.kv_dtype).value_or(KvFormatOf(activations));
 }
 
 DType ActivationDType(const std::string& flag, DType checkpoint) {

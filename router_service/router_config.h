@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "services/core/dtype.h"
+#include "services/linalg/kv_format.h"
 #include "services/linalg/weight_format.h"
 #include "services/runtime/command_line.h"
 
@@ -29,7 +30,7 @@ struct RouterConfig {
   bool lend_weights = true;  // whether hosts without the checkpoint may pull it
 
   std::string router_dtype = "auto";  // auto, f32, bf16, int8, int4
-  std::string kv_dtype = "auto";      // auto, f32, bf16
+  std::string kv_dtype = "auto";      // auto, f32, bf16, int8
   std::string wire_dtype = "auto";    // auto, f32, bf16
   int threads = 0;                    // 0: the CPUs at hand
 
@@ -81,6 +82,10 @@ absl::Status CheckRouterConfig(const RouterConfig& config);
 // The type a dtype flag stands for: itself, or the checkpoint's activation
 // type. f16 checkpoints run in f32: their activations may exceed f16's range.
 DType ActivationDType(const std::string& flag, DType checkpoint);
+
+// The type of keys and values that --kv-dtype stands for; auto: that of
+// activations.
+KvFormat RouterKvFormat(const RouterConfig& config, DType activations);
 
 // int8 or int4, where --router-dtype asks for them.
 std::optional<WeightFormat> RouterWeightFormat(const RouterConfig& config);

@@ -40,14 +40,14 @@ namespace {
 // KV pages within the configured memory or number of tokens, and never more
 // than all running requests could fill.
 int64_t NumKvPages(const RouterConfig& config, const ModelConfig& model,
-                   DType dtype) {
+                   KvFormat format) {
   const auto pages = [](int64_t tokens) {
     return (tokens + kPageTokens - 1) / kPageTokens;
   };
   if (config.kv_cache_tokens > 0) return pages(config.kv_cache_tokens);
   const int64_t by_memory =
       config.kv_cache_bytes /
-      static_cast<int64_t>(KvCache::PageBytes(model, dtype));
+      static_cast<int64_t>(KvCache::PageBytes(model, format));
   return std::min(by_memory,
                   pages(model.max_position_embeddings) * config.max_sequences);
 }
@@ -107,7 +107,7 @@ class RouterServer::Impl {
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<MetricsServer> metrics_server_;
   DType activation_dtype_ = DType::kF32;
-  DType kv_dtype_ = DType::kF32;
+  KvFormat kv_format_ = KvFormat::kF32;
   std::string router_dtype_;  // as announced
   std::string sum_order_;
   DType wire_dtype_ = DType::kF32;
@@ -163,7 +163,7 @@ absl::Status RouterServer::Impl::LoadModel() {
   ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(*checkpoint_));
   const std::optional<WeightFormat> format = RouterWeightFormat(config_);
   const DType dtype = ActivationDType(config_.router_dtype, model().dtype);
-  kv_dtype_ = ActivationDType(config_.kv_dtype, dtype);
+  kv_format_ = RouterKvFormat(config_, dtype);
   // What is not in codes is little: the gates' products, the same everywhere.
   activation_dtype_ = format ? DType::kF32 : dtype;
   sum_order_ =
@@ -175,7 +175,7 @@ absl::Status RouterServer::Impl::LoadModel() {
   metrics_ = std::make_unique<Metrics>("router", IsaName());
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, *metrics_));
-  const int64_t num_pages = NumKvPages(config_, model(), kv_dtype_);
+  const int64_t num_pages = NumKvPages(config_, model(), kv_format_);
   if (num_pages == 0) {
     return absl::InvalidArgumentError(
         "--kv-cache-bytes is too small for one page of the KV cache; raise it");
@@ -183,7 +183,7 @@ absl::Status RouterServer::Impl::LoadModel() {
   RETURN_IF_ERROR(CheckKvCacheSize(num_pages));
   max_context_tokens_ =
       std::min(model().max_position_embeddings, num_pages * kPageTokens);
-  cache_ = std::make_unique<KvCache>(model(), kv_dtype_, num_pages);
+  cache_ = std::make_unique<KvCache>(model(), kv_format_, num_pages);
   ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_, format));
   RETURN_IF_ERROR(CheckKernels());
   Log(LogLevel::kInfo, "model loaded",
@@ -193,7 +193,7 @@ absl::Status RouterServer::Impl::LoadModel() {
        {"kv_cache_bytes", cache_->size_bytes()},
        {"kv_cache_tokens", num_pages * kPageTokens},
        {"router_dtype", router_dtype_},
-       {"kv_dtype", DTypeName(kv_dtype_)},
+       {"kv_dtype", KvFormatName(kv_format_)},
        {"wire_dtype", DTypeName(wire_dtype_)}});
   return absl::OkStatus();
 }
@@ -220,7 +220,7 @@ absl::Status RouterServer::Impl::CheckKernels() const {
 absl::Status RouterServer::Impl::CheckKvCacheSize(int64_t num_pages) const {
   const double bytes =
       static_cast<double>(num_pages) *
-      static_cast<double>(KvCache::PageBytes(model(), kv_dtype_));
+      static_cast<double>(KvCache::PageBytes(model(), kv_format_));
   const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
                         static_cast<double>(sysconf(_SC_PAGE_SIZE));
   // Slots are counted in 32 bits.
@@ -486,10 +486,10 @@ v1::Model RouterServer::Impl::Describe() const {
   out.set_checkpoint_fingerprint(checkpoint_->fingerprint());
   out.set_checkpoint_dtype(std::string(DTypeName(config.dtype)));
   out.set_router_dtype(router_dtype_);
-  out.set_kv_dtype(std::string(DTypeName(kv_dtype_)));
+  out.set_kv_dtype(std::string(KvFormatName(kv_format_)));
   out.set_wire_dtype(std::string(DTypeName(wire_dtype_)));
   out.set_numerics_id(absl::StrCat("cpu-", sum_order_, "-", router_dtype_,
-                                   "-kv-", DTypeName(kv_dtype_), "-v2"));
+                                   "-kv-", KvFormatName(kv_format_), "-v2"));
   out.set_overflow_policy(config_.overflow_policy);
   out.set_capacity_factor(config_.capacity_factor);
   out.set_kv_cache_tokens(

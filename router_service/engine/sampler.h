@@ -67,15 +67,35 @@ class Sampler {
 
   void ApplyPenalties(const SamplingParams& params,
                       const SampleContext& context, absl::Span<float> logits);
-  void WeighCandidates(float max, float temperature);
-  void CollectAll(absl::Span<const float> logits);
-  void CollectTopK(absl::Span<const float> logits, int64_t top_k);
+  // Fills block_max_; returns the highest finite logit, or -inf.
+  float FindMaxima(absl::Span<const float> logits);
+  // Leaves the likeliest top_k in candidates_, weighed.
+  void CollectTopK(absl::Span<const float> logits, int64_t top_k,
+                   float temperature);
+  // Leaves in candidates_ those that hold top_p of the mass of all tokens, or
+  // of candidates_.
+  void CollectTopP(absl::Span<const float> logits, float max, float temperature,
+                   float top_p);
   void KeepTopP(float top_p);
+  struct TopPEdge {
+    double target;  // the mass to hold
+    double mass;    // of the buckets before the last one kept
+    size_t bucket;  // the last one kept
+  };
+  TopPEdge FindEdge(float top_p) const;
+  void CutAtEdge(const TopPEdge& edge);
+  int32_t DrawCandidate(float min_weight, float uniform) const;
+  int32_t DrawFromAll(absl::Span<const float> logits, float max,
+                      float temperature, float min_weight, float uniform);
 
   std::vector<Candidate> candidates_;   // ascending id
   std::vector<Candidate> selection_;    // any order
-  std::vector<double> mass_by_weight_;  // scratch of KeepTopP
+  std::vector<double> mass_by_weight_;  // scratch of top-p
   std::vector<int32_t> counts_;         // [vocab_size], zero between calls
+  std::vector<float> weights_;          // by id, scratch of top-p
+  // Of blocks of ids: the highest finite logit, and the mass before the block.
+  std::vector<float> block_max_;
+  std::vector<double> mass_before_;
 };
 
 // log softmax(logits)[token_id], and of the `num_top` likeliest tokens.

@@ -105,7 +105,7 @@ void Attention::AttendTask(int64_t layer, const TokenBatch& batch, int64_t seq,
     scratch.key_pages[page] = cache.key_page(layer, table[page], kv_head);
     scratch.value_pages[page] = cache.value_page(layer, table[page], kv_head);
   }
-  const PagedKv kv{cache.dtype(), scratch.key_pages.data(),
+  const PagedKv kv{cache.format(), scratch.key_pages.data(),
                    scratch.value_pages.data()};
   AttendRows(scratch.queries.data(), scratch.positions.data(), num_rows,
              head_dim, config_.layers[layer].sliding_window.value_or(0), kv,
@@ -141,6 +141,14 @@ void Attention::Run(int64_t layer, const AttentionWeights& weights,
                         std::min<int32_t>(end, token + kQueriesPerTask)});
     }
   }
+  // The longest first, or the last thread to finish would have one of them.
+  std::sort(tasks_.begin(), tasks_.end(), [&](const Task& a, const Task& b) {
+    const auto length = [&](const Task& task) {
+      return batch.positions[task.last_token - 1];
+    };
+    return length(a) != length(b) ? length(a) > length(b)
+                                  : a.first_token < b.first_token;
+  });
   const int64_t kv_heads = config_.num_kv_heads;
   pool.ParallelFor(static_cast<int64_t>(tasks_.size()) * kv_heads,
                    [&](int64_t i) {

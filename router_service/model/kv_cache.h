@@ -5,9 +5,9 @@
 #include <cstdint>
 
 #include "services/checkpoint/model_config.h"
-#include "services/core/dtype.h"
 #include "services/linalg/attention.h"
 #include "services/linalg/buffer.h"
+#include "services/linalg/kv_format.h"
 
 namespace expertmesh::router {
 
@@ -15,18 +15,19 @@ namespace expertmesh::router {
 // kPageTokens positions of every layer and KV head:
 //   keys    [layer][page][kv_head][head_dim][kPageTokens]
 //   values  [layer][page][kv_head][kPageTokens][head_dim]
-// A slot is page · kPageTokens + offset. One writer; readers may run beside
-// each other.
+// in the layout of attention.h, in int8 with the scales of each
+// [page][kv_head]. A slot is page · kPageTokens + offset. One writer; readers
+// may run beside each other.
 class KvCache {
  public:
-  KvCache(const ModelConfig& config, DType dtype, int64_t num_pages);
+  KvCache(const ModelConfig& config, KvFormat format, int64_t num_pages);
 
-  DType dtype() const { return dtype_; }
+  KvFormat format() const { return format_; }
   int64_t num_pages() const { return num_pages_; }
   size_t size_bytes() const { return keys_.size() + values_.size(); }
 
   // Bytes one page takes, keys and values of all layers.
-  static size_t PageBytes(const ModelConfig& config, DType dtype);
+  static size_t PageBytes(const ModelConfig& config, KvFormat format);
 
   const std::byte* key_page(int64_t layer, int64_t page,
                             int64_t kv_head) const {
@@ -37,7 +38,8 @@ class KvCache {
     return values_.data() + PageOffset(layer, page, kv_head);
   }
 
-  // Stores one position, rounding to the cache's type.
+  // Stores one position, rounding to the cache's format. In int8 each head's
+  // key and value gets a scale of its own, as QuantizeRow chooses it.
   //   keys, values  [num_kv_heads, head_dim]
   void Write(int64_t layer, int64_t slot, const float* keys,
              const float* values);
@@ -49,7 +51,7 @@ class KvCache {
            page_bytes_;
   }
 
-  const DType dtype_;
+  const KvFormat format_;
   const int64_t num_pages_;
   const int64_t num_kv_heads_;
   const int64_t head_dim_;

@@ -43,6 +43,11 @@ int64_t ExpertBytes(const ModelConfig& config, WeightFormat format) {
          PackedBytes(hidden, intermediate, format);
 }
 
+int64_t KvBytesPerToken(const ModelConfig& config, KvFormat format) {
+  return 2 * config.num_layers * config.num_kv_heads *
+         KvPageBytes(config.head_dim, format) / kPageTokens;
+}
+
 absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
                                       const MemoryPlanOptions& options) {
   const ModelConfig& config = checkpoint.config();
@@ -51,8 +56,7 @@ absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
       SplitExperts(config.num_experts, options.num_expert_services));
   MemoryPlan plan;
   ASSIGN_OR_RETURN(plan.router_weight_bytes, RouterWeightBytes(checkpoint));
-  plan.kv_bytes_per_token = 2 * config.num_layers * config.kv_size() *
-                            static_cast<int64_t>(DTypeBytes(options.kv_dtype));
+  plan.kv_bytes_per_token = KvBytesPerToken(config, options.kv_format);
   plan.expert_bytes = ExpertBytes(config, options.expert_format);
   for (const ExpertRange& range : ranges) {
     plan.expert_services.push_back(

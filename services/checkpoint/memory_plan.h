@@ -9,13 +9,13 @@
 #include "absl/status/statusor.h"
 #include "services/checkpoint/checkpoint.h"
 #include "services/checkpoint/expert_range.h"
-#include "services/core/dtype.h"
+#include "services/linalg/kv_format.h"
 #include "services/linalg/weight_format.h"
 
 namespace expertmesh {
 
 struct MemoryPlanOptions {
-  DType kv_dtype = DType::kF32;  // of keys and values
+  KvFormat kv_format = KvFormat::kF32;
   WeightFormat expert_format = WeightFormat::kF32;
   int64_t num_expert_services = 1;
 };
@@ -44,5 +44,8 @@ absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
 
 // What one packed expert of one layer takes.
 int64_t ExpertBytes(const ModelConfig& config, WeightFormat format);
+
+// What keys and values of one token take over all layers.
+int64_t KvBytesPerToken(const ModelConfig& config, KvFormat format);
 
 }  // namespace expertmesh

@@ -85,7 +85,7 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddChoice(app, "--router-dtype", formats, router,
             "The router's own arithmetic: activations as f32 or bf16, or "
             "weights as int8 or int4; default auto: the checkpoint's type");
-  AddChoice(app, "--kv-dtype", dtypes, router,
+  AddChoice(app, "--kv-dtype", {"auto", "f32", "bf16", "int8"}, router,
             "Type of keys and values; default auto: that of activations");
   AddChoice(app, "--wire-dtype", dtypes, router,
             "Type of activations between services; default auto: the "

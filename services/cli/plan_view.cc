@@ -41,7 +41,7 @@ absl::StatusOr<std::vector<PlanRow>> PlanRows(
     for (const int64_t count : services) {
       if (count > checkpoint.config().num_experts) continue;
       const MemoryPlanOptions options = {
-          .kv_dtype = is_f32 ? DType::kF32 : DType::kBF16,
+          .kv_format = is_f32 ? KvFormat::kF32 : KvFormat::kBF16,
           .expert_format = format,
           .num_expert_services = count};
       ASSIGN_OR_RETURN(MemoryPlan plan, PlanMemory(checkpoint, options));
@@ -68,20 +68,22 @@ absl::StatusOr<std::string> PlanText(const std::string& model,
       "%s: %s, %d experts in each of %d layers, checkpoint type %s\n"
       "Weights in memory (the programs themselves and their buffers come on "
       "top), by --expert-dtype;\nthe router's weights as they are stored, the "
-      "KV "
-      "cache as bf16 for bf16 checkpoints and f32 beside f32:\n\n"
+      "KV cache as bf16 for bf16 checkpoints and f32 beside f32,\nand with "
+      "--kv-dtype=int8:\n\n"
       "dtype  services  each expert service  all experts   router      "
-      "KV per 1000 tokens\n",
+      "KV per 1000 tokens  in int8\n",
       checkpoint->name(), config.model_type, config.num_experts,
       config.num_moe_layers(), DTypeName(config.dtype));
+  const int64_t int8_kv_bytes = KvBytesPerToken(config, KvFormat::kInt8);
   for (const PlanRow& row : rows) {
-    absl::StrAppendFormat(&text, "%-5s  %8d  %19s  %-12s  %-10s  %s\n",
+    absl::StrAppendFormat(&text, "%-5s  %8d  %19s  %-12s  %-10s  %-18s  %s\n",
                           WeightFormatName(row.format), row.services,
                           BytesText(row.expert_service_bytes()),
                           BytesText(row.plan.expert_bytes * config.num_experts *
                                     config.num_moe_layers()),
                           BytesText(row.plan.router_weight_bytes),
-                          BytesText(row.plan.kv_bytes_per_token * 1000));
+                          BytesText(row.plan.kv_bytes_per_token * 1000),
+                          BytesText(int8_kv_bytes * 1000));
   }
   return text;
 }
@@ -101,6 +103,8 @@ absl::StatusOr<std::string> PlanJson(const std::string& model,
     plan["services"] = row.services;
     plan["router_weight_bytes"] = row.plan.router_weight_bytes;
     plan["kv_bytes_per_token"] = row.plan.kv_bytes_per_token;
+    plan["kv_bytes_per_token_int8"] =
+        KvBytesPerToken(checkpoint->config(), KvFormat::kInt8);
     plan["expert_bytes"] = row.plan.expert_bytes;
     plan["expert_services"] = nlohmann::ordered_json::array();
     for (const ExpertServicePlan& service : row.plan.expert_services) {

@@ -7,8 +7,7 @@ namespace expertmesh {
 void AttendRows(const float* queries, const int64_t* positions,
                 int64_t num_rows, int64_t head_dim, int64_t window,
                 const PagedKv& kv, float* out) {
-  const AttendFn kernel =
-      ActiveKernels().attend[kv.dtype == DType::kF32 ? 0 : 1];
+  const AttendFn kernel = ActiveKernels().attend[static_cast<int>(kv.format)];
   kernel({.queries = queries,
           .positions = positions,
           .num_rows = num_rows,

@@ -135,27 +135,35 @@ void BM_GroupedFfn(benchmark::State& state, DType act, WeightFormat weight) {
       tokens / 16.0 * state.iterations(), benchmark::Counter::kIsRate);
 }
 
+// One KV head's keys or values. Codes of bytes and scales alike are those of
+// halves: only their number matters.
+Buffer RandomPages(int64_t num_pages, int64_t head_dim, KvFormat format) {
+  const int64_t bytes = num_pages * KvPageBytes(head_dim, format);
+  return format == KvFormat::kF32 ? RandomElements(bytes / 4, DType::kF32)
+                                  : RandomElements(bytes / 2, DType::kBF16);
+}
+
 // One head group of `rows` rows of 128 dimensions over 4096 keys.
-void BM_Attend(benchmark::State& state, DType dtype) {
+void BM_Attend(benchmark::State& state, KvFormat format) {
   constexpr int64_t kHeadDim = 128, kKeys = 4096;
   const int64_t rows = state.range(0);
-  const Buffer keys = RandomElements(kKeys * kHeadDim, dtype);
-  const Buffer values = RandomElements(kKeys * kHeadDim, dtype);
+  const int64_t page_bytes = KvPageBytes(kHeadDim, format);
+  const Buffer keys = RandomPages(kKeys / kPageTokens, kHeadDim, format);
+  const Buffer values = RandomPages(kKeys / kPageTokens, kHeadDim, format);
   std::vector<const std::byte*> key_pages, value_pages;
   for (int64_t p = 0; p < kKeys / kPageTokens; ++p) {
-    const int64_t at = p * kPageTokens * kHeadDim * DTypeBytes(dtype);
-    key_pages.push_back(keys.data() + at);
-    value_pages.push_back(values.data() + at);
+    key_pages.push_back(keys.data() + p * page_bytes);
+    value_pages.push_back(values.data() + p * page_bytes);
   }
   const Buffer queries = RandomElements(rows * kHeadDim, DType::kF32);
   const std::vector<int64_t> positions(rows, kKeys - 1);
   Buffer out(rows * kHeadDim * sizeof(float));
   for (auto _ : state) {
     AttendRows(queries.as<float>(), positions.data(), rows, kHeadDim, 0,
-               {dtype, key_pages.data(), value_pages.data()}, out.as<float>());
+               {format, key_pages.data(), value_pages.data()}, out.as<float>());
   }
   Report(state, 4.0 * rows * kKeys * kHeadDim,
-         2.0 * kKeys * kHeadDim * DTypeBytes(dtype));
+         2.0 * static_cast<double>(keys.size()));
 }
 
 void FewToManyRows(benchmark::internal::Benchmark* bench) {
@@ -185,8 +193,9 @@ BENCHMARK_CAPTURE(BM_GroupedFfn, int8, DType::kBF16, WeightFormat::kInt8)
     ->Apply(FewToManyTokens);
 BENCHMARK_CAPTURE(BM_GroupedFfn, int4, DType::kBF16, WeightFormat::kInt4)
     ->Apply(FewToManyTokens);
-BENCHMARK_CAPTURE(BM_Attend, f32, DType::kF32)->Arg(1)->Arg(8)->Arg(96);
-BENCHMARK_CAPTURE(BM_Attend, bf16, DType::kBF16)->Arg(1)->Arg(8)->Arg(96);
+BENCHMARK_CAPTURE(BM_Attend, f32, KvFormat::kF32)->Arg(1)->Arg(8)->Arg(96);
+BENCHMARK_CAPTURE(BM_Attend, bf16, KvFormat::kBF16)->Arg(1)->Arg(8)->Arg(96);
+BENCHMARK_CAPTURE(BM_Attend, int8, KvFormat::kInt8)->Arg(1)->Arg(8)->Arg(96);
 
 }  // namespace
 }  // namespace expertmesh

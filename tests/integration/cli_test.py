@@ -304,6 +304,9 @@ class DescribeTest(WithServer):
         sizes = [p["expert_bytes"] for p in plan["plans"][::4]]
         self.assertEqual(sizes, sorted(sizes))
         self.assertEqual(len(set(sizes)), 4)
+        for p in plan["plans"]:
+            self.assertLess(p["kv_bytes_per_token_int8"],
+                            p["kv_bytes_per_token"])
 
 
 class ServeTest(unittest.TestCase):

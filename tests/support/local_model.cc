@@ -53,7 +53,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
       std::make_unique<Transformer>(config, model->weights, transformer,
                                     model->dispatcher.get(), model->pool.get());
   model->cache = std::make_unique<router::KvCache>(
-      config, options.kv_dtype.value_or(options.router_dtype),
+      config, options.kv_format.value_or(KvFormatOf(options.router_dtype)),
       options.kv_cache_tokens / kPageTokens);
   return model;
 }

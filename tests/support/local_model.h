@@ -14,13 +14,14 @@
 #include "router_service/model/transformer.h"
 #include "services/checkpoint/checkpoint.h"
 #include "services/core/worker_pool.h"
+#include "services/linalg/kv_format.h"
 #include "tests/support/local_transport.h"
 
 namespace expertmesh::testing {
 
 struct LocalModelOptions {
   DType router_dtype = DType::kF32;
-  std::optional<DType> kv_dtype = std::nullopt;  // unset: router_dtype
+  std::optional<KvFormat> kv_format = std::nullopt;  // unset: router_dtype
   DType wire_dtype = DType::kF32;
   // As --router-dtype and --expert-dtype; unset: the checkpoint's.
   std::optional<WeightFormat> router_format = std::nullopt;

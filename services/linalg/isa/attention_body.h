@@ -3,157 +3,47 @@
 // Paged attention over the lanes of a simd_*.h that the including file has
 // chosen. The arithmetic of a row:
 //   for blocks of 64 absolute positions, ascending, that its window meets:
-//     s_j = chain of fused multiply-adds q_d k_jd over d ascending
+//     s_j = chain of fused multiply-adds q_d k_jd over d ascending; of codes,
+//           times the key's scale
 //     m'  = max(m, max s_j);  p_j = e^(s_j - m');  a = e^(m - m')
 //     l   = l a + sum of p_j (16 partial sums, fixed tree)
-//     o   = o a, then the chain o + p_j v_j over its own j ascending
+//     o   = o a, then the chain o + p_j v_j over its own j ascending; with
+//           codes v_j, p_j is first multiplied by the value's scale
 //   out = o (1 / l)
 // Nothing in it depends on the other rows, which only share loads. Keys that a
 // row does not see are left out, not multiplied by zero: their pages may hold
 // anything.
 
+#include "services/linalg/isa/attention_tiles.h"
+
 namespace expertmesh {
 namespace {
 
-constexpr int64_t kPage = 16;
-constexpr int kBlockPages = 4;
-constexpr int64_t kBlock = kPage * kBlockPages;
+// Rows whose blocks pass together, so that a block is read from far away once
+// for all of them.
+constexpr int64_t kRowsTogether = 128;
 
-// One row inside a tile.
-struct AttendRow {
-  const float* query;
-  float* out;
-  int64_t first;  // key positions [first, last)
-  int64_t last;
-  float max;
-  float sum;
-  alignas(64) float weights[kBlock];  // scores, then their exponentials
+// Keys and values of 64 absolute positions.
+template <typename T>
+struct Block {
+  int64_t start;
+  Page<T> keys[kBlockPages];
+  Page<T> values[kBlockPages];
 };
 
-struct KeyRange {
-  int64_t first;
-  int64_t last;
-};
-
-EXPERTMESH_INLINE int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
-EXPERTMESH_INLINE int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Scores of kRows rows against kCols pages of 16 keys.
-template <typename T, int kRows, int kCols>
-void ScoreTile(AttendRow* const* rows, const T* const* pages, int64_t head_dim,
-               int64_t offset) {
-  F32x16 acc[kRows][kCols];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) acc[r][c] = Broadcast(0.0f);
+// The block that begins at `start`. Pages that no row sees may not exist: a
+// neighbour's scores stand in for theirs and are masked.
+template <typename T>
+Block<T> BlockAt(const AttendArgs& args, int64_t start, KeyRange seen) {
+  Block<T> block;
+  block.start = start;
+  for (int c = 0; c < kBlockPages; ++c) {
+    const int64_t page = MinOf(MaxOf(start / kPage + c, seen.first / kPage),
+                               (seen.last - 1) / kPage);
+    block.keys[c] = PageAt<T>(args.key_pages[page]);
+    block.values[c] = PageAt<T>(args.value_pages[page]);
   }
-  const float* queries[kRows];
-  for (int r = 0; r < kRows; ++r) queries[r] = rows[r]->query;
-  for (int64_t d = 0; d < head_dim; ++d) {
-    F32x16 keys[kCols];
-#pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) keys[c] = Load(pages[c] + d * kPage);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const F32x16 query = Broadcast(queries[r][d]);
-#pragma GCC unroll 8
-      for (int c = 0; c < kCols; ++c) {
-        acc[r][c] = Fma(query, keys[c], acc[r][c]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) {
-      Store(rows[r]->weights + offset + c * kPage, acc[r][c]);
-    }
-  }
-}
-
-template <typename T, int kRows>
-void ScoreRows(AttendRow* const* rows, const T* const* pages,
-               int64_t head_dim) {
-  constexpr int kCols = TileCols(kRows);
-  for (int c = 0; c < kBlockPages; c += kCols) {
-    ScoreTile<T, kRows, kCols>(rows, pages + c, head_dim, c * kPage);
-  }
-}
-
-// Dimensions [d, d + 16 kCols) of kRows outputs take the keys of `range`, which
-// all these rows see. `Access` loads and stores 16 dimensions.
-template <typename T, int kRows, int kCols, typename Access>
-void ValueTile(AttendRow* const* rows, const T* const* pages, KeyRange range,
-               int64_t head_dim, int64_t d, Access access) {
-  F32x16 acc[kRows][kCols];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) {
-      acc[r][c] = access.Get(rows[r]->out + d + c * 16);
-    }
-  }
-  const float* weights[kRows];
-  for (int r = 0; r < kRows; ++r) weights[r] = rows[r]->weights;
-  for (int64_t j = range.first; j < range.last; ++j) {
-    const T* value = pages[j / kPage] + (j % kPage) * head_dim + d;
-    F32x16 values[kCols];
-#pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) values[c] = access.Get(value + c * 16);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const F32x16 weight = Broadcast(weights[r][j]);
-#pragma GCC unroll 8
-      for (int c = 0; c < kCols; ++c) {
-        acc[r][c] = Fma(weight, values[c], acc[r][c]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < kCols; ++c) {
-      access.Put(rows[r]->out + d + c * 16, acc[r][c]);
-    }
-  }
-}
-
-struct WholeAccess {
-  template <typename T>
-  EXPERTMESH_INLINE F32x16 Get(const T* p) const {
-    return Load(p);
-  }
-  EXPERTMESH_INLINE void Put(float* p, F32x16 a) const { Store(p, a); }
-};
-
-// The end of a head whose size is no multiple of 16.
-struct PartAccess {
-  int64_t count;
-  template <typename T>
-  EXPERTMESH_INLINE F32x16 Get(const T* p) const {
-    return LoadFirst(p, count);
-  }
-  EXPERTMESH_INLINE void Put(float* p, F32x16 a) const {
-    StoreFirst(p, count, a);
-  }
-};
-
-template <typename T, int kRows>
-void AddValues(AttendRow* const* rows, const T* const* pages, KeyRange range,
-               int64_t head_dim) {
-  constexpr int kCols = TileCols(kRows);
-  int64_t d = 0;
-  for (; d + 16 * kCols <= head_dim; d += 16 * kCols) {
-    ValueTile<T, kRows, kCols>(rows, pages, range, head_dim, d, WholeAccess());
-  }
-  for (; d + 16 <= head_dim; d += 16) {
-    ValueTile<T, kRows, 1>(rows, pages, range, head_dim, d, WholeAccess());
-  }
-  if (d < head_dim) {
-    ValueTile<T, kRows, 1>(rows, pages, range, head_dim, d,
-                           PartAccess{head_dim - d});
-  }
+  return block;
 }
 
 // The part of a row's keys that lies in the block, relative to its start.
@@ -162,130 +52,155 @@ EXPERTMESH_INLINE KeyRange InBlock(const AttendRow& row, int64_t block_start) {
           MinOf(row.last - block_start, kBlock)};
 }
 
-// Turns the block's scores into weights and takes them into max and sum;
-// returns the factor for what the row has summed so far.
-float UpdateSoftmax(AttendRow& row, KeyRange range) {
+// The highest score of the keys in range; the others become -infinity.
+float MaskScores(float* scores, KeyRange range) {
   const float lowest = -__builtin_inff();
-  for (int64_t j = 0; j < range.first; ++j) row.weights[j] = lowest;
-  for (int64_t j = range.last; j < kBlock; ++j) row.weights[j] = lowest;
-  F32x16 scores[kBlockPages];
-  for (int c = 0; c < kBlockPages; ++c) scores[c] = Load(row.weights + c * 16);
-  const float block_max =
-      MaxLanes(Max(Max(scores[0], scores[1]), Max(scores[2], scores[3])));
-  const float max = row.max > block_max ? row.max : block_max;
-  float factor[16];
-  Store(factor, Exp(Broadcast(row.max - max)));
+  for (int64_t j = 0; j < range.first; ++j) scores[j] = lowest;
+  for (int64_t j = range.last; j < kBlock; ++j) scores[j] = lowest;
+  return MaxLanes(Max(Max(Load(scores), Load(scores + 16)),
+                      Max(Load(scores + 32), Load(scores + 48))));
+}
+
+// Turns a row's scores into the weights of the values as they lie in `pages`;
+// returns their sum before the values' scales.
+template <typename T>
+float WeighScores(float* scores, float max, const Page<T>* pages) {
   const F32x16 shift = Broadcast(max);
+  F32x16 weights[kBlockPages];
+#pragma GCC unroll 4
   for (int c = 0; c < kBlockPages; ++c) {
-    scores[c] = Exp(Sub(scores[c], shift));
-    Store(row.weights + c * 16, scores[c]);
+    weights[c] = Exp(Sub(Load(scores + c * 16), shift));
+    const float* scales = pages[c].scales;
+    Store(scores + c * 16, scales ? Mul(weights[c], Load(scales)) : weights[c]);
   }
-  const float block_sum =
-      SumLanes(Add(Add(scores[0], scores[1]), Add(scores[2], scores[3])));
-  row.sum = row.sum * factor[0] + block_sum;
-  row.max = max;
-  return factor[0];
+  return SumLanes(
+      Add(Add(weights[0], weights[1]), Add(weights[2], weights[3])));
 }
 
 void ScaleOut(AttendRow& row, int64_t head_dim, float factor) {
+  if (factor == 1.0f) return;
   const F32x16 f = Broadcast(factor);
   Map(
       head_dim, row.out, [&](F32x16 v) { return Mul(v, f); },
       static_cast<const float*>(row.out));
 }
 
-// One block of keys for kRows rows that all see some of it.
+// Takes the block's scores into each row's max and sum, and scales what the row
+// has summed so far; weights are weights afterwards.
 template <typename T, int kRows>
-void AttendBlock(AttendRow* const* rows, const T* const* key_pages,
-                 const T* const* value_pages, int64_t head_dim,
-                 int64_t block_start) {
-  ScoreRows<T, kRows>(rows, key_pages, head_dim);
-  KeyRange ranges[kRows];
-  KeyRange common = {0, kBlock};
+void UpdateSoftmax(AttendRow* const* rows, Weights* weights,
+                   const KeyRange* ranges, const Page<T>* pages,
+                   int64_t head_dim) {
+  static_assert(kRows <= 16);
+  float factors[16] = {};
   for (int r = 0; r < kRows; ++r) {
-    ranges[r] = InBlock(*rows[r], block_start);
-    common.first = MaxOf(common.first, ranges[r].first);
-    common.last = MinOf(common.last, ranges[r].last);
-    ScaleOut(*rows[r], head_dim, UpdateSoftmax(*rows[r], ranges[r]));
+    const float block_max = MaskScores(weights[r], ranges[r]);
+    const float max = rows[r]->max > block_max ? rows[r]->max : block_max;
+    factors[r] = rows[r]->max - max;
+    rows[r]->max = max;
   }
-  if (common.first >= common.last) common = {kBlock, kBlock};
-  // Keys before and after the common ones are each row's own affair.
+  Store(factors, Exp(Load(factors)));
   for (int r = 0; r < kRows; ++r) {
-    const KeyRange before = {ranges[r].first,
-                             MinOf(common.first, ranges[r].last)};
-    if (before.first < before.last) {
-      AddValues<T, 1>(rows + r, value_pages, before, head_dim);
-    }
-  }
-  if (common.first < common.last) {
-    AddValues<T, kRows>(rows, value_pages, common, head_dim);
-  }
-  for (int r = 0; r < kRows; ++r) {
-    const KeyRange after = {common.last, ranges[r].last};
-    if (after.first < after.last) {
-      AddValues<T, 1>(rows + r, value_pages, after, head_dim);
-    }
+    AttendRow& row = *rows[r];
+    const float sum = WeighScores(weights[r], row.max, pages);
+    row.sum = row.sum * factors[r] + sum;
+    ScaleOut(row, head_dim, factors[r]);
   }
 }
 
-// Up to kTileRows rows over all their blocks.
-template <typename T>
-void AttendTile(const AttendArgs& args, AttendRow* tile, int num_rows) {
-  int64_t first = tile[0].first;
-  int64_t last = tile[0].last;
-  for (int r = 1; r < num_rows; ++r) {
-    first = MinOf(first, tile[r].first);
-    last = MaxOf(last, tile[r].last);
+// kRows rows that all see some of the block. `next` may be null.
+template <typename T, int kRows>
+void AttendTile(AttendRow* const* rows, const Block<T>& block,
+                const Block<T>* next, int64_t head_dim) {
+  alignas(64) Weights weights[kRows];
+  ScoreRows<T, kRows>(rows, weights, block.keys, next ? next->keys : nullptr,
+                      head_dim);
+  KeyRange ranges[kRows];
+  KeyRange common = {0, kBlock};
+  for (int r = 0; r < kRows; ++r) {
+    ranges[r] = InBlock(*rows[r], block.start);
+    common.first = MaxOf(common.first, ranges[r].first);
+    common.last = MinOf(common.last, ranges[r].last);
   }
-  for (int64_t start = first / kBlock * kBlock; start < last; start += kBlock) {
-    AttendRow* rows[kTileRows];
-    int active = 0;
-    for (int r = 0; r < num_rows; ++r) {
-      if (tile[r].first < start + kBlock && start < tile[r].last) {
-        rows[active++] = &tile[r];
+  if (common.first >= common.last) common = {kBlock, kBlock};
+  UpdateSoftmax<T, kRows>(rows, weights, ranges, block.values, head_dim);
+  // Keys before and after the common ones are each row's own affair.
+  for (int r = 0; r < kRows; ++r) {
+    AddValues<T, 1>(rows + r, weights + r, block.values, nullptr,
+                    {ranges[r].first, MinOf(common.first, ranges[r].last)},
+                    head_dim);
+  }
+  AddValues<T, kRows>(rows, weights, block.values,
+                      next ? next->values : nullptr, common, head_dim);
+  for (int r = 0; r < kRows; ++r) {
+    AddValues<T, 1>(rows + r, weights + r, block.values, nullptr,
+                    {common.last, ranges[r].last}, head_dim);
+  }
+}
+
+// All rows that see some of the block, in tiles of nearly equal height.
+template <typename T>
+void AttendBlock(AttendRow* const* rows, int64_t num_rows,
+                 const Block<T>& block, const Block<T>* next,
+                 int64_t head_dim) {
+  const int64_t tiles = (num_rows + kTileRows - 1) / kTileRows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t row = num_rows * t / tiles;
+    const int count = static_cast<int>(num_rows * (t + 1) / tiles - row);
+    WithRowCount(count, [&](auto constant) {
+      AttendTile<T, decltype(constant)::value>(
+          rows + row, block, t == 0 ? next : nullptr, head_dim);
+    });
+  }
+}
+
+// Rows `begin` to `end` of the arguments, at most kRowsTogether.
+template <typename T>
+void AttendTogether(const AttendArgs& args, int64_t begin, int64_t end) {
+  AttendRow rows[kRowsTogether];
+  const int64_t num_rows = end - begin;
+  KeyRange seen = {args.positions[begin], 0};
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const int64_t position = args.positions[begin + r];
+    const int64_t first =
+        args.window > 0 ? MaxOf(position + 1 - args.window, 0) : 0;
+    rows[r] = {args.queries + (begin + r) * args.head_dim,
+               args.out + (begin + r) * args.head_dim,
+               first,
+               position + 1,
+               -__builtin_inff(),
+               0.0f};
+    __builtin_memset(rows[r].out, 0, args.head_dim * sizeof(float));
+    seen = {MinOf(seen.first, first), MaxOf(seen.last, position + 1)};
+  }
+  for (int64_t start = seen.first / kBlock * kBlock; start < seen.last;
+       start += kBlock) {
+    AttendRow* active[kRowsTogether];
+    int64_t num_active = 0;
+    for (int64_t r = 0; r < num_rows; ++r) {
+      if (rows[r].first < start + kBlock && start < rows[r].last) {
+        active[num_active++] = &rows[r];
       }
     }
-    // Pages that no row sees may not exist: a neighbour's scores stand in for
-    // theirs and are masked.
-    const int64_t lowest_page = first / kPage;
-    const int64_t highest_page = (last - 1) / kPage;
-    const T* key_pages[kBlockPages];
-    const T* value_pages[kBlockPages];
-    for (int c = 0; c < kBlockPages; ++c) {
-      const int64_t page =
-          MinOf(MaxOf(start / kPage + c, lowest_page), highest_page);
-      key_pages[c] = static_cast<const T*>(args.key_pages[page]);
-      value_pages[c] = static_cast<const T*>(args.value_pages[page]);
-    }
-    if (active == 0) continue;
-    WithRowCount(active, [&](auto count) {
-      AttendBlock<T, decltype(count)::value>(rows, key_pages, value_pages,
-                                             args.head_dim, start);
-    });
+    if (num_active == 0) continue;
+    const Block<T> block = BlockAt<T>(args, start, seen);
+    const bool has_next = start + kBlock < seen.last;
+    const Block<T> next =
+        BlockAt<T>(args, start + (has_next ? kBlock : 0), seen);
+    AttendBlock<T>(active, num_active, block, has_next ? &next : nullptr,
+                   args.head_dim);
+  }
+  for (int64_t r = 0; r < num_rows; ++r) {
+    ScaleOut(rows[r], args.head_dim, 1.0f / rows[r].sum);
   }
 }
 
 template <typename T>
 void Attend(const AttendArgs& args) {
-  AttendRow tile[kTileRows];
-  for (int64_t begin = 0; begin < args.num_rows; begin += kTileRows) {
-    const int num_rows =
-        static_cast<int>(MinOf(args.num_rows - begin, kTileRows));
-    for (int r = 0; r < num_rows; ++r) {
-      const int64_t position = args.positions[begin + r];
-      AttendRow& row = tile[r];
-      row.query = args.queries + (begin + r) * args.head_dim;
-      row.out = args.out + (begin + r) * args.head_dim;
-      row.first = args.window > 0 ? MaxOf(position + 1 - args.window, 0) : 0;
-      row.last = position + 1;
-      row.max = -__builtin_inff();
-      row.sum = 0.0f;
-      __builtin_memset(row.out, 0, args.head_dim * sizeof(float));
-    }
-    AttendTile<T>(args, tile, num_rows);
-    for (int r = 0; r < num_rows; ++r) {
-      ScaleOut(tile[r], args.head_dim, 1.0f / tile[r].sum);
-    }
+  const int64_t turns = (args.num_rows + kRowsTogether - 1) / kRowsTogether;
+  for (int64_t t = 0; t < turns; ++t) {
+    AttendTogether<T>(args, args.num_rows * t / turns,
+                      args.num_rows * (t + 1) / turns);
   }
 }
 

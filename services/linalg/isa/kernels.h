@@ -66,8 +66,8 @@ struct Kernels {
   float (*quantize_row_bf16)(const uint16_t* x, int64_t n, uint8_t* codes);
   // Squared error of 32 values as multiples of `step` from least to most.
   float (*int4_error)(const float* values, float least, float most, float step);
-  // [keys and values f32, bf16].
-  AttendFn attend[2];
+  // [keys and values f32, bf16, int8], as in KvFormat.
+  AttendFn attend[3];
 
   // As the functions of vector_ops.h.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n,

@@ -9,6 +9,8 @@
 
 #define EXPERTMESH_INLINE inline __attribute__((always_inline))
 
+#include "services/linalg/isa/simd_fold.h"
+
 namespace expertmesh {
 namespace {
 
@@ -63,6 +65,14 @@ EXPERTMESH_INLINE void Store(uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), RoundToBF16(a.hi));
 }
 
+EXPERTMESH_INLINE __m256 WidenCodes(const int8_t* p) {
+  const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+}
+EXPERTMESH_INLINE F32x16 Load(const int8_t* p) {
+  return {WidenCodes(p), WidenCodes(p + 8)};
+}
+
 EXPERTMESH_INLINE F32x16 Add(F32x16 a, F32x16 b) {
   return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
 }
@@ -83,6 +93,18 @@ EXPERTMESH_INLINE F32x16 Max(F32x16 a, F32x16 b) {
 }
 EXPERTMESH_INLINE F32x16 Min(F32x16 a, F32x16 b) {
   return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+
+EXPERTMESH_INLINE F32x16 ZeroUnlessAbove(F32x16 a, F32x16 x, F32x16 limit) {
+  return {_mm256_and_ps(a.lo, _mm256_cmp_ps(x.lo, limit.lo, _CMP_NLE_UQ)),
+          _mm256_and_ps(a.hi, _mm256_cmp_ps(x.hi, limit.hi, _CMP_NLE_UQ))};
+}
+
+EXPERTMESH_INLINE float SumLanes(F32x16 a) {
+  return SumEightLanes(_mm256_add_ps(a.lo, a.hi));
+}
+EXPERTMESH_INLINE float MaxLanes(F32x16 a) {
+  return MaxEightLanes(_mm256_max_ps(a.lo, a.hi));
 }
 
 EXPERTMESH_INLINE __m256 ScaleByLowBits(__m256 x, __m256 shifted) {

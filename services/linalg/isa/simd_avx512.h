@@ -3,9 +3,12 @@
 // Sixteen f32 lanes in one AVX-512 register. The meaning of each function is
 // the same in all simd_*.h, to the bit:
 //   Load, Store       unaligned; on uint16_t they widen from and round to bf16
-//                     (nearest even, NaN stays a quiet NaN)
+//                     (nearest even, NaN stays a quiet NaN); Load of int8_t
+//                     gives whole numbers
 //   Fma(a, b, c)      a * b + c, rounded once
 //   Max, Min(a, b)    b where the lanes do not compare (NaN)
+//   ZeroUnlessAbove(a, x, limit)   a where x > limit or is NaN, else zero
+//   SumLanes, MaxLanes   the upper half onto the lower, four times
 //   ScaleByLowBits    x * 2^n, n being what was added to 1.5 * 2^23
 //   Difference(a, b)  a - b of 32-bit integers, rounded to f32
 //   Magnitude         without the sign
@@ -21,6 +24,8 @@
 #include <cstdint>
 
 #define EXPERTMESH_INLINE inline __attribute__((always_inline))
+
+#include "services/linalg/isa/simd_fold.h"
 
 namespace expertmesh {
 namespace {
@@ -56,6 +61,11 @@ EXPERTMESH_INLINE void Store(uint16_t* p, F32x16 a) {
                       _mm512_cvtepi32_epi16(result));
 }
 
+EXPERTMESH_INLINE F32x16 Load(const int8_t* p) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))};
+}
+
 EXPERTMESH_INLINE F32x16 Add(F32x16 a, F32x16 b) {
   return {_mm512_add_ps(a.v, b.v)};
 }
@@ -76,6 +86,23 @@ EXPERTMESH_INLINE F32x16 Max(F32x16 a, F32x16 b) {
 }
 EXPERTMESH_INLINE F32x16 Min(F32x16 a, F32x16 b) {
   return {_mm512_min_ps(a.v, b.v)};
+}
+
+EXPERTMESH_INLINE F32x16 ZeroUnlessAbove(F32x16 a, F32x16 x, F32x16 limit) {
+  const __mmask16 above = _mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLE_UQ);
+  return {_mm512_maskz_mov_ps(above, a.v)};
+}
+
+EXPERTMESH_INLINE __m256 UpperHalf(F32x16 a) {
+  return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1));
+}
+EXPERTMESH_INLINE float SumLanes(F32x16 a) {
+  return SumEightLanes(
+      _mm256_add_ps(_mm512_castps512_ps256(a.v), UpperHalf(a)));
+}
+EXPERTMESH_INLINE float MaxLanes(F32x16 a) {
+  return MaxEightLanes(
+      _mm256_max_ps(_mm512_castps512_ps256(a.v), UpperHalf(a)));
 }
 
 // In two steps, so that n may leave the range of one exponent.

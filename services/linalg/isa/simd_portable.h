@@ -59,6 +59,10 @@ EXPERTMESH_INLINE void Store(uint16_t* p, const F32x16& a) {
   }
 }
 
+EXPERTMESH_INLINE F32x16 Load(const int8_t* p) {
+  return EachLane([&](int i) { return static_cast<float>(p[i]); });
+}
+
 EXPERTMESH_INLINE F32x16 Add(const F32x16& a, const F32x16& b) {
   return EachLane([&](int i) { return a.v[i] + b.v[i]; });
 }
@@ -81,6 +85,26 @@ EXPERTMESH_INLINE F32x16 Max(const F32x16& a, const F32x16& b) {
 }
 EXPERTMESH_INLINE F32x16 Min(const F32x16& a, const F32x16& b) {
   return EachLane([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+
+EXPERTMESH_INLINE F32x16 ZeroUnlessAbove(const F32x16& a, const F32x16& x,
+                                         const F32x16& limit) {
+  return EachLane([&](int i) { return x.v[i] <= limit.v[i] ? 0.0f : a.v[i]; });
+}
+
+EXPERTMESH_INLINE float SumLanes(F32x16 a) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
+  }
+  return a.v[0];
+}
+EXPERTMESH_INLINE float MaxLanes(F32x16 a) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+    }
+  }
+  return a.v[0];
 }
 
 EXPERTMESH_INLINE F32x16 ScaleByLowBits(const F32x16& x,

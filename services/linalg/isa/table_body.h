@@ -22,7 +22,7 @@ constexpr Kernels MakeTable() {
       .quantize_row = QuantizeRow<float>,
       .quantize_row_bf16 = QuantizeRow<uint16_t>,
       .int4_error = Int4Error,
-      .attend = {Attend<float>, Attend<uint16_t>},
+      .attend = {Attend<float>, Attend<uint16_t>, Attend<int8_t>},
       .rms_norm = RmsNorm<float>,
       .rms_norm_bf16 = RmsNorm<uint16_t>,
       .convert_to_bf16 = Convert<float, uint16_t>,

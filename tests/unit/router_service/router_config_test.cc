@@ -25,6 +25,18 @@ TEST(RouterConfigTest, DefaultsAreValid) {
   EXPECT_TRUE(CheckRouterConfig(Config()).ok());
 }
 
+TEST(RouterConfigTest, TypesOfKeysAndValues) {
+  RouterConfig config = Config();
+  EXPECT_EQ(RouterKvFormat(config, DType::kF32), KvFormat::kF32);
+  EXPECT_EQ(RouterKvFormat(config, DType::kBF16), KvFormat::kBF16);
+  config.kv_dtype = "int8";
+  EXPECT_TRUE(CheckRouterConfig(config).ok());
+  EXPECT_EQ(RouterKvFormat(config, DType::kBF16), KvFormat::kInt8);
+  config.kv_dtype = "int4";
+  EXPECT_THAT(CheckRouterConfig(config).ToString(),
+              ContainsRegex("--kv-dtype is 'int4'.*int8"));
+}
+
 TEST(RouterConfigTest, NumbersHaveARange) {
   constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();

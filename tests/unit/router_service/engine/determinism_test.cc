@@ -45,6 +45,7 @@ std::unique_ptr<LocalEngine> LoadEngine(const LocalEngineOptions& options,
 struct Precision {
   std::string folder;
   DType dtype;
+  KvFormat kv_format;
 };
 
 class DeterminismTest : public ::testing::TestWithParam<Precision> {
@@ -53,6 +54,7 @@ class DeterminismTest : public ::testing::TestWithParam<Precision> {
     LocalEngineOptions options;
     options.model.router_dtype = GetParam().dtype;
     options.model.wire_dtype = GetParam().dtype;
+    options.model.kv_format = GetParam().kv_format;
     return options;
   }
   std::unique_ptr<LocalEngine> LoadEngine(const LocalEngineOptions& options) {
@@ -166,12 +168,18 @@ TEST_P(DeterminismTest, Preempted) {
   EXPECT_GT(preemptions.Value(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, DeterminismTest,
-                         ::testing::Values(Precision{"qwen3_moe", DType::kF32},
-                                           Precision{"qwen3_moe_bf16",
-                                                     DType::kBF16},
-                                           Precision{"qwen2_moe", DType::kF32}),
-                         [](const auto& info) { return info.param.folder; });
+INSTANTIATE_TEST_SUITE_P(
+    DTypes, DeterminismTest,
+    ::testing::Values(Precision{"qwen3_moe", DType::kF32, KvFormat::kF32},
+                      Precision{"qwen3_moe_bf16", DType::kBF16,
+                                KvFormat::kBF16},
+                      Precision{"qwen2_moe", DType::kF32, KvFormat::kF32},
+                      Precision{"qwen3_moe", DType::kF32, KvFormat::kInt8},
+                      Precision{"qwen2_moe", DType::kF32, KvFormat::kInt8}),
+    [](const auto& info) {
+      return info.param.folder + "_kv_" +
+             std::string(KvFormatName(info.param.kv_format));
+    });
 
 }  // namespace
 }  // namespace expertmesh::testing

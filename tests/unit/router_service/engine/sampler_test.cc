@@ -263,6 +263,47 @@ TEST(SamplerTest, PartialSelectionEqualsAFullSort) {
   }
 }
 
+// Vocabularies of many blocks, some of them without weight or without a finite
+// logit, from cold to hot.
+TEST(SamplerTest, BlocksOfAllSortsEqualAFullSort) {
+  std::mt19937 random(7);
+  for (int trial = 0; trial < 600; ++trial) {
+    const int vocab = 1 + static_cast<int>(random() % 4000);
+    std::normal_distribution<float> bulk(
+        0.0f, 0.5f + static_cast<float>(random() % 40));
+    std::vector<float> logits(vocab);
+    for (int id = 0; id < vocab; ++id) {
+      logits[id] = bulk(random);
+      const int block = id / 256;
+      if (block % 3 == trial % 3) logits[id] -= 300.0f;
+      if (block % 5 == trial % 5 && vocab > 256) logits[id] = -kInf;
+      if (random() % 500 == 0 && vocab > 1) logits[id] = -kInf;
+    }
+    if (*std::max_element(logits.begin(), logits.end()) == -kInf) continue;
+    SamplingParams params;
+    params.temperature = std::pow(10.0f, static_cast<float>(random() % 5) - 2);
+    params.top_p = random() % 2 == 0 ? 1.0f : 0.9f;
+    params.min_p = random() % 2 == 0 ? 0.0f : 0.01f;
+    params.seed = trial;
+    std::vector<float> with_others = logits;  // what takes no part, otherwise
+    for (float& logit : with_others) {
+      if (logit == -kInf) logit = random() % 2 == 0 ? kNan : kInf;
+    }
+    const int32_t expected = PlainSample(params, logits);
+    ASSERT_EQ(SampleOnce(params, logits), expected) << "trial " << trial;
+    ASSERT_EQ(SampleOnce(params, with_others), expected) << "trial " << trial;
+  }
+}
+
+TEST(SamplerTest, GreedyFindsTheFirstOfManyBlocks) {
+  for (const int first : {0, 255, 256, 999}) {
+    std::vector<float> logits(1000, -2.0f);
+    logits[first] = logits.back() = 3.0f;
+    logits[100] = first == 100 ? 3.0f : kNan;
+    EXPECT_EQ(SampleOnce({}, logits), first);
+  }
+}
+
 TEST(SamplerTest, AllocatesOnlyAtConstruction) {
   constexpr int kVocab = 5000;
   Sampler sampler(kVocab);

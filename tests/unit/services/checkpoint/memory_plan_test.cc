@@ -51,7 +51,7 @@ absl::StatusOr<MemoryPlan> Plan(const std::string& model_type,
 // width 24, 32 tokens; every matrix fits one panel of 64 outputs.
 TEST(MemoryPlanTest, WorkedOutByHand) {
   const auto plan =
-      Plan("mixtral", {.kv_dtype = DType::kBF16, .num_expert_services = 3});
+      Plan("mixtral", {.kv_format = KvFormat::kBF16, .num_expert_services = 3});
   ASSERT_TRUE(plan.ok()) << plan.status();
   const int64_t panel_column = 64 * 4;
   EXPECT_EQ(plan->kv_bytes_per_token, 2 * 2 * 8 * 2);
@@ -64,6 +64,13 @@ TEST(MemoryPlanTest, WorkedOutByHand) {
   EXPECT_EQ(plan->expert_services[0].experts.size(), 3);
   EXPECT_EQ(plan->expert_services[2].experts.size(), 2);
   EXPECT_EQ(plan->expert_services[0].weight_bytes, 2 * 3 * plan->expert_bytes);
+}
+
+// And a scale of four bytes for each of 2 heads, for keys and values each.
+TEST(MemoryPlanTest, KeysAndValuesInInt8) {
+  const auto plan = Plan("mixtral", {.kv_format = KvFormat::kInt8});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->kv_bytes_per_token, 2 * 2 * (8 + 2 * 4));
 }
 
 TEST(MemoryPlanTest, FormatsTakeWhatTheirBitsDo) {
@@ -98,9 +105,9 @@ TEST(MemoryPlanTest, TheRoutersWeightsKeepTheirOwnTypes) {
   config["hidden_size"] = 64;  // no padding
   CheckpointParts f32 = MakeCheckpoint(config);
   const CheckpointParts bf16 = MakeCheckpoint(config, DType::kBF16);
-  const MemoryPlanOptions wide = {.kv_dtype = DType::kF32,
+  const MemoryPlanOptions wide = {.kv_format = KvFormat::kF32,
                                   .expert_format = WeightFormat::kF32};
-  const MemoryPlanOptions narrow = {.kv_dtype = DType::kBF16,
+  const MemoryPlanOptions narrow = {.kv_format = KvFormat::kBF16,
                                     .expert_format = WeightFormat::kBF16};
   EXPECT_EQ(bytes(f32, wide), bytes(f32, narrow));
   EXPECT_EQ(bytes(bf16, wide), bytes(bf16, narrow));
