@@ -7,12 +7,19 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "services/core/worker_pool.h"
 #include "services/linalg/buffer.h"
 #include "services/linalg/isa/panel_layout.h"
 #include "services/linalg/tensor_view.h"
 #include "services/linalg/weight_format.h"
 
 namespace expertmesh {
+
+// How a matrix is packed; changes no bit of it.
+struct PackOptions {
+  // Spreads panels over threads; unset: the caller's thread alone.
+  WorkerPool* pool = nullptr;
+};
 
 // A [n, k] matrix in panels of kPanelWidth outputs (isa/panel_layout.h).
 // Padding adds nothing to a product. Immutable after packing; thread-safe.
@@ -24,11 +31,14 @@ class PackedMatrix {
   // must be 2-D with equal k and dtype. To the format of that dtype, to f32 or
   // bf16 (rounded to nearest), or quantized (quantize.h).
   // Errors: INVALID_ARGUMENT on shapes that do not fit, for f16 from another
-  // type, and for weights that are not finite where they would be quantized.
+  // type, and for weights that are not finite where they would be quantized;
+  // RESOURCE_EXHAUSTED where there is no memory to quantize in.
   static absl::StatusOr<PackedMatrix> Pack(absl::Span<const TensorView> parts,
-                                           WeightFormat format);
+                                           WeightFormat format,
+                                           const PackOptions& options = {});
   static absl::StatusOr<PackedMatrix> Pack(const TensorView& weight,
-                                           WeightFormat format);
+                                           WeightFormat format,
+                                           const PackOptions& options = {});
   // Keeps the parts' own type.
   static absl::StatusOr<PackedMatrix> Pack(absl::Span<const TensorView> parts);
   static absl::StatusOr<PackedMatrix> Pack(const TensorView& weight);
