@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,6 +18,9 @@ namespace {
 // k copied at a time: the part of a panel that 64 rows scatter into stays in
 // the L1 cache.
 constexpr int64_t kPackStep = 32;
+
+// Read between two calls of PackOptions::packed, at least.
+constexpr int64_t kReportBytes = int64_t{1} << 20;
 
 // Elements of a mapped file may be unaligned.
 template <typename T>
@@ -163,24 +167,52 @@ absl::Status CheckParts(absl::Span<const TensorView> parts,
   return absl::OkStatus();
 }
 
+// Reports the rows of panels [first, last] part by part.
+void ReportRows(absl::Span<const TensorView> parts, int64_t first, int64_t last,
+                const PackOptions& options) {
+  int64_t part_begin = 0;
+  for (const TensorView& part : parts) {
+    const int64_t part_end = part_begin + part.shape[0];
+    const int64_t begin = std::max(part_begin, first * kPanelWidth);
+    const int64_t end = std::min(part_end, (last + 1) * kPanelWidth);
+    if (begin < end) {
+      const int64_t k = part.shape[1];
+      const auto row_bytes = k * static_cast<int64_t>(DTypeBytes(part.dtype));
+      options.packed({part.data + (begin - part_begin) * row_bytes,
+                      part.dtype,
+                      {end - begin, k}});
+    }
+    part_begin = part_end;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<PackedMatrix> PackedMatrix::Pack(
     absl::Span<const TensorView> parts, WeightFormat format,
     const PackOptions& options) {
   RETURN_IF_ERROR(CheckParts(parts, format));
-  PackedMatrix packed;
-  packed.k_ = parts[0].shape[1];
-  packed.format_ = format;
-  for (const TensorView& part : parts) packed.n_ += part.shape[0];
-  packed.panel_bytes_ = PackedBytes(kPanelWidth, packed.k_, format);
-  packed.buffer_ = Buffer(packed.num_panels() * packed.panel_bytes_);
+  const int64_t k = parts[0].shape[1];
+  int64_t n = 0;
+  for (const TensorView& part : parts) n += part.shape[0];
+  const auto buffer = std::make_shared<Buffer>(PackedBytes(n, k, format));
+  PackedMatrix packed = FromPanels(
+      n, k, format, std::shared_ptr<const std::byte>(buffer, buffer->data()));
 
+  const int64_t panel_source_bytes =
+      kPanelWidth * std::max<int64_t>(k, 1) *
+      static_cast<int64_t>(DTypeBytes(parts[0].dtype));
+  const int64_t report_panels =
+      (kReportBytes + panel_source_bytes - 1) / panel_source_bytes;
   std::vector<absl::Status> statuses(packed.num_panels());
   const auto pack = [&](int64_t index) {
-    std::byte* panel = packed.buffer_.data() + index * packed.panel_bytes_;
+    std::byte* panel = buffer->data() + index * packed.panel_bytes_;
     std::memset(panel, 0, packed.panel_bytes_);
     statuses[index] = PackPanel(RowsOfPanel(parts, index), format, panel);
+    // Panels are handed out in order, so those before are done, or nearly.
+    if (options.packed && (index + 1) % report_panels == 0) {
+      ReportRows(parts, index + 1 - report_panels, index, options);
+    }
   };
   if (options.pool != nullptr) {
     options.pool->ParallelFor(packed.num_panels(), pack);
@@ -189,6 +221,17 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(
   }
   for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
   return packed;
+}
+
+PackedMatrix PackedMatrix::FromPanels(int64_t n, int64_t k, WeightFormat format,
+                                      std::shared_ptr<const std::byte> panels) {
+  PackedMatrix matrix;
+  matrix.n_ = n;
+  matrix.k_ = k;
+  matrix.format_ = format;
+  matrix.panel_bytes_ = PackedBytes(kPanelWidth, k, format);
+  matrix.panels_ = std::move(panels);
+  return matrix;
 }
 
 absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const TensorView& weight,

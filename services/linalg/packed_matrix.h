@@ -4,6 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -19,10 +21,15 @@ namespace expertmesh {
 struct PackOptions {
   // Spreads panels over threads; unset: the caller's thread alone.
   WorkerPool* pool = nullptr;
+  // Called now and then with rows of a part that have been read, so that their
+  // pages can go; from any of the threads, while others may still be at the
+  // last of these rows.
+  std::function<void(const TensorView& rows)> packed = nullptr;
 };
 
 // A [n, k] matrix in panels of kPanelWidth outputs (isa/panel_layout.h).
-// Padding adds nothing to a product. Immutable after packing; thread-safe.
+// Padding adds nothing to a product. Immutable, so that copies share the
+// panels; thread-safe.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -43,22 +50,29 @@ class PackedMatrix {
   static absl::StatusOr<PackedMatrix> Pack(absl::Span<const TensorView> parts);
   static absl::StatusOr<PackedMatrix> Pack(const TensorView& weight);
 
+  // One that lies elsewhere as Pack would have it, 64-byte aligned, of
+  // PackedBytes(n, k, format) bytes.
+  static PackedMatrix FromPanels(int64_t n, int64_t k, WeightFormat format,
+                                 std::shared_ptr<const std::byte> panels);
+
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
   WeightFormat format() const { return format_; }
   int64_t num_panels() const { return (n_ + kPanelWidth - 1) / kPanelWidth; }
   // Start of a panel, 64-byte aligned.
   const std::byte* panel(int64_t index) const {
-    return buffer_.data() + index * panel_bytes_;
+    return panels_.get() + index * panel_bytes_;
   }
-  size_t size_bytes() const { return buffer_.size(); }
+  size_t size_bytes() const {
+    return static_cast<size_t>(num_panels() * panel_bytes_);
+  }
 
  private:
   int64_t n_ = 0;
   int64_t k_ = 0;
   WeightFormat format_ = WeightFormat::kF32;
   int64_t panel_bytes_ = 0;
-  Buffer buffer_;
+  std::shared_ptr<const std::byte> panels_;
 };
 
 }  // namespace expertmesh
