@@ -1,6 +1,7 @@
 #include "services/linalg/packed_matrix.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -19,7 +20,7 @@ namespace {
 // the L1 cache.
 constexpr int64_t kPackStep = 32;
 
-// Read between two calls of PackOptions::packed, at least.
+// Source bytes of a call of PackOptions::packed, at least, but for the last.
 constexpr int64_t kReportBytes = int64_t{1} << 20;
 
 // Elements of a mapped file may be unaligned.
@@ -167,14 +168,14 @@ absl::Status CheckParts(absl::Span<const TensorView> parts,
   return absl::OkStatus();
 }
 
-// Reports the rows of panels [first, last] part by part.
+// Reports the rows of panels [first, last) part by part.
 void ReportRows(absl::Span<const TensorView> parts, int64_t first, int64_t last,
                 const PackOptions& options) {
   int64_t part_begin = 0;
   for (const TensorView& part : parts) {
     const int64_t part_end = part_begin + part.shape[0];
     const int64_t begin = std::max(part_begin, first * kPanelWidth);
-    const int64_t end = std::min(part_end, (last + 1) * kPanelWidth);
+    const int64_t end = std::min(part_end, last * kPanelWidth);
     if (begin < end) {
       const int64_t k = part.shape[1];
       const auto row_bytes = k * static_cast<int64_t>(DTypeBytes(part.dtype));
@@ -202,16 +203,23 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(
   const int64_t panel_source_bytes =
       kPanelWidth * std::max<int64_t>(k, 1) *
       static_cast<int64_t>(DTypeBytes(parts[0].dtype));
-  const int64_t report_panels =
+  const int64_t run_panels =
       (kReportBytes + panel_source_bytes - 1) / panel_source_bytes;
+  // Of each run of panels; whoever packs the last one reports the run. Earlier
+  // would not do: a page that is read once more stays.
+  std::vector<std::atomic<int64_t>> panels_left(
+      (packed.num_panels() + run_panels - 1) / run_panels);
+  for (int64_t i = 0; i < packed.num_panels(); ++i) {
+    ++panels_left[i / run_panels];
+  }
   std::vector<absl::Status> statuses(packed.num_panels());
   const auto pack = [&](int64_t index) {
     std::byte* panel = buffer->data() + index * packed.panel_bytes_;
     std::memset(panel, 0, packed.panel_bytes_);
     statuses[index] = PackPanel(RowsOfPanel(parts, index), format, panel);
-    // Panels are handed out in order, so those before are done, or nearly.
-    if (options.packed && (index + 1) % report_panels == 0) {
-      ReportRows(parts, index + 1 - report_panels, index, options);
+    const int64_t run = index / run_panels;
+    if (options.packed && --panels_left[run] == 0) {
+      ReportRows(parts, run * run_panels, (run + 1) * run_panels, options);
     }
   };
   if (options.pool != nullptr) {

@@ -21,9 +21,9 @@ namespace expertmesh {
 struct PackOptions {
   // Spreads panels over threads; unset: the caller's thread alone.
   WorkerPool* pool = nullptr;
-  // Called now and then with rows of a part that have been read, so that their
-  // pages can go; from any of the threads, while others may still be at the
-  // last of these rows.
+  // Called with rows of a part once they have been read for the last time, so
+  // that their pages can go; from any of the threads. All rows are reported
+  // unless packing fails.
   std::function<void(const TensorView& rows)> packed = nullptr;
 };
 

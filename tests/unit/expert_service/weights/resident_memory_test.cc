@@ -219,8 +219,7 @@ TEST(PeakMemoryTest, OfPackingIsLittleAboveThePackedBytes) {
   const auto checkpoint = Checkpoint::Open(folder.path());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   constexpr int64_t kTensorBytes = 768 * 4096 * 4;
-  for (const WeightFormat format :
-       {WeightFormat::kF32, WeightFormat::kInt8, WeightFormat::kInt4}) {
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
     const PeakMemory peak;
     const auto weights =
         LoadExperts(**checkpoint, {.experts = {0, 1}, .format = format});
