@@ -34,6 +34,9 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
                  "Bytes per second to pull at most, as in 50MiB; 0: no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
+  app.add_option("--pack-cache", config->pack_cache,
+                 "Folder where packed weights are kept, so that the next start "
+                 "maps them instead of packing; services may share it");
   app.add_option("--experts", config->experts,
                  "Experts held at first: 0-3,7 in every layer, 17@3 for expert "
                  "17 of layer 3 only, none for a host that is given experts "

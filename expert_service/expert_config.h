@@ -21,6 +21,7 @@ struct ExpertConfig {
   std::string weights_from;
   std::string weights_cache;                    // folder for what was pulled
   uint64_t weights_rate_limit_bytes_per_s = 0;  // 0: none
+  std::string pack_cache;  // folder for packed weights; "": none are kept
   // What expert weights may take; 0: no limit.
   uint64_t memory_budget_bytes = 0;
   std::string listen = "127.0.0.1:0";  // routers

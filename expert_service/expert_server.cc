@@ -13,10 +13,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "expert_service/weights/cached_expert.h"
 #include "expert_service/weights/expert_loader.h"
 #include "services/checkpoint/memory_plan.h"
 #include "services/checkpoint/slot_list.h"
 #include "services/core/clock.h"
+#include "services/core/load_progress.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
@@ -41,14 +43,6 @@ uint64_t RandomInstanceId() {
   std::random_device random;
   const auto half = [&] { return uint64_t{random()}; };
   return half() << 32 | half() | 1;  // never 0, which is none
-}
-
-void LogProgress(int64_t loaded, int64_t total) {
-  static LogRateLimit limit;
-  if (loaded < total && limit.Allow()) {
-    Log(LogLevel::kInfo, "packing experts",
-        {{"loaded_slots", loaded}, {"total_slots", total}});
-  }
 }
 
 }  // namespace
@@ -78,6 +72,10 @@ absl::Status ExpertServer::Load() {
   const ModelConfig& model = checkpoint_->config();
   const std::optional<WeightFormat> format = ExpertWeightFormat(config_);
   ASSIGN_OR_RETURN(format_, PackedFormat(*checkpoint_, format));
+  if (!config_.pack_cache.empty()) {
+    pack_cache_ = std::make_unique<PackCache>(config_.pack_cache,
+                                              checkpoint_->fingerprint());
+  }
   weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
       model.num_layers, model.num_experts, std::vector<ExpertSlot>(),
       std::vector<PackedExpert>()));
@@ -139,6 +137,16 @@ absl::Status ExpertServer::OpenCheckpoint() {
 absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
     ExpertSlot slot, std::optional<WeightFormat> format,
     const std::stop_token& stop) {
+  const auto pack = [&] { return PackSlot(slot, format, stop); };
+  if (pack_cache_ == nullptr) return pack();
+  return LoadCachedExpert(*checkpoint_, slot, format,
+                          /*has_tensors=*/source_ == nullptr, *pack_cache_,
+                          pack);
+}
+
+absl::StatusOr<PackedExpert> ExpertServer::PackSlot(
+    ExpertSlot slot, std::optional<WeightFormat> format,
+    const std::stop_token& stop) {
   if (source_ != nullptr) {
     const ExpertTensorNames names =
         checkpoint_->family().ExpertNames(slot.layer, slot.expert);
@@ -157,8 +165,14 @@ absl::Status ExpertServer::LoadFirst() {
         absl::StrCat("--experts: ", slots.status().message()));
   }
   const absl::Duration started = Clock::Real()->Now();
+  const auto slot_bytes = static_cast<int64_t>(contents_->slot_bytes());
+  LoadProgress progress(static_cast<int64_t>(slots->size()) * slot_bytes);
+  const auto on_slot = [&](int64_t, int64_t) {
+    const auto report = progress.Add(slot_bytes);
+    if (report) LogProgress("packing experts", *report);
+  };
   RETURN_IF_ERROR(contents_->Load(*slots, /*epoch=*/0,
-                                  {.pool = &pool_, .progress = LogProgress}));
+                                  {.pool = &pool_, .progress = on_slot}));
   expert_list_ = FormatSlotList(*slots, model);
   Log(LogLevel::kInfo, "experts loaded",
       {{"model", checkpoint_->name()},
@@ -167,6 +181,13 @@ absl::Status ExpertServer::LoadFirst() {
        {"bytes", weights_->Get()->size_bytes()},
        {"pulled_bytes", source_ == nullptr ? 0 : source_->pulled_bytes()},
        {"seconds", absl::ToDoubleSeconds(Clock::Real()->Now() - started)}});
+  if (pack_cache_ != nullptr) {
+    Log(LogLevel::kInfo, "pack cache used",
+        {{"folder", config_.pack_cache},
+         {"hits", pack_cache_->hits()},
+         {"misses", pack_cache_->misses()},
+         {"stored", pack_cache_->stored()}});
+  }
   return absl::OkStatus();
 }
 

@@ -20,6 +20,7 @@
 #include "services/checkpoint/checkpoint.h"
 #include "services/core/mutex.h"
 #include "services/core/worker_pool.h"
+#include "services/pack_cache/pack_cache.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/server_runtime.h"
 #include "services/weights_transfer/weight_service_impl.h"
@@ -52,8 +53,12 @@ class ExpertServer {
   absl::Status Load();
   // The checkpoint, and where it comes from.
   absl::Status OpenCheckpoint();
-  // Pulls a slot's tensors where there is no checkpoint, then packs it.
+  // From the pack cache, or packed.
   absl::StatusOr<PackedExpert> LoadSlot(ExpertSlot slot,
+                                        std::optional<WeightFormat> format,
+                                        const std::stop_token& stop);
+  // Pulls a slot's tensors where there is no checkpoint, then packs it.
+  absl::StatusOr<PackedExpert> PackSlot(ExpertSlot slot,
                                         std::optional<WeightFormat> format,
                                         const std::stop_token& stop);
   // What --experts names.
@@ -78,6 +83,7 @@ class ExpertServer {
   WorkerPool pool_;
   std::unique_ptr<WeightSource> source_;  // null with a checkpoint folder
   std::unique_ptr<const Checkpoint> checkpoint_;
+  std::unique_ptr<PackCache> pack_cache_;  // null: none
   std::unique_ptr<LiveWeights> weights_;
   std::unique_ptr<ExpertContents> contents_;
   std::unique_ptr<GroupedFfn> ffn_;

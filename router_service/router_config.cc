@@ -118,6 +118,9 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       "--no-lend-weights", [config] { config->lend_weights = false; },
       "Refuse to lend the checkpoint at --listen to expert services with "
       "--weights-from; default: whoever reaches --listen may read the weights");
+  app.add_option("--pack-cache", config->pack_cache,
+                 "Folder where packed weights are kept, so that the next start "
+                 "maps them instead of packing; services may share it");
   app.add_option("--router-dtype", config->router_dtype,
                  "The router's own arithmetic: auto (as the checkpoint), f32, "
                  "bf16; or int8, int4: weights in codes, the rest as auto")

@@ -29,6 +29,7 @@ struct RouterConfig {
   bool shared_memory = true;  // to expert services on this host
   bool lend_weights = true;  // whether hosts without the checkpoint may pull it
 
+  std::string pack_cache;  // folder for packed weights; "": none are kept
   std::string router_dtype = "auto";  // auto, f32, bf16, int8, int4
   std::string kv_dtype = "auto";      // auto, f32, bf16, int8
   std::string wire_dtype = "auto";    // auto, f32, bf16

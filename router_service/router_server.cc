@@ -24,6 +24,8 @@
 #include "router_service/transport/expert_orders.h"
 #include "router_service/transport/resolver.h"
 #include "services/checkpoint/memory_plan.h"
+#include "services/checkpoint/required_tensors.h"
+#include "services/core/load_progress.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
@@ -66,6 +68,25 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
   return Tokenizer::Load(path);
 }
 
+// What the router packs, as it lies in the checkpoint.
+int64_t RouterMatrixBytes(const Checkpoint& checkpoint) {
+  const ModelTensorNames names = checkpoint.family().ModelNames();
+  int64_t bytes = 0;
+  const auto add = [&](const RequiredTensor& required) {
+    const auto tensor = checkpoint.Tensor(required.name, required.shape);
+    const bool is_packed =
+        required.shape.size() == 2 && (required.name != names.embed_tokens ||
+                                       checkpoint.config().tie_word_embeddings);
+    if (tensor.ok() && is_packed) {
+      bytes += static_cast<int64_t>(tensor->size_bytes());
+    }
+    return absl::OkStatus();
+  };
+  VisitRouterTensors(checkpoint.config(), checkpoint.family(), add)
+      .IgnoreError();  // `add` has none
+  return bytes;
+}
+
 }  // namespace
 
 class RouterServer::Impl {
@@ -82,6 +103,7 @@ class RouterServer::Impl {
 
  private:
   absl::Status LoadModel();
+  absl::Status LoadWeights(std::optional<WeightFormat> format);
   // Each shape once.
   absl::Status CheckKernels() const;
   absl::Status CheckKvCacheSize(int64_t num_pages) const;
@@ -184,7 +206,9 @@ absl::Status RouterServer::Impl::LoadModel() {
   max_context_tokens_ =
       std::min(model().max_position_embeddings, num_pages * kPageTokens);
   cache_ = std::make_unique<KvCache>(model(), kv_format_, num_pages);
-  ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_, format));
+  pool_ = std::make_unique<WorkerPool>(config_.threads > 0 ? config_.threads
+                                                           : AvailableCpus());
+  RETURN_IF_ERROR(LoadWeights(format));
   RETURN_IF_ERROR(CheckKernels());
   Log(LogLevel::kInfo, "model loaded",
       {{"model", checkpoint_->name()},
@@ -195,6 +219,30 @@ absl::Status RouterServer::Impl::LoadModel() {
        {"router_dtype", router_dtype_},
        {"kv_dtype", KvFormatName(kv_format_)},
        {"wire_dtype", DTypeName(wire_dtype_)}});
+  return absl::OkStatus();
+}
+
+absl::Status RouterServer::Impl::LoadWeights(
+    std::optional<WeightFormat> format) {
+  DenseLoadOptions options = {.format = format, .pool = pool_.get()};
+  std::optional<PackCache> cache;
+  if (!config_.pack_cache.empty()) {
+    options.cache =
+        &cache.emplace(config_.pack_cache, checkpoint_->fingerprint());
+  }
+  LoadProgress progress(RouterMatrixBytes(*checkpoint_));
+  options.progress = [&progress](int64_t bytes) {
+    const auto report = progress.Add(bytes);
+    if (report) LogProgress("packing the router's weights", *report);
+  };
+  ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_, options));
+  if (cache) {
+    Log(LogLevel::kInfo, "pack cache used",
+        {{"folder", config_.pack_cache},
+         {"hits", cache->hits()},
+         {"misses", cache->misses()},
+         {"stored", cache->stored()}});
+  }
   return absl::OkStatus();
 }
 
@@ -380,8 +428,6 @@ CapacityOptions RouterServer::Impl::Capacity() const {
 }
 
 void RouterServer::Impl::BuildEngine() {
-  pool_ = std::make_unique<WorkerPool>(config_.threads > 0 ? config_.threads
-                                                           : AvailableCpus());
   dispatcher_ = std::make_unique<Dispatcher>(
       DispatchOptions(), placement_.get(), endpoints_->transport(),
       MakeDispatchMetrics(metrics_.get()));

@@ -18,8 +18,9 @@ absl::StatusOr<PackedMatrix> LoadMatrix(const Checkpoint& checkpoint,
                                         std::optional<WeightFormat> format) {
   ASSIGN_OR_RETURN(const TensorView tensor, checkpoint.Tensor(name, {n, k}));
   checkpoint.Prefetch(tensor);
-  absl::StatusOr<PackedMatrix> packed =
-      PackedMatrix::Pack(tensor, format.value_or(FormatOf(tensor.dtype)));
+  absl::StatusOr<PackedMatrix> packed = PackedMatrix::Pack(
+      tensor, format.value_or(FormatOf(tensor.dtype)),
+      {.packed = [&](const TensorView& rows) { checkpoint.Release(rows); }});
   checkpoint.Release(tensor);
   if (packed.ok()) return packed;
   return absl::Status(packed.status().code(),

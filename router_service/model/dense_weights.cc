@@ -10,10 +10,11 @@ namespace {
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, std::optional<WeightFormat> format)
+  Loader(const Checkpoint& checkpoint, const DenseLoadOptions& options)
       : checkpoint_(checkpoint),
         config_(checkpoint.config()),
-        format_(format) {}
+        options_(options),
+        format_(options.format) {}
 
   absl::StatusOr<DenseWeights> Load();
 
@@ -37,10 +38,23 @@ class Loader {
                                         int64_t columns,
                                         std::optional<WeightFormat> format);
 
+  // What is kept in one file of the cache: the matrices between these two.
+  void BeginFile(absl::string_view name);
+  void EndFile();
+  absl::StatusOr<PackedMatrix> PackParts(absl::Span<const TensorView> parts,
+                                         absl::string_view first_name,
+                                         WeightFormat format);
+
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
+  const DenseLoadOptions options_;
   const std::optional<WeightFormat> format_;
   size_t size_bytes_ = 0;
+
+  std::string file_name_;
+  std::vector<PackedMatrix> kept_;  // what the file has
+  std::vector<PackedMatrix> file_;  // what it should have, so far
+  bool is_kept_ = true;             // all of that
 };
 
 // Tensors of a mapped file may be unaligned, so elements are copied out.
@@ -62,31 +76,72 @@ absl::StatusOr<std::vector<float>> Loader::Vector(const std::string& name,
   checkpoint_.Prefetch(tensor);
   std::vector<float> values(size);
   for (int64_t i = 0; i < size; ++i) values[i] = Element(tensor, i);
+  checkpoint_.Release(tensor);
   return values;
 }
 
-// Packs [rows[i], columns] tensors one under the other and lets go of their
-// pages.
+void Loader::BeginFile(absl::string_view name) {
+  file_.clear();
+  is_kept_ = true;
+  if (options_.cache == nullptr) return;
+  file_name_ = absl::StrCat("router-", name, ".",
+                            format_ ? WeightFormatName(*format_) : "stored");
+  // The fingerprint has seen each of the router's tensors.
+  kept_ = options_.cache->Load(file_name_, /*sample=*/0);
+}
+
+void Loader::EndFile() {
+  if (options_.cache == nullptr || is_kept_) return;
+  options_.cache->Store(file_name_, /*sample=*/0, file_);
+}
+
+// Packs tensors one under the other and lets go of their pages.
+absl::StatusOr<PackedMatrix> Loader::PackParts(
+    absl::Span<const TensorView> parts, absl::string_view first_name,
+    WeightFormat format) {
+  const auto release = [this](const TensorView& rows) {
+    checkpoint_.Release(rows);
+  };
+  for (const TensorView& part : parts) checkpoint_.Prefetch(part);
+  absl::StatusOr<PackedMatrix> packed = PackedMatrix::Pack(
+      parts, format, {.pool = options_.pool, .packed = release});
+  if (!packed.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(checkpoint_.directory(), ": tensor '", first_name,
+                     "' and its neighbours: ", packed.status().message()));
+  }
+  for (const TensorView& part : parts) release(part);
+  return packed;
+}
+
+// From [rows[i], columns] tensors, or as the cache has it.
 absl::StatusOr<PackedMatrix> Loader::MatrixAs(
     absl::Span<const std::string> names, absl::Span<const int64_t> rows,
     int64_t columns, std::optional<WeightFormat> format) {
   std::vector<TensorView> parts;
+  int64_t n = 0;
   for (size_t i = 0; i < names.size(); ++i) {
     ASSIGN_OR_RETURN(TensorView part,
                      checkpoint_.Tensor(names[i], {rows[i], columns}));
-    checkpoint_.Prefetch(part);
     parts.push_back(std::move(part));
+    n += rows[i];
   }
-  absl::StatusOr<PackedMatrix> packed =
-      PackedMatrix::Pack(parts, format.value_or(FormatOf(parts[0].dtype)));
-  if (!packed.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(checkpoint_.directory(), ": tensor '", names[0],
-                     "' and its neighbours: ", packed.status().message()));
+  const WeightFormat packed_as = format.value_or(FormatOf(parts[0].dtype));
+  const size_t index = file_.size();
+  if (index < kept_.size() && IsPackedAs(kept_[index], n, columns, packed_as)) {
+    file_.push_back(kept_[index]);
+  } else {
+    is_kept_ = false;
+    ASSIGN_OR_RETURN(PackedMatrix packed,
+                     PackParts(parts, names[0], packed_as));
+    file_.push_back(std::move(packed));
   }
-  for (const TensorView& part : parts) checkpoint_.Release(part);
-  size_bytes_ += packed->size_bytes();
-  return packed;
+  size_bytes_ += file_.back().size_bytes();
+  if (options_.progress) {
+    options_.progress(n * columns *
+                      static_cast<int64_t>(DTypeBytes(parts[0].dtype)));
+  }
+  return file_.back();
 }
 
 absl::StatusOr<PackedMatrix> Loader::Matrix(absl::Span<const std::string> names,
@@ -185,13 +240,17 @@ absl::StatusOr<DenseWeights> Loader::Load() {
   ASSIGN_OR_RETURN(weights.embed_tokens,
                    checkpoint_.Tensor(names.embed_tokens, {vocab, hidden}));
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    BeginFile(absl::StrCat("layer", layer));
     ASSIGN_OR_RETURN(LayerWeights loaded, Layer(layer));
+    EndFile();
     weights.layers.push_back(std::move(loaded));
   }
   ASSIGN_OR_RETURN(weights.final_norm, Vector(names.final_norm, hidden));
   const std::string& head =
       config_.tie_word_embeddings ? names.embed_tokens : names.lm_head;
+  BeginFile("head");
   ASSIGN_OR_RETURN(weights.lm_head, Matrix({head}, {vocab}, hidden));
+  EndFile();
   weights.size_bytes = size_bytes_;
   weights.quantized = format_.has_value() && IsQuantized(*format_);
   return weights;
@@ -200,8 +259,8 @@ absl::StatusOr<DenseWeights> Loader::Load() {
 }  // namespace
 
 absl::StatusOr<DenseWeights> DenseWeights::Load(
-    const Checkpoint& checkpoint, std::optional<WeightFormat> format) {
-  return Loader(checkpoint, format).Load();
+    const Checkpoint& checkpoint, const DenseLoadOptions& options) {
+  return Loader(checkpoint, options).Load();
 }
 
 }  // namespace expertmesh::router

@@ -3,12 +3,14 @@
 // The router's share of a checkpoint: everything but the experts.
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "services/checkpoint/checkpoint.h"
 #include "services/linalg/gemm.h"
+#include "services/pack_cache/pack_cache.h"
 
 namespace expertmesh::router {
 
@@ -40,6 +42,18 @@ struct LayerWeights {
   PackedMatrix shared_gate;          // [1, hidden], where the family has one
 };
 
+struct DenseLoadOptions {
+  // int8 or int4 for all matrices but the gates', whose choices decide more
+  // than their few bytes cost; unset keeps the checkpoint's type.
+  std::optional<WeightFormat> format = std::nullopt;
+  // Spreads the packing of each matrix; unset: the caller's thread alone.
+  WorkerPool* pool = nullptr;
+  // Keeps packed matrices, a file for each layer; unset: none.
+  PackCache* cache = nullptr;
+  // Called with the bytes of a matrix in the checkpoint, once it is there.
+  std::function<void(int64_t bytes)> progress = nullptr;
+};
+
 // Immutable; keeps a view of the embedding in the checkpoint, which must
 // outlive it.
 struct DenseWeights {
@@ -50,12 +64,9 @@ struct DenseWeights {
   size_t size_bytes = 0;          // of all packed matrices
   bool quantized = false;         // all but the gates'
 
-  // `format`: int8 or int4 for all matrices but the gates', whose choices
-  // decide more than their few bytes cost; unset keeps the checkpoint's type.
   // Errors: FAILED_PRECONDITION naming file and tensor.
-  static absl::StatusOr<DenseWeights> Load(
-      const Checkpoint& checkpoint,
-      std::optional<WeightFormat> format = std::nullopt);
+  static absl::StatusOr<DenseWeights> Load(const Checkpoint& checkpoint,
+                                           const DenseLoadOptions& options);
 };
 
 }  // namespace expertmesh::router

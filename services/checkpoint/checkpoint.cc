@@ -68,6 +68,31 @@ void RefuseQuantised(ConfigReader& reader) {
               "weights");
 }
 
+// Whether two tensors of one shape and type hold the same. Piece by piece, so
+// that two tables are not resident at once.
+bool SameBytes(const Checkpoint& checkpoint, const TensorView& a,
+               const TensorView& b) {
+  constexpr int64_t kPieceElements = int64_t{1} << 20;
+  const auto element_bytes = static_cast<int64_t>(DTypeBytes(a.dtype));
+  const int64_t count = static_cast<int64_t>(a.size_bytes()) / element_bytes;
+  checkpoint.Prefetch(a);
+  checkpoint.Prefetch(b);
+  bool same = true;
+  for (int64_t at = 0; same && at < count; at += kPieceElements) {
+    const auto piece = [&](const TensorView& whole) -> TensorView {
+      return {whole.data + at * element_bytes,
+              whole.dtype,
+              {std::min(kPieceElements, count - at)}};
+    };
+    const TensorView in_a = piece(a);
+    const TensorView in_b = piece(b);
+    same = std::memcmp(in_a.data, in_b.data, in_a.size_bytes()) == 0;
+    checkpoint.Release(in_a);
+    checkpoint.Release(in_b);
+  }
+  return same;
+}
+
 }  // namespace
 
 struct Checkpoint::Files {
@@ -193,15 +218,9 @@ absl::Status Checkpoint::CheckTiedHead() const {
   const int64_t shape[] = {config_.vocab_size, config_.hidden_size};
   ASSIGN_OR_RETURN(const TensorView table, Tensor(names.embed_tokens, shape));
   ASSIGN_OR_RETURN(const TensorView head, Tensor(names.lm_head, shape));
-  bool same = head.dtype == table.dtype;
-  if (same) {
-    Prefetch(table);
-    Prefetch(head);
-    same = std::memcmp(head.data, table.data, table.size_bytes()) == 0;
-    Release(table);
-    Release(head);
+  if (head.dtype == table.dtype && SameBytes(*this, head, table)) {
+    return absl::OkStatus();
   }
-  if (same) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       entry.file->path(), ": tensor ", Quoted(names.lm_head), " differs from ",
       Quoted(names.embed_tokens),

@@ -94,6 +94,11 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
             "Type of expert weights in memory; default auto: the "
             "checkpoint's");
 
+  AddPassedOn(app, "--pack-cache", both,
+              "Folder where the services keep packed weights, so that the next "
+              "start maps them instead of packing")
+      ->type_name("DIR");
+
   AddNumber(app, "--capacity-factor", router,
             "Rows an expert accepts per step, over the mean; 0: no limit");
   AddCount(app, "--min-capacity", router,

@@ -1,12 +1,16 @@
 #include "services/linalg/packed_matrix.h"
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
 #include <cstring>
+#include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "services/core/status_macros.h"
 #include "services/linalg/quantize.h"
 
 namespace expertmesh {
@@ -16,6 +20,9 @@ namespace {
 // the L1 cache.
 constexpr int64_t kPackStep = 32;
 
+// Source bytes of a call of PackOptions::packed, at least, but for the last.
+constexpr int64_t kReportBytes = int64_t{1} << 20;
+
 // Elements of a mapped file may be unaligned.
 template <typename T>
 T ElementAt(const std::byte* row, int64_t i) {
@@ -24,79 +31,111 @@ T ElementAt(const std::byte* row, int64_t i) {
   return value;
 }
 
-float AsF32(const std::byte* row, DType dtype, int64_t i) {
+// Calls use(get), get(row, i) being an element of that type as f32.
+template <typename Use>
+void WithF32(DType dtype, Use use) {
   switch (dtype) {
     case DType::kF32:
-      return ElementAt<float>(row, i);
+      return use(ElementAt<float>);
     case DType::kBF16:
-      return ToF32(ElementAt<BF16>(row, i));
+      return use([](const std::byte* row, int64_t i) {
+        return ToF32(ElementAt<BF16>(row, i));
+      });
     case DType::kF16:
-      return F16ToF32(ElementAt<uint16_t>(row, i));
+      return use([](const std::byte* row, int64_t i) {
+        return F16ToF32(ElementAt<uint16_t>(row, i));
+      });
   }
-  return 0;
 }
 
-// Some rows [rows, k] of a weight, bound for a panel's columns from `column`
-// on.
+// The rows [k] of a panel's outputs, from whatever parts they are; null behind
+// the last.
 struct PanelRows {
-  const std::byte* data;
-  DType dtype;
-  int64_t rows;
-  int64_t k;
-  int64_t column;
-
-  const std::byte* row(int64_t r) const {
-    return data + r * k * static_cast<int64_t>(DTypeBytes(dtype));
-  }
+  const std::byte* rows[kPanelWidth] = {};
+  DType dtype = DType::kF32;
+  int64_t k = 0;
 };
 
-// Value i of a column goes to [i / kGroup][column][i % kGroup], kGroup being 2
-// for 16-bit types. `get(row, i)` is the value.
-template <typename T, int kGroup, typename Get>
-void PackRows(const PanelRows& from, std::byte* panel, Get get) {
-  for (int64_t begin = 0; begin < from.k; begin += kPackStep) {
-    const int64_t end = std::min(begin + kPackStep, from.k);
-    for (int64_t r = 0; r < from.rows; ++r) {
-      T* column = reinterpret_cast<T*>(panel) + (from.column + r) * kGroup;
-      const std::byte* row = from.row(r);
+// Value i of row r goes to [i / kGroup][r][i % kGroup] of `out`, kGroup being 2
+// for 16-bit types. `get(row, i)` is the value; behind the first row that is
+// null there are none.
+template <typename T, int kGroup, int64_t kWidth, typename Get>
+void Interleave(const std::byte* const* rows, int64_t k, void* out, Get get) {
+  for (int64_t begin = 0; begin < k; begin += kPackStep) {
+    const int64_t end = std::min(begin + kPackStep, k);
+    for (int64_t r = 0; r < kWidth && rows[r] != nullptr; ++r) {
+      T* column = static_cast<T*>(out) + r * kGroup;
       for (int64_t i = begin; i < end; ++i) {
-        column[i / kGroup * kPanelWidth * kGroup + i % kGroup] = get(row, i);
+        column[i / kGroup * kWidth * kGroup + i % kGroup] = get(rows[r], i);
       }
     }
   }
 }
 
-absl::Status QuantizeRows(const PanelRows& from, WeightFormat format,
-                          std::byte* panel) {
-  const auto quantize =
-      format == WeightFormat::kInt8 ? QuantizeToInt8 : QuantizeToInt4;
-  std::vector<float> weights(static_cast<size_t>(from.k));
-  for (int64_t r = 0; r < from.rows; ++r) {
-    for (int64_t i = 0; i < from.k; ++i) {
-      weights[i] = AsF32(from.row(r), from.dtype, i);
-      if (!std::isfinite(weights[i])) {
-        return absl::InvalidArgumentError(
-            "weights that are not finite cannot be quantized");
-      }
+// Rows of 16 bits as they are, two elements at a time where that fits.
+void InterleavePairs(const PanelRows& from, std::byte* panel) {
+  if (from.k % 2 == 0) {
+    Interleave<uint32_t, 1, kPanelWidth>(from.rows, from.k / 2, panel,
+                                         ElementAt<uint32_t>);
+  } else {
+    Interleave<uint16_t, 2, kPanelWidth>(from.rows, from.k, panel,
+                                         ElementAt<uint16_t>);
+  }
+}
+
+absl::Status QuantizePanel(const PanelRows& from, WeightFormat format,
+                           std::byte* panel) {
+  const auto size = static_cast<size_t>(QuantizeK(from.k) * kQuantizeWidth);
+  const std::unique_ptr<float[]> weights(new (std::nothrow) float[size]);
+  if (weights == nullptr) {
+    return absl::ResourceExhaustedError("there is no memory left to quantize");
+  }
+  for (int64_t first = 0; first < kPanelWidth; first += kQuantizeWidth) {
+    if (from.rows[first] == nullptr) break;
+    std::fill_n(weights.get(), size, 0.0f);
+    WithF32(from.dtype, [&](auto get) {
+      Interleave<float, 1, kQuantizeWidth>(from.rows + first, from.k,
+                                           weights.get(), get);
+    });
+    if (!QuantizeColumns(weights.get(), from.k, format, first, panel)) {
+      return absl::InvalidArgumentError(
+          "weights that are not finite cannot be quantized");
     }
-    quantize(weights.data(), from.k, from.column + r, panel);
   }
   return absl::OkStatus();
 }
 
-absl::Status PackPanelRows(const PanelRows& from, WeightFormat format,
-                           std::byte* panel) {
-  const bool keeps = FormatOf(from.dtype) == format;
-  if (IsQuantized(format)) return QuantizeRows(from, format, panel);
+PanelRows RowsOfPanel(absl::Span<const TensorView> parts, int64_t panel) {
+  PanelRows out = {.dtype = parts[0].dtype, .k = parts[0].shape[1]};
+  const int64_t row_bytes = out.k * static_cast<int64_t>(DTypeBytes(out.dtype));
+  const int64_t end = (panel + 1) * kPanelWidth;
+  int64_t row = panel * kPanelWidth;
+  int64_t part_begin = 0;
+  for (const TensorView& part : parts) {
+    const int64_t part_end = part_begin + part.shape[0];
+    for (; row < std::min(end, part_end); ++row) {
+      out.rows[row % kPanelWidth] = part.data + (row - part_begin) * row_bytes;
+    }
+    part_begin = part_end;
+  }
+  return out;
+}
+
+absl::Status PackPanel(const PanelRows& from, WeightFormat format,
+                       std::byte* panel) {
+  if (IsQuantized(format)) return QuantizePanel(from, format, panel);
   if (format == WeightFormat::kF32) {
-    PackRows<float, 1>(from, panel, [&](const std::byte* row, int64_t i) {
-      return AsF32(row, from.dtype, i);
+    WithF32(from.dtype, [&](auto get) {
+      Interleave<float, 1, kPanelWidth>(from.rows, from.k, panel, get);
     });
-  } else if (keeps) {
-    PackRows<uint16_t, 2>(from, panel, ElementAt<uint16_t>);
+  } else if (FormatOf(from.dtype) == format) {
+    InterleavePairs(from, panel);
   } else {
-    PackRows<uint16_t, 2>(from, panel, [&](const std::byte* row, int64_t i) {
-      return ToBF16(AsF32(row, from.dtype, i)).bits;
+    WithF32(from.dtype, [&](auto get) {
+      Interleave<uint16_t, 2, kPanelWidth>(
+          from.rows, from.k, panel, [&](const std::byte* row, int64_t i) {
+            return ToBF16(get(row, i)).bits;
+          });
     });
   }
   return absl::OkStatus();
@@ -129,44 +168,84 @@ absl::Status CheckParts(absl::Span<const TensorView> parts,
   return absl::OkStatus();
 }
 
+// Reports the rows of panels [first, last) part by part.
+void ReportRows(absl::Span<const TensorView> parts, int64_t first, int64_t last,
+                const PackOptions& options) {
+  int64_t part_begin = 0;
+  for (const TensorView& part : parts) {
+    const int64_t part_end = part_begin + part.shape[0];
+    const int64_t begin = std::max(part_begin, first * kPanelWidth);
+    const int64_t end = std::min(part_end, last * kPanelWidth);
+    if (begin < end) {
+      const int64_t k = part.shape[1];
+      const auto row_bytes = k * static_cast<int64_t>(DTypeBytes(part.dtype));
+      options.packed({part.data + (begin - part_begin) * row_bytes,
+                      part.dtype,
+                      {end - begin, k}});
+    }
+    part_begin = part_end;
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<PackedMatrix> PackedMatrix::Pack(
-    absl::Span<const TensorView> parts, WeightFormat format) {
-  if (absl::Status status = CheckParts(parts, format); !status.ok()) {
-    return status;
-  }
-  PackedMatrix packed;
-  packed.k_ = parts[0].shape[1];
-  packed.format_ = format;
-  for (const TensorView& part : parts) packed.n_ += part.shape[0];
-  packed.panel_bytes_ = PackedBytes(kPanelWidth, packed.k_, format);
-  packed.buffer_ = Buffer(packed.num_panels() * packed.panel_bytes_);
-  std::memset(packed.buffer_.data(), 0, packed.buffer_.size());
-
+    absl::Span<const TensorView> parts, WeightFormat format,
+    const PackOptions& options) {
+  RETURN_IF_ERROR(CheckParts(parts, format));
+  const int64_t k = parts[0].shape[1];
   int64_t n = 0;
-  for (const TensorView& part : parts) {
-    PanelRows rows = {part.data, part.dtype, 0, packed.k_, 0};
-    for (int64_t i = 0; i < part.shape[0];) {
-      rows.column = n % kPanelWidth;
-      rows.rows = std::min(kPanelWidth - rows.column, part.shape[0] - i);
-      std::byte* panel =
-          packed.buffer_.data() + n / kPanelWidth * packed.panel_bytes_;
-      if (absl::Status status = PackPanelRows(rows, format, panel);
-          !status.ok()) {
-        return status;
-      }
-      rows.data = rows.row(rows.rows);
-      i += rows.rows;
-      n += rows.rows;
-    }
+  for (const TensorView& part : parts) n += part.shape[0];
+  const auto buffer = std::make_shared<Buffer>(PackedBytes(n, k, format));
+  PackedMatrix packed = FromPanels(
+      n, k, format, std::shared_ptr<const std::byte>(buffer, buffer->data()));
+
+  const int64_t panel_source_bytes =
+      kPanelWidth * std::max<int64_t>(k, 1) *
+      static_cast<int64_t>(DTypeBytes(parts[0].dtype));
+  const int64_t run_panels =
+      (kReportBytes + panel_source_bytes - 1) / panel_source_bytes;
+  // Of each run of panels; whoever packs the last one reports the run. Earlier
+  // would not do: a page that is read once more stays.
+  std::vector<std::atomic<int64_t>> panels_left(
+      (packed.num_panels() + run_panels - 1) / run_panels);
+  for (int64_t i = 0; i < packed.num_panels(); ++i) {
+    ++panels_left[i / run_panels];
   }
+  std::vector<absl::Status> statuses(packed.num_panels());
+  const auto pack = [&](int64_t index) {
+    std::byte* panel = buffer->data() + index * packed.panel_bytes_;
+    std::memset(panel, 0, packed.panel_bytes_);
+    statuses[index] = PackPanel(RowsOfPanel(parts, index), format, panel);
+    const int64_t run = index / run_panels;
+    if (options.packed && --panels_left[run] == 0) {
+      ReportRows(parts, run * run_panels, (run + 1) * run_panels, options);
+    }
+  };
+  if (options.pool != nullptr) {
+    options.pool->ParallelFor(packed.num_panels(), pack);
+  } else {
+    for (int64_t i = 0; i < packed.num_panels(); ++i) pack(i);
+  }
+  for (const absl::Status& status : statuses) RETURN_IF_ERROR(status);
   return packed;
 }
 
+PackedMatrix PackedMatrix::FromPanels(int64_t n, int64_t k, WeightFormat format,
+                                      std::shared_ptr<const std::byte> panels) {
+  PackedMatrix matrix;
+  matrix.n_ = n;
+  matrix.k_ = k;
+  matrix.format_ = format;
+  matrix.panel_bytes_ = PackedBytes(kPanelWidth, k, format);
+  matrix.panels_ = std::move(panels);
+  return matrix;
+}
+
 absl::StatusOr<PackedMatrix> PackedMatrix::Pack(const TensorView& weight,
-                                                WeightFormat format) {
-  return Pack(absl::MakeConstSpan(&weight, 1), format);
+                                                WeightFormat format,
+                                                const PackOptions& options) {
+  return Pack(absl::MakeConstSpan(&weight, 1), format, options);
 }
 
 absl::StatusOr<PackedMatrix> PackedMatrix::Pack(

@@ -2,20 +2,30 @@
 
 // Weights to codes and scales. The scale of an output and, for int4, the
 // steps of its groups are chosen for the least squared error among a few
-// candidates; nothing but the weights themselves is looked at.
+// candidates; nothing but the weights themselves is looked at, and every
+// instruction set chooses the same to the bit.
 
 #include <cstddef>
 #include <cstdint>
 
+#include "services/linalg/weight_format.h"
+
 namespace expertmesh {
 
-// Quantizes one output's weights into its column of a panel, which holds zeros.
-//   weights  [k], finite
-//   panel    int8 or int4 panel (isa/panel_layout.h)
-//   column   0 to kPanelWidth - 1
-void QuantizeToInt8(const float* weights, int64_t k, int64_t column,
-                    std::byte* panel);
-void QuantizeToInt4(const float* weights, int64_t k, int64_t column,
-                    std::byte* panel);
+// Outputs that are quantized together.
+inline constexpr int64_t kQuantizeWidth = 16;
+
+// Elements along k that QuantizeColumns wants.
+int64_t QuantizeK(int64_t k);
+
+// Quantizes the weights of neighbouring outputs into their columns of a panel,
+// which holds zeros. An output of zeros leaves them.
+//   weights  [QuantizeK(k), kQuantizeWidth], zeros from k on; overwritten
+//   format   int8 or int4
+//   column   of the first output, a multiple of kQuantizeWidth
+//   panel    of that format (isa/panel_layout.h)
+// False, with nothing written, where a weight is not finite.
+bool QuantizeColumns(float* weights, int64_t k, WeightFormat format,
+                     int64_t column, std::byte* panel);
 
 }  // namespace expertmesh

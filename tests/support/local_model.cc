@@ -31,9 +31,9 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
         model->local_transport->placement());
     placement = model->local_placement.get();
   }
-  ASSIGN_OR_RETURN(
-      model->weights,
-      router::DenseWeights::Load(*model->checkpoint, options.router_format));
+  ASSIGN_OR_RETURN(model->weights,
+                   router::DenseWeights::Load(
+                       *model->checkpoint, {.format = options.router_format}));
   router::DispatcherOptions dispatch;
   dispatch.wire_dtype = options.wire_dtype;
   dispatch.hidden_size = config.hidden_size;

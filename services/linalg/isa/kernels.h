@@ -44,6 +44,16 @@ struct QuantizedPanelArgs {
 };
 using QuantizedPanelFn = void (*)(const QuantizedPanelArgs& args);
 
+// The weights of 16 outputs into a panel. See quantize.h.
+struct QuantizeColumnsArgs {
+  float* weights;  // [k, 16], overwritten
+  int64_t k;       // padded with zeros: a multiple of 32
+  void* panel;
+  int64_t column;  // of the first output: a multiple of 16
+};
+// False, with nothing written, where a weight is not finite.
+using QuantizeColumnsFn = bool (*)(const QuantizeColumnsArgs& args);
+
 // Rows of one KV head over its pages. See attention.h.
 struct AttendArgs {
   const float* queries;
@@ -64,8 +74,8 @@ struct Kernels {
   QuantizedPanelFn gemm_panel_quantized[2];
   float (*quantize_row)(const float* x, int64_t n, uint8_t* codes);
   float (*quantize_row_bf16)(const uint16_t* x, int64_t n, uint8_t* codes);
-  // Squared error of 32 values as multiples of `step` from least to most.
-  float (*int4_error)(const float* values, float least, float most, float step);
+  // [int8, int4]. Every instruction set gives the same bits.
+  QuantizeColumnsFn quantize_columns[2];
   // [keys and values f32, bf16, int8], as in KvFormat.
   AttendFn attend[3];
 

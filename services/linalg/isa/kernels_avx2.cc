@@ -6,6 +6,7 @@
 // attention_body.h uses vector_body.h.
 #include "services/linalg/isa/attention_body.h"
 #include "services/linalg/isa/bytes_avx2.h"
+#include "services/linalg/isa/codes_body.h"
 #include "services/linalg/isa/quantized_body.h"
 #include "services/linalg/isa/table_body.h"
 

@@ -24,6 +24,10 @@
 
 namespace expertmesh {
 
+// Of the bytes of packed matrices, which are kept on disk: raise it with every
+// change of what is said above, and of the codes that are chosen.
+inline constexpr uint64_t kPanelLayoutVersion = 1;
+
 // Outputs per panel. A panel is the unit of work splitting.
 inline constexpr int64_t kPanelWidth = 64;
 

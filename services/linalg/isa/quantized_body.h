@@ -90,21 +90,6 @@ void GemmPanelInt4(const QuantizedPanelArgs& args) {
   Bytes::Unpack(blocks, args.k, args.scratch);
   MultiplyCodes<Bytes>(args, args.scratch);
 }
-// See kernels.h. To the nearest integer, ties to even: beside 1.5 * 2^23 there
-// is no room for a fraction.
-float Int4Error(const float* values, float least, float most, float step) {
-  const F32x16 magic = Broadcast(12582912.0f);
-  const F32x16 inverse = Broadcast(1.0f / step);
-  F32x16 errors = Broadcast(0.0f);
-  for (int64_t i = 0; i < kInt4Group; i += 16) {
-    const F32x16 value = Load(values + i);
-    const F32x16 nearest = Sub(Add(Mul(value, inverse), magic), magic);
-    const F32x16 code = Min(Max(nearest, Broadcast(least)), Broadcast(most));
-    const F32x16 off = Sub(value, Mul(code, Broadcast(step)));
-    errors = Add(errors, Mul(off, off));
-  }
-  return SumLanes(errors);
-}
 
 // One row to codes; returns its scale. See vector_ops.h.
 template <typename T>

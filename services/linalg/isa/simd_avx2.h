@@ -151,6 +151,30 @@ EXPERTMESH_INLINE void StoreCodes(uint8_t* p, F32x16 a) {
                    _mm_packus_epi16(RoundToWords(a.lo), RoundToWords(a.hi)));
 }
 
+EXPERTMESH_INLINE __m256i Bytes4(__m256 b0, __m256 b1, __m256 b2, __m256 b3) {
+  const __m256i mask = _mm256_set1_epi32(0xff);
+  const auto byte = [&](__m256 b) {
+    return _mm256_and_si256(_mm256_cvtps_epi32(b), mask);
+  };
+  const __m256i low = _mm256_or_si256(byte(b0), _mm256_slli_epi32(byte(b1), 8));
+  const __m256i high =
+      _mm256_or_si256(byte(b2), _mm256_slli_epi32(byte(b3), 8));
+  return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+}
+EXPERTMESH_INLINE void StoreBytes4(uint8_t* p, F32x16 b0, F32x16 b1, F32x16 b2,
+                                   F32x16 b3) {
+  auto* out = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(out, Bytes4(b0.lo, b1.lo, b2.lo, b3.lo));
+  _mm256_storeu_si256(out + 1, Bytes4(b0.hi, b1.hi, b2.hi, b3.hi));
+}
+EXPERTMESH_INLINE __m256 SelectLess(__m256 a, __m256 b, __m256 x, __m256 y) {
+  return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+EXPERTMESH_INLINE F32x16 SelectLess(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
+  return {SelectLess(a.lo, b.lo, x.lo, y.lo),
+          SelectLess(a.hi, b.hi, x.hi, y.hi)};
+}
+
 EXPERTMESH_INLINE __m256i LoadPairs(const uint16_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }

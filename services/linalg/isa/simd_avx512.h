@@ -14,6 +14,8 @@
 //   Magnitude         without the sign
 //   MaxAsInts(a, b)   of bit patterns: of magnitudes, NaN is the largest
 //   StoreCodes        to the nearest integers, ties to even, plus 128, as bytes
+//   StoreBytes4       whole numbers from -128 to 255, lane i to p[4 i] onwards
+//   SelectLess        x where a < b, else y
 //   Load*Half         the even (0) or odd (1) ones of 32 16-bit values
 //   BroadcastBF16Half the first or second of two neighbours in all lanes
 // Everything is in an unnamed namespace because each instruction set compiles
@@ -135,6 +137,22 @@ EXPERTMESH_INLINE void StoreCodes(uint8_t* p, F32x16 a) {
       _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(128));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm512_cvtusepi32_epi8(codes));
+}
+
+EXPERTMESH_INLINE void StoreBytes4(uint8_t* p, F32x16 b0, F32x16 b1, F32x16 b2,
+                                   F32x16 b3) {
+  const __m512i mask = _mm512_set1_epi32(0xff);
+  const auto byte = [&](F32x16 b) {
+    return _mm512_and_si512(_mm512_cvtps_epi32(b.v), mask);
+  };
+  const __m512i low = _mm512_or_si512(byte(b0), _mm512_slli_epi32(byte(b1), 8));
+  const __m512i high =
+      _mm512_or_si512(byte(b2), _mm512_slli_epi32(byte(b3), 8));
+  _mm512_storeu_si512(p, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+EXPERTMESH_INLINE F32x16 SelectLess(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
+  return {
+      _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
 
 template <int kHalf>

@@ -140,6 +140,21 @@ EXPERTMESH_INLINE void StoreCodes(uint8_t* p, const F32x16& a) {
   }
 }
 
+EXPERTMESH_INLINE void StoreBytes4(uint8_t* p, const F32x16& b0,
+                                   const F32x16& b1, const F32x16& b2,
+                                   const F32x16& b3) {
+  for (int i = 0; i < 16; ++i) {
+    p[4 * i] = static_cast<uint8_t>(static_cast<int>(b0.v[i]));
+    p[4 * i + 1] = static_cast<uint8_t>(static_cast<int>(b1.v[i]));
+    p[4 * i + 2] = static_cast<uint8_t>(static_cast<int>(b2.v[i]));
+    p[4 * i + 3] = static_cast<uint8_t>(static_cast<int>(b3.v[i]));
+  }
+}
+EXPERTMESH_INLINE F32x16 SelectLess(const F32x16& a, const F32x16& b,
+                                    const F32x16& x, const F32x16& y) {
+  return EachLane([&](int i) { return a.v[i] < b.v[i] ? x.v[i] : y.v[i]; });
+}
+
 template <int kHalf>
 EXPERTMESH_INLINE F32x16 LoadBF16Half(const uint16_t* p) {
   return EachLane([&](int i) {

@@ -21,7 +21,7 @@ constexpr Kernels MakeTable() {
       .gemm_panel_quantized = {GemmPanelInt8<Bytes>, GemmPanelInt4<Bytes>},
       .quantize_row = QuantizeRow<float>,
       .quantize_row_bf16 = QuantizeRow<uint16_t>,
-      .int4_error = Int4Error,
+      .quantize_columns = {QuantizeColumnsInt8, QuantizeColumnsInt4},
       .attend = {Attend<float>, Attend<uint16_t>, Attend<int8_t>},
       .rms_norm = RmsNorm<float>,
       .rms_norm_bf16 = RmsNorm<uint16_t>,

@@ -19,12 +19,14 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "expert_service/weights/expert_loader.h"
+#include "tests/support/peak_memory.h"
 #include "tests/support/safetensors_writer.h"
 
 namespace expertmesh::expert {
 namespace {
 
 using expertmesh::testing::MakeCheckpoint;
+using expertmesh::testing::PeakMemory;
 using expertmesh::testing::TempFolder;
 using expertmesh::testing::TinyConfig;
 
@@ -201,6 +203,35 @@ TEST_F(ResidentMemoryTest, HoldsWeightsOnce) {
   EXPECT_EQ(static_cast<int64_t>((*weights)->size_bytes()), 4 * kExpertBytes);
   ASSERT_EQ(resident.size(), 4u);
   for (const int64_t bytes : resident) EXPECT_LE(bytes, kScrapBytes);
+}
+
+// A matrix in few bits is a fraction of its tensor, which therefore goes while
+// it is read: only so much of it is there beside the weights.
+TEST(PeakMemoryTest, OfPackingIsLittleAboveThePackedBytes) {
+  constexpr int64_t kSlackBytes = int64_t{5} << 20;
+  nlohmann::json config = TinyConfig("mixtral");
+  config["num_hidden_layers"] = 1;
+  config["num_local_experts"] = 2;
+  config["hidden_size"] = 768;
+  config["intermediate_size"] = 4096;
+  const TempFolder folder;
+  MakeCheckpoint(config).Write(folder.path());
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  constexpr int64_t kTensorBytes = 768 * 4096 * 4;
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const PeakMemory peak;
+    const auto weights =
+        LoadExperts(**checkpoint, {.experts = {0, 1}, .format = format});
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    if (!peak.RiseBytes()) GTEST_SKIP() << "the kernel tells no peaks";
+    const auto packed = static_cast<int64_t>((*weights)->size_bytes());
+    const int64_t bound = packed + packed * 15 / 100 + kSlackBytes;
+    EXPECT_LE(*peak.RiseBytes(), bound) << WeightFormatName(format);
+    // Otherwise a tensor that stays would go unnoticed, and so would the peak.
+    ASSERT_GT(packed + kTensorBytes, bound);
+    EXPECT_GE(*peak.RiseBytes(), packed * 9 / 10) << WeightFormatName(format);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,49 @@
+#pragma once
+
+// How far a long load is, now and then.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
+#include "services/core/clock.h"
+#include "services/core/mutex.h"
+
+namespace expertmesh {
+
+// Says nothing of a load that is over within kQuiet, and after that one line
+// each kInterval at most. Thread-safe.
+class LoadProgress {
+ public:
+  static constexpr absl::Duration kQuiet = absl::Seconds(2);
+  static constexpr absl::Duration kInterval = absl::Seconds(3);
+
+  struct Report {
+    int64_t percent = 0;
+    int64_t loaded_bytes = 0;
+    int64_t total_bytes = 0;
+    absl::Duration left;  // at the pace so far
+  };
+
+  // The load begins now. `clock` outlives this.
+  explicit LoadProgress(int64_t total_bytes,
+                        const Clock* clock = Clock::Real());
+
+  // So many bytes more are loaded. Returns what to say now, if anything.
+  std::optional<Report> Add(int64_t bytes);
+
+ private:
+  const int64_t total_bytes_;
+  const Clock& clock_;
+  const absl::Duration started_;
+  Mutex mutex_;
+  int64_t loaded_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Duration next_report_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Logs a report: `what` percent=42 loaded_bytes=… total_bytes=… seconds_left=….
+void LogProgress(const char* what, const LoadProgress::Report& report);
+
+}  // namespace expertmesh
