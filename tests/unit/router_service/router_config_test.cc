@@ -37,7 +37,7 @@ TEST(RouterConfigTest, CombineGroupsAreOfANumberOfExpertsOrAll) {
   for (const char* text :
        {"0", "-1", "", "some", "4x", "99999999999999999999"}) {
     config.combine_group_size = text;
-    EXPECT_THAT(CheckRouterConfig(config).message(),
+    EXPECT_THAT(std::string(CheckRouterConfig(config).message()),
                 ContainsRegex("--combine-group-size is '"))
         << text;
   }
