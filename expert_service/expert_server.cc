@@ -205,6 +205,7 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
   endpoint.set_device("cpu");
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);
+  endpoint.set_adds_rows(true);
   endpoint.set_instance_id(RandomInstanceId());
   return endpoint;
 }
@@ -235,7 +236,7 @@ absl::Status ExpertServer::StartExecutor() {
         ExpertExecutor::Options{model.hidden_size, config_.max_batch_rows},
         metrics_.executor,
         ExpertExecutor::Parts{&queue_, weights_.get(), ffn_.get(), &replies_,
-                              load_.get()});
+                              load_.get(), &pool_});
   } catch (const std::bad_alloc&) {  // a limit below the machine's memory
     return too_large();
   }

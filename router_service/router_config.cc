@@ -1,7 +1,9 @@
 #include "router_service/router_config.h"
 
+#include <algorithm>
 #include <initializer_list>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "router_service/dispatch/routing.h"
@@ -133,6 +135,11 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "Activations to and from experts: auto (as the checkpoint), "
                  "f32, bf16")
       ->capture_default_str();
+  app.add_option("--combine-group-size", config->combine_group_size,
+                 "Experts whose outputs are added up first, by the service "
+                 "where it has all that a token chose: 1 or more, or all; the "
+                 "same for every router of a mesh")
+      ->capture_default_str();
   app.add_option("--threads", config->threads,
                  "Worker threads; 0: as many as there are CPUs")
       ->capture_default_str();
@@ -235,6 +242,11 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
         CheckDType("--kv-dtype", config.kv_dtype, "auto, f32, bf16 or int8"));
   }
   RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
+  if (CombineGroupSize(config, /*num_experts=*/1) == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--combine-group-size is '", config.combine_group_size,
+                     "'; it must be all, or a number from 1"));
+  }
   if (config.micro_batches != "auto" && config.micro_batches != "1" &&
       config.micro_batches != "2") {
     return absl::InvalidArgumentError(
@@ -310,6 +322,13 @@ std::optional<WeightFormat> RouterWeightFormat(const RouterConfig& config) {
 
 KvFormat RouterKvFormat(const RouterConfig& config, DType activations) {
   return ParseKvFormat(config.kv_dtype).value_or(KvFormatOf(activations));
+}
+
+int64_t CombineGroupSize(const RouterConfig& config, int64_t num_experts) {
+  if (config.combine_group_size == "all") return num_experts;
+  int64_t size = 0;
+  if (!absl::SimpleAtoi(config.combine_group_size, &size) || size < 1) return 0;
+  return std::min(size, num_experts);
 }
 
 DType ActivationDType(const std::string& flag, DType checkpoint) {

@@ -33,7 +33,9 @@ struct RouterConfig {
   std::string router_dtype = "auto";  // auto, f32, bf16, int8, int4
   std::string kv_dtype = "auto";      // auto, f32, bf16, int8
   std::string wire_dtype = "auto";    // auto, f32, bf16
-  int threads = 0;                    // 0: the CPUs at hand
+  // Experts whose outputs are added up first; a number, or all.
+  std::string combine_group_size = "1";
+  int threads = 0;  // 0: the CPUs at hand
 
   std::string micro_batches = "auto";  // auto, 1, 2
   int64_t max_step_tokens = 512;       // tokens of one step, decode and prefill
@@ -87,6 +89,9 @@ DType ActivationDType(const std::string& flag, DType checkpoint);
 // The type of keys and values that --kv-dtype stands for; auto: that of
 // activations.
 KvFormat RouterKvFormat(const RouterConfig& config, DType activations);
+
+// Experts of one combine group; 0: the flag is neither a number from 1 nor all.
+int64_t CombineGroupSize(const RouterConfig& config, int64_t num_experts);
 
 // int8 or int4, where --router-dtype asks for them.
 std::optional<WeightFormat> RouterWeightFormat(const RouterConfig& config);

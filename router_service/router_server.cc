@@ -133,6 +133,7 @@ class RouterServer::Impl {
   std::string router_dtype_;  // as announced
   std::string sum_order_;
   DType wire_dtype_ = DType::kF32;
+  int64_t combine_group_size_ = 1;
   int64_t max_context_tokens_ = 0;
   DenseWeights weights_;
   std::unique_ptr<PlacementTable> placement_;
@@ -193,6 +194,7 @@ absl::Status RouterServer::Impl::LoadModel() {
   router_dtype_ = std::string(format ? WeightFormatName(*format)
                                      : DTypeName(activation_dtype_));
   wire_dtype_ = ActivationDType(config_.wire_dtype, model().dtype);
+  combine_group_size_ = CombineGroupSize(config_, model().num_experts);
 
   metrics_ = std::make_unique<Metrics>("router", IsaName());
   ASSIGN_OR_RETURN(metrics_server_,
@@ -218,7 +220,8 @@ absl::Status RouterServer::Impl::LoadModel() {
        {"kv_cache_tokens", num_pages * kPageTokens},
        {"router_dtype", router_dtype_},
        {"kv_dtype", KvFormatName(kv_format_)},
-       {"wire_dtype", DTypeName(wire_dtype_)}});
+       {"wire_dtype", DTypeName(wire_dtype_)},
+       {"combine_group_size", combine_group_size_}});
   return absl::OkStatus();
 }
 
@@ -416,6 +419,7 @@ DispatcherOptions RouterServer::Impl::DispatchOptions() const {
   options.hidden_size = model().hidden_size;
   options.max_tokens = config_.max_step_tokens;
   options.top_k = model().top_k;
+  options.combine_group_size = combine_group_size_;
   options.uncovered_timeout = absl::Seconds(config_.uncovered_timeout_seconds);
   options.hedge_budget = config_.hedge_budget;
   return options;
@@ -534,8 +538,12 @@ v1::Model RouterServer::Impl::Describe() const {
   out.set_router_dtype(router_dtype_);
   out.set_kv_dtype(std::string(KvFormatName(kv_format_)));
   out.set_wire_dtype(std::string(DTypeName(wire_dtype_)));
-  out.set_numerics_id(absl::StrCat("cpu-", sum_order_, "-", router_dtype_,
-                                   "-kv-", KvFormatName(kv_format_), "-v2"));
+  // Of one expert or of all, groups give the same bits.
+  const bool is_grouped =
+      combine_group_size_ > 1 && combine_group_size_ < config.num_experts;
+  out.set_numerics_id(absl::StrCat(
+      "cpu-", sum_order_, "-", router_dtype_, "-kv-", KvFormatName(kv_format_),
+      "-v2", is_grouped ? absl::StrCat("-groups-", combine_group_size_) : ""));
   out.set_overflow_policy(config_.overflow_policy);
   out.set_capacity_factor(config_.capacity_factor);
   out.set_kv_cache_tokens(

@@ -26,8 +26,7 @@ absl::Status ForwardBatch::Decode(const grpc::ByteBuffer& message) {
 }
 
 absl::Status ForwardBatch::TakeBytes(ByteBudget* budget) {
-  const uint64_t bytes =
-      message_bytes_ + decoded_.num_rows() * decoded_.row_bytes();
+  const uint64_t bytes = message_bytes_ + decoded_.result_bytes();
   if (!budget->Take(bytes)) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "the service holds ", budget->taken(), " of ", budget->max_bytes(),
@@ -60,6 +59,10 @@ absl::Status ForwardBatch::Prepare(const ModelShape& shape) {
   expert_ids = decoded_.expert_ids();
   group_offsets = decoded_.group_offsets();
   num_rows = static_cast<int64_t>(decoded_.num_rows());
+  row_weight = decoded_.row_weight();
+  row_sum = decoded_.row_sum();
+  num_sums = decoded_.num_sums();
+  num_lone_rows = decoded_.num_lone_rows();
   timeout = decoded_.timeout_ms() == 0
                 ? absl::InfiniteDuration()
                 : absl::Milliseconds(decoded_.timeout_ms());
@@ -70,7 +73,7 @@ void ForwardBatch::CopyRows(int64_t first, int64_t last, std::byte* out) const {
   decoded_.CopyRows(static_cast<size_t>(first), static_cast<size_t>(last), out);
 }
 
-void ForwardBatch::Finish(const absl::Status& status, PayloadRef rows,
+void ForwardBatch::Finish(const absl::Status& status, WorkOutput output,
                           const WorkTiming& timing) {
   decoded_.Release();
   ResultFields fields;
@@ -83,9 +86,11 @@ void ForwardBatch::Finish(const absl::Status& status, PayloadRef rows,
   if (status.ok()) {
     fields.dtype = dtype;
     fields.hidden_size = decoded_.hidden_size();
-    fields.num_rows = static_cast<uint32_t>(num_rows);
+    fields.num_rows = static_cast<uint32_t>(num_lone_rows);
+    fields.num_sums = static_cast<uint32_t>(num_sums);
   }
-  const absl::Status encoded = EncodeResult(fields, std::move(rows), &reply_);
+  const absl::Status encoded = EncodeResult(
+      fields, {std::move(output.rows), std::move(output.sums)}, &reply_);
   // The stream takes this batch back, maybe before the call returns.
   const std::shared_ptr<ForwardStream> stream = stream_;
   stream->OnAnswer(this, fields.code, encoded);

@@ -40,7 +40,7 @@ class ForwardBatch final : public ExpertWork {
 
   void CopyRows(int64_t first, int64_t last, std::byte* out) const override;
   // Encodes the answer and hands it to the stream.
-  void Finish(const absl::Status& status, PayloadRef rows,
+  void Finish(const absl::Status& status, WorkOutput output,
               const WorkTiming& timing) override;
 
   // Ready to be written after Finish.

@@ -82,7 +82,7 @@ void ForwardStream::Accept(ForwardBatch* batch) {
   absl::Status status = batch->Prepare(options_.shape);
   if (status.ok()) status = batch->TakeBytes(options_.bytes);
   if (status.ok()) status = options_.queue->Add(queue_stream_, batch);
-  if (!status.ok()) batch->Finish(status, PayloadRef(), {});
+  if (!status.ok()) batch->Finish(status, {}, {});
 }
 
 uint32_t ForwardStream::Settle(ForwardBatch* batch) {

@@ -9,10 +9,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "services/core/dtype.h"
-
-namespace expertmesh {
-class PayloadRef;
-}
+#include "services/wire/payload_pool.h"
 
 namespace expertmesh::expert {
 
@@ -20,6 +17,12 @@ namespace expertmesh::expert {
 struct WorkTiming {
   absl::Duration queued;
   absl::Duration computed;
+};
+
+// What experts made of a batch's rows.
+struct WorkOutput {
+  PayloadRef rows;  // [num_lone_rows, hidden_size] of dtype, in their order
+  PayloadRef sums;  // [num_sums, hidden_size] f32
 };
 
 // Made by the API for one batch, filled in before ExpertQueue::Add, and lent to
@@ -37,14 +40,21 @@ class ExpertWork {
   absl::Span<const uint32_t> expert_ids;     // [num_groups], ascending
   absl::Span<const uint32_t> group_offsets;  // [num_groups + 1]
   int64_t num_rows = 0;                      // group_offsets[num_groups]
+  // Rows that go back added up, in f32, from zero and in their order; empty
+  // without any, else [num_rows].
+  absl::Span<const float> row_weight;
+  absl::Span<const uint32_t>
+      row_sum;  // below num_sums; kNoSum: goes back alone
+  int64_t num_sums = 0;
+  int64_t num_lone_rows = 0;                          // rows that go back alone
   absl::Duration timeout = absl::InfiniteDuration();  // from arrival
 
   // Copies rows [first, last), in the batch's order, to `out`.
   virtual void CopyRows(int64_t first, int64_t last, std::byte* out) const = 0;
 
-  // The outcome; `rows` is [num_rows, hidden_size] of dtype when `status` is
-  // OK, else empty. Must not block, and may free or reuse the work.
-  virtual void Finish(const absl::Status& status, PayloadRef rows,
+  // The outcome; `output` is empty unless `status` is OK. Must not block, and
+  // may free or reuse the work.
+  virtual void Finish(const absl::Status& status, WorkOutput output,
                       const WorkTiming& timing) = 0;
 
   // When Add took it, on the queue's clock.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/wire/row_sum.h"
 
 namespace expertmesh::expert {
 namespace {
@@ -40,7 +41,7 @@ void ExpertExecutor::RunMerged() {
   const absl::Duration started = options_.clock->Now();
   for (ExpertWork* work : merged_.expired) {
     work->Finish(absl::DeadlineExceededError("its time passed in the queue"),
-                 PayloadRef(), {started - work->arrival(), {}});
+                 {}, {started - work->arrival(), {}});
   }
   if (merged_.works.empty()) return;
   weights_ = parts_.weights->Get();
@@ -63,11 +64,16 @@ absl::Status ExpertExecutor::CheckHosted(const ExpertWork& work) const {
 void ExpertExecutor::PrepareReplies() {
   outcomes_.clear();
   for (const ExpertWork* work : merged_.works) {
-    Outcome outcome{CheckHosted(*work), PayloadRef()};
-    const int64_t bytes =
-        work->num_rows * options_.hidden_size * DTypeBytes(work->dtype);
-    if (outcome.status.ok() && bytes > 0) {
-      outcome.rows = parts_.replies->Acquire(static_cast<size_t>(bytes));
+    Outcome outcome{CheckHosted(*work), {}};
+    const auto hidden = static_cast<size_t>(options_.hidden_size);
+    if (outcome.status.ok() && work->num_lone_rows > 0) {
+      outcome.output.rows = parts_.replies->Acquire(
+          work->num_lone_rows * hidden * DTypeBytes(work->dtype));
+    }
+    if (outcome.status.ok() && work->num_sums > 0) {
+      const size_t bytes = work->num_sums * hidden * sizeof(float);
+      outcome.output.sums = parts_.replies->Acquire(bytes);
+      std::memset(outcome.output.sums.data(), 0, bytes);
     }
     outcomes_.push_back(std::move(outcome));
   }
@@ -78,24 +84,27 @@ void ExpertExecutor::RunType(DType dtype) {
   Outcome* last = nullptr;
   int num_works = 0;
   int64_t num_rows = 0;
+  bool any_sums = false;
   for (size_t i = 0; i < merged_.works.size(); ++i) {
     ExpertWork* work = merged_.works[i];
-    const bool runs = work->dtype == dtype && outcomes_[i].rows;
+    const bool runs =
+        work->dtype == dtype && work->num_rows > 0 && outcomes_[i].status.ok();
     of_type_.push_back(runs ? work : nullptr);
     if (!runs) continue;
     last = &outcomes_[i];
     ++num_works;
     num_rows += work->num_rows;
+    any_sums |= work->num_sums > 0;
   }
   if (num_works == 0) return;
   Observe(metrics_.batch_rows, static_cast<double>(num_rows));
   // Its experts ascend, so the order of a batch alone is the kernel's order.
-  const bool straight = num_works == 1 && num_rows <= options_.max_rows;
-  const int64_t row_bytes = options_.hidden_size * DTypeBytes(dtype);
+  const bool straight =
+      num_works == 1 && num_rows <= options_.max_rows && !any_sums;
 
   groups_.Reset(of_type_);
   while (groups_.NextChunk(options_.max_rows, &chunk_)) {
-    std::byte* y = straight ? last->rows.data() : y_.data();
+    std::byte* y = straight ? last->output.rows.data() : y_.data();
     const absl::Status status = RunChunk(dtype, y);
     if (!status.ok()) {
       for (const RowRange& range : chunk_.ranges) {
@@ -103,7 +112,7 @@ void ExpertExecutor::RunType(DType dtype) {
       }
       continue;
     }
-    if (!straight) Scatter(row_bytes, y);
+    if (!straight) Scatter(dtype, y);
     CountRows();
   }
 }
@@ -122,12 +131,39 @@ absl::Status ExpertExecutor::RunChunk(DType dtype, std::byte* y) {
   return parts_.ffn->Run({chunk_experts_, chunk_.offsets, dtype, x_.data(), y});
 }
 
-void ExpertExecutor::Scatter(int64_t row_bytes, const std::byte* y) {
+void ExpertExecutor::Scatter(DType dtype, const std::byte* y) {
+  const auto row_bytes =
+      static_cast<int64_t>(options_.hidden_size * DTypeBytes(dtype));
+  summed_.clear();
   for (const RowRange& range : chunk_.ranges) {
     const int64_t bytes = range.num_rows() * row_bytes;
-    std::memcpy(outcomes_[range.work].rows.data() + range.first * row_bytes, y,
-                static_cast<size_t>(bytes));
+    if (merged_.works[range.work]->num_sums > 0) {
+      ScatterRange(range, row_bytes, y);
+    } else {
+      std::memcpy(
+          outcomes_[range.work].output.rows.data() + range.first * row_bytes, y,
+          static_cast<size_t>(bytes));
+    }
     y += bytes;
+  }
+  if (summed_.empty()) return;
+  AddRows(summed_, dtype, options_.hidden_size, *parts_.pool);
+}
+
+void ExpertExecutor::ScatterRange(const RowRange& range, int64_t row_bytes,
+                                  const std::byte* y) {
+  const ExpertWork& work = *merged_.works[range.work];
+  Outcome& outcome = outcomes_[range.work];
+  auto* const sums = reinterpret_cast<float*>(outcome.output.sums.data());
+  for (int64_t row = range.first; row < range.last; ++row, y += row_bytes) {
+    if (work.row_sum[row] == kNoSum) {
+      // Chunks come in the order of a batch's rows.
+      std::memcpy(outcome.output.rows.data() + outcome.num_rows++ * row_bytes,
+                  y, static_cast<size_t>(row_bytes));
+    } else {
+      summed_.push_back({y, work.row_weight[row],
+                         sums + work.row_sum[row] * options_.hidden_size});
+    }
   }
 }
 
@@ -151,8 +187,8 @@ void ExpertExecutor::FinishAll(absl::Duration started) {
     Outcome& outcome = outcomes_[i];
     const absl::Duration queued = started - work->arrival();
     Observe(metrics_.queue_seconds, absl::ToDoubleSeconds(queued));
-    if (!outcome.status.ok()) outcome.rows = PayloadRef();
-    work->Finish(outcome.status, std::move(outcome.rows), {queued, computed});
+    if (!outcome.status.ok()) outcome.output = {};
+    work->Finish(outcome.status, std::move(outcome.output), {queued, computed});
   }
 }
 

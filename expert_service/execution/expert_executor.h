@@ -14,6 +14,7 @@
 #include "expert_service/execution/row_groups.h"
 #include "expert_service/execution/slot_load.h"
 #include "expert_service/kernels/grouped_ffn.h"
+#include "expert_service/kernels/row_sums.h"
 #include "expert_service/weights/expert_weights.h"
 #include "services/core/clock.h"
 #include "services/linalg/buffer.h"
@@ -24,8 +25,9 @@ namespace expertmesh::expert {
 // Takes merged batches from the queue, gathers their rows by expert into one
 // aligned workspace (the receiving side's only copy), runs the kernel once per
 // element type, and puts each batch's rows into a reply buffer of its own in
-// that batch's order. A batch alone in its run is computed straight into its
-// reply. More rows than the workspace holds run in several chunks; bits do not
+// that batch's order, or adds them up there where the batch asks for sums. A
+// batch alone in its run and without sums is computed straight into its reply.
+// More rows than the workspace holds run in several chunks; bits do not
 // depend on that. What is hosted is looked up once per merged batch. Allocates
 // nothing of its own once warm.
 class ExpertExecutor {
@@ -49,6 +51,7 @@ class ExpertExecutor {
     GroupedFfn* ffn = nullptr;  // its workspace holds max_rows
     PayloadPool* replies = nullptr;
     SlotLoad* load = nullptr;
+    WorkerPool* pool = nullptr;  // the kernel's; here for sums
   };
 
   // Starts the thread, which ends when the queue is closed and empty.
@@ -64,7 +67,8 @@ class ExpertExecutor {
   // What becomes of each work of the merged batch, in its order.
   struct Outcome {
     absl::Status status;
-    PayloadRef rows;
+    WorkOutput output;
+    int64_t num_rows = 0;  // of output.rows that are there
   };
 
   void Loop();
@@ -74,7 +78,10 @@ class ExpertExecutor {
   void PrepareReplies();
   void RunType(DType dtype);
   absl::Status RunChunk(DType dtype, std::byte* y);
-  void Scatter(int64_t row_bytes, const std::byte* y);
+  void Scatter(DType dtype, const std::byte* y);
+  // As a work with sums wants them: rows to its reply, others to summed_.
+  void ScatterRange(const RowRange& range, int64_t row_bytes,
+                    const std::byte* y);
   void CountRows();
   void FinishAll(absl::Duration started);
 
@@ -90,6 +97,7 @@ class ExpertExecutor {
   RowGroups groups_;
   RowChunk chunk_;
   std::vector<const PackedExpert*> chunk_experts_;
+  std::vector<SummedRow> summed_;
   std::thread thread_;
 };
 

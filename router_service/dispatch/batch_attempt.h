@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "router_service/dispatch/endpoint_loads.h"
+#include "router_service/dispatch/partial_sums.h"
 #include "router_service/transport/expert_transport.h"
 #include "services/core/mutex.h"
 
@@ -56,6 +57,8 @@ struct RowExchange {
   std::vector<BatchAttempt*> attempts;  // sent for it, answered or not
   std::byte* rows = nullptr;            // of the plan, in its order
   size_t row_bytes = 0;
+  PartialSums* sums = nullptr;
+  bool may_sum = false;  // rows may be asked for in sums
 };
 
 // What the dispatcher shares with attempts, which may outlive it: an endpoint
@@ -94,7 +97,10 @@ class BatchAttempt final : public BatchCompletion {
   std::vector<uint32_t> expert_ids;
   std::vector<uint32_t> group_offsets;
   std::vector<uint32_t> row_token;
-  std::vector<uint32_t> pieces;  // of the exchange, in the order of the rows
+  std::vector<float> row_weight;
+  std::vector<uint32_t> row_sum;
+  std::vector<uint32_t> sum_slots;  // [num_sums] of the exchange's sums
+  std::vector<uint32_t> pieces;     // of the exchange, in the order of the rows
 
   absl::Duration sent_at;
   absl::Duration hedge_at;    // when another replica may be asked, too
@@ -116,14 +122,19 @@ class BatchAttempt final : public BatchCompletion {
   explicit BatchAttempt(std::shared_ptr<DispatchState> state)
       : state_(std::move(state)) {}
   void Account(const BatchAnswer& answer, absl::Duration now);
-  bool ClaimPieces();
-  void FinishPieces();
-
   struct Claim {
     uint32_t piece;
     uint32_t first_row, last_row;  // of the plan
-    size_t first_answered;         // of the answer
+    size_t first_sent;             // of the batch
+    size_t first_answered;         // of the rows that came alone
   };
+  bool ClaimPieces();
+  // Of rows [first, last) of the batch.
+  size_t CountLoneRows(size_t first, size_t last) const;
+  void CopyRows(const Claim& claim, const AnsweredRows& rows);
+  void CopySum(uint32_t sum, const AnsweredRows& rows);
+  void FinishPieces();
+
   const std::shared_ptr<DispatchState> state_;
   std::vector<Claim> claims_;
 };

@@ -7,11 +7,17 @@
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
+namespace {
+
+constexpr int32_t kNotInMessage = -1;
+
+}  // namespace
 
 BatchBuilder::BatchBuilder(const Options& options)
     : options_(options),
       local_index_(options.max_tokens),
-      is_needed_(options.max_tokens, 0) {}
+      is_needed_(options.max_tokens, 0),
+      row_in_message_(options.max_tokens * options.top_k, kNotInMessage) {}
 
 void BatchBuilder::Begin(const Source& source,
                          absl::Span<const uint32_t> wanted,
@@ -56,13 +62,15 @@ bool BatchBuilder::Next(BatchAttempt* attempt) {
       std::max<size_t>(1, options_.max_message_bytes / token_bytes);
   first_ = last_;
   last_ = std::min(tokens_.size(), first_ + most);
+  rows_.clear();
   for (const uint32_t index : wanted_) {
     AddRows(index, tokens_[last_ - 1] + 1, attempt);
   }
   return true;
 }
 
-void BatchBuilder::FillBatch(BatchAttempt* attempt) {
+void BatchBuilder::FillBatch(bool may_sum, BatchAttempt* attempt) {
+  if (may_sum) AskForSums(attempt);
   ExpertBatch& batch = attempt->batch;
   batch.layer = source_.layer;
   batch.dtype = options_.wire_dtype;
@@ -72,6 +80,46 @@ void BatchBuilder::FillBatch(BatchAttempt* attempt) {
   batch.expert_ids = attempt->expert_ids;
   batch.group_offsets = attempt->group_offsets;
   batch.row_token = attempt->row_token;
+  batch.row_weight = attempt->row_weight;
+  batch.row_sum = attempt->row_sum;
+  batch.num_sums = static_cast<uint32_t>(attempt->sum_slots.size());
+}
+
+void BatchBuilder::AskForSums(BatchAttempt* attempt) {
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    row_in_message_[rows_[i]] = static_cast<int32_t>(i);
+  }
+  attempt->row_sum.assign(rows_.size(), kNoSum);
+  for (size_t i = first_; i < last_; ++i) AskForSumsOf(tokens_[i], attempt);
+  for (const uint32_t row : rows_) row_in_message_[row] = kNotInMessage;
+  if (attempt->sum_slots.empty()) {
+    attempt->row_sum.clear();
+    return;
+  }
+  for (const uint32_t row : rows_) {
+    attempt->row_weight.push_back(source_.plan->row_weight[row]);
+  }
+}
+
+void BatchBuilder::AskForSumsOf(uint32_t token, BatchAttempt* attempt) {
+  const int64_t top_k = options_.top_k;
+  const int32_t* const rows = source_.plan->token_rows.data() + token * top_k;
+  int64_t end;
+  for (int64_t place = 0; place < top_k && rows[place] >= 0; place = end) {
+    end = source_.groups->EndOfGroup(rows, top_k, place);
+    const auto is_here = [&](int32_t row) {
+      return row_in_message_[row] != kNotInMessage;
+    };
+    if (!source_.sums->IsSmaller(end - place) ||
+        !std::all_of(rows + place, rows + end, is_here)) {
+      continue;
+    }
+    const auto sum = static_cast<uint32_t>(attempt->sum_slots.size());
+    attempt->sum_slots.push_back(source_.sums->Slot(token, place));
+    for (; place < end; ++place) {
+      attempt->row_sum[row_in_message_[rows[place]]] = sum;
+    }
+  }
 }
 
 // The rows of a wanted piece with tokens below `end_token`. Rows of a piece
@@ -104,6 +152,7 @@ void BatchBuilder::AddRows(uint32_t index, uint32_t end_token,
   const auto first_index = static_cast<uint32_t>(first_);
   for (uint32_t row = first_row; row < end_row; ++row) {
     attempt->row_token.push_back(local_index_[tokens[row]] - first_index);
+    rows_.push_back(row);
   }
   attempt->group_offsets.back() =
       static_cast<uint32_t>(attempt->row_token.size());

@@ -7,6 +7,7 @@
 
 #include "absl/types/span.h"
 #include "router_service/dispatch/batch_attempt.h"
+#include "router_service/dispatch/combine_groups.h"
 #include "router_service/dispatch/dispatch_plan.h"
 #include "services/core/dtype.h"
 #include "services/wire/payload_pool.h"
@@ -19,7 +20,8 @@ class BatchBuilder {
   struct Options {
     DType wire_dtype = DType::kF32;
     int64_t hidden_size = 0;
-    int64_t max_tokens = 0;         // of one step
+    int64_t max_tokens = 0;  // of one step
+    int64_t top_k = 0;
     int64_t max_message_bytes = 0;  // of activations
   };
   explicit BatchBuilder(const Options& options);
@@ -29,6 +31,8 @@ class BatchBuilder {
     uint32_t layer;
     const float* hidden_states;  // [num_tokens, hidden_size]
     const DispatchPlan* plan;
+    const CombineGroups* groups;
+    const PartialSums* sums;  // to be filled
   };
 
   // Sets `wanted` aside for the Next calls that follow. They are indices into
@@ -40,12 +44,17 @@ class BatchBuilder {
   // Fills in the rows of the next message; false: none is left.
   bool Next(BatchAttempt* attempt);
   // Fills in the rest of the message that Next gave: each token's activation
-  // once, rounded to the wire's type. Touches no pieces.
-  void FillBatch(BatchAttempt* attempt);
+  // once, rounded to the wire's type. Where it may, asks for the sum instead of
+  // the rows of a token and combine group whose rows are all in this message,
+  // if that is smaller. Touches no pieces.
+  void FillBatch(bool may_sum, BatchAttempt* attempt);
 
  private:
   void CollectTokens();
   void AddRows(uint32_t index, uint32_t end_token, BatchAttempt* attempt);
+  void AskForSums(BatchAttempt* attempt);
+  // Those of one token.
+  void AskForSumsOf(uint32_t token, BatchAttempt* attempt);
   PayloadRef Gather();
 
   const Options options_;
@@ -59,6 +68,9 @@ class BatchBuilder {
   std::vector<uint32_t> tokens_;       // of all wanted rows, ascending
   std::vector<uint32_t> local_index_;  // [max_tokens] token → index in tokens_
   std::vector<uint8_t> is_needed_;     // [max_tokens]
+  std::vector<uint32_t> rows_;         // of the plan, those of the message
+  // [max_tokens · top_k] row of the plan → of the message
+  std::vector<int32_t> row_in_message_;
 };
 
 }  // namespace expertmesh::router

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/types/span.h"
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
@@ -24,17 +25,51 @@ void AddRow(float a, const uint16_t* x, int64_t n, float* y) {
 float AsF32(BF16 x) { return ToF32(x); }
 float AsF32(uint16_t x) { return F16ToF32(x); }
 
+// Columns that are added up apart at a time, on the stack.
+constexpr int64_t kColumns = 1024;
+
+// y += the sum of rows, which begins at zero.
 template <typename T>
-void CombineRows(const DispatchPlan& plan, int64_t top_k, const T* rows,
-                 int64_t hidden_size, int64_t first_token, int64_t last_token,
-                 float* y) {
-  for (int64_t token = first_token; token < last_token; ++token) {
-    float* const sum = y + token * hidden_size;
-    std::fill_n(sum, hidden_size, 0.0f);
-    for (int64_t place = 0; place < top_k; ++place) {
-      const int32_t row = plan.token_rows[token * top_k + place];
-      if (row < 0) break;
-      AddRow(plan.row_weight[row], rows + row * hidden_size, hidden_size, sum);
+void AddGroup(const DispatchPlan& plan, absl::Span<const int32_t> group,
+              const T* rows, int64_t hidden_size, float* y) {
+  alignas(64) float sum[kColumns];
+  for (int64_t begin = 0; begin < hidden_size; begin += kColumns) {
+    const int64_t width = std::min(kColumns, hidden_size - begin);
+    std::fill_n(sum, width, 0.0f);
+    for (const int32_t row : group) {
+      AddRow(plan.row_weight[row], rows + row * hidden_size + begin, width,
+             sum);
+    }
+    Add(sum, width, y + begin);
+  }
+}
+
+template <typename T>
+void CombineToken(const DispatchPlan& plan, int64_t top_k,
+                  const ExpertOutputs& outputs, const T* rows,
+                  int64_t hidden_size, int64_t token, float* y) {
+  const int32_t* const token_rows = plan.token_rows.data() + token * top_k;
+  std::fill_n(y, hidden_size, 0.0f);
+  int64_t end;
+  for (int64_t place = 0; place < top_k && token_rows[place] >= 0;
+       place = end) {
+    end = outputs.groups == nullptr
+              ? place + 1
+              : outputs.groups->EndOfGroup(token_rows, top_k, place);
+    const float* const sum = outputs.sums == nullptr
+                                 ? nullptr
+                                 : outputs.sums->Find(token, place, end);
+    if (sum != nullptr) {
+      Add(sum, hidden_size, y);
+    } else if (place == 0 || end == place + 1) {
+      // Added to zero, or alone, rows need no sum of their own: no bit differs.
+      for (; place < end; ++place) {
+        const int32_t row = token_rows[place];
+        AddRow(plan.row_weight[row], rows + row * hidden_size, hidden_size, y);
+      }
+    } else {
+      AddGroup(plan, absl::MakeConstSpan(token_rows + place, token_rows + end),
+               rows, hidden_size, y);
     }
   }
 }
@@ -58,20 +93,22 @@ bool IsFiniteRow(DType dtype, const std::byte* row, int64_t hidden_size) {
   return false;
 }
 
-void Combine(const DispatchPlan& plan, int64_t top_k, DType dtype,
-             const std::byte* rows, int64_t hidden_size, int64_t first_token,
-             int64_t last_token, float* y) {
-  const auto combine = [&](const auto* typed_rows) {
-    CombineRows(plan, top_k, typed_rows, hidden_size, first_token, last_token,
-                y);
+void Combine(const DispatchPlan& plan, int64_t top_k,
+             const ExpertOutputs& outputs, int64_t hidden_size,
+             int64_t first_token, int64_t last_token, float* y) {
+  const auto combine = [&](const auto* rows) {
+    for (int64_t token = first_token; token < last_token; ++token) {
+      CombineToken(plan, top_k, outputs, rows, hidden_size, token,
+                   y + token * hidden_size);
+    }
   };
-  switch (dtype) {
+  switch (outputs.dtype) {
     case DType::kF32:
-      return combine(reinterpret_cast<const float*>(rows));
+      return combine(reinterpret_cast<const float*>(outputs.rows));
     case DType::kBF16:
-      return combine(reinterpret_cast<const BF16*>(rows));
+      return combine(reinterpret_cast<const BF16*>(outputs.rows));
     case DType::kF16:
-      return combine(reinterpret_cast<const uint16_t*>(rows));
+      return combine(reinterpret_cast<const uint16_t*>(outputs.rows));
   }
 }
 

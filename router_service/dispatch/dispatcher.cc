@@ -1,11 +1,13 @@
 #include "router_service/dispatch/dispatcher.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "router_service/dispatch/dispatch_times.h"
 #include "services/core/clock.h"
 #include "services/core/log.h"
+#include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
 namespace {
@@ -19,10 +21,56 @@ constexpr absl::Duration kOfferAgain = absl::Milliseconds(20);
 }  // namespace
 
 DispatchTicket::DispatchTicket(const DispatcherOptions& options)
-    : rows_(options.max_tokens * options.top_k * options.hidden_size *
-            DTypeBytes(options.wire_dtype)) {
+    : wire_dtype_(options.wire_dtype),
+      top_k_(options.top_k),
+      rows_(options.max_tokens * options.top_k * options.hidden_size *
+            DTypeBytes(options.wire_dtype)),
+      groups_(options.combine_group_size),
+      sums_({.wire_dtype = options.wire_dtype,
+             .group_size = options.combine_group_size,
+             .max_tokens = options.max_tokens,
+             .top_k = options.top_k,
+             .hidden_size = options.hidden_size}) {
   exchange_.rows = rows_.data();
   exchange_.row_bytes = options.hidden_size * DTypeBytes(options.wire_dtype);
+}
+
+template <typename Visit>
+void DispatchTicket::ForGroups(uint32_t token, const Visit& visit) {
+  const int32_t* const rows = source_.plan->token_rows.data() + token * top_k_;
+  int64_t end;
+  for (int64_t place = 0; place < top_k_ && rows[place] >= 0; place = end) {
+    end = groups_.EndOfGroup(rows, top_k_, place);
+    visit(sums_.Find(token, place, end), place, rows + place, rows + end);
+  }
+}
+
+void DispatchTicket::ForgetSums(uint32_t token, std::vector<uint32_t>* rows) {
+  ForGroups(token, [&](const float* sum, int64_t place, const int32_t* first,
+                       const int32_t* last) {
+    if (sum == nullptr) return;
+    sums_.Forget(token, place);
+    rows->insert(rows->end(), first, last);
+  });
+}
+
+void DispatchTicket::TakeBadRows(uint32_t token, std::vector<uint32_t>* rows) {
+  const auto hidden =
+      static_cast<int64_t>(exchange_.row_bytes / DTypeBytes(wire_dtype_));
+  ForGroups(token, [&](const float* sum, int64_t place, const int32_t* first,
+                       const int32_t* last) {
+    if (sum != nullptr) {
+      if (AllFinite(sum, hidden)) return;
+      sums_.Forget(token, place);
+      rows->insert(rows->end(), first, last);
+      return;
+    }
+    // The good ones stay: another replica may be the one that gives bad ones.
+    std::copy_if(first, last, std::back_inserter(*rows), [&](int32_t row) {
+      return !IsFiniteRow(wire_dtype_, rows_.data() + row * exchange_.row_bytes,
+                          hidden);
+    });
+  });
 }
 
 Dispatcher::Dispatcher(const DispatcherOptions& options, PlacementTable* table,
@@ -36,6 +84,7 @@ Dispatcher::Dispatcher(const DispatcherOptions& options, PlacementTable* table,
       builder_({.wire_dtype = options.wire_dtype,
                 .hidden_size = options.hidden_size,
                 .max_tokens = options.max_tokens,
+                .top_k = options.top_k,
                 .max_message_bytes = options.max_message_bytes}),
       hedging_(options.hedge_budget),
       uncovered_left_(options.uncovered_timeout),
@@ -55,7 +104,12 @@ Dispatcher::~Dispatcher() {
 
 void Dispatcher::Begin(int64_t layer, const float* hidden_states,
                        const DispatchPlan& plan, DispatchTicket* ticket) {
-  ticket->source_ = {static_cast<uint32_t>(layer), hidden_states, &plan};
+  ticket->source_ = {static_cast<uint32_t>(layer), hidden_states, &plan,
+                     &ticket->groups_, &ticket->sums_};
+  ticket->groups_.Reset(plan);
+  ticket->sums_.Clear();
+  ticket->exchange_.sums = &ticket->sums_;
+  ticket->exchange_.may_sum = !ticket->sums_.IsNeverSmaller();
   ticket->failures_.clear();
   ticket->served_.clear();
   if (plan.num_waves() > 0) BeginWave(0, ticket);
@@ -142,6 +196,9 @@ void Dispatcher::Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
   std::erase_if(ticket->failures_, [&](const DispatchTicket::Failure& failure) {
     return std::binary_search(sorted.begin(), sorted.end(), failure.row);
   });
+  // Some have other experts now.
+  ticket->groups_.Reset(plan);
+  ticket->exchange_.may_sum = false;
   ticket->exchange_.pieces.clear();
   for (const uint32_t row : rows) {
     AddPiece(plan.ExpertOf(row), row, row + 1, ticket);
@@ -358,8 +415,10 @@ void Dispatcher::SendTo(int endpoint, absl::Span<const uint32_t> pieces,
                         DispatchTicket* ticket) {
   if (pieces.empty()) return;
   builder_.Begin(ticket->source_, pieces, &ticket->exchange_.pieces);
+  const bool may_sum =
+      ticket->exchange_.may_sum && placement_->adds_rows(endpoint);
   while (BatchAttempt* attempt = NextAttempt(endpoint, ticket)) {
-    builder_.FillBatch(attempt);
+    builder_.FillBatch(may_sum, attempt);
     hedging_.OnSend();
     transport_->Send(attempt->endpoint, attempt->batch, attempt);
   }

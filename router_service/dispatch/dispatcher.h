@@ -12,6 +12,8 @@
 #include "absl/time/time.h"
 #include "router_service/dispatch/batch_attempt.h"
 #include "router_service/dispatch/batch_builder.h"
+#include "router_service/dispatch/combine.h"
+#include "router_service/dispatch/combine_groups.h"
 #include "router_service/dispatch/dispatch_metrics.h"
 #include "router_service/dispatch/dispatch_plan.h"
 #include "router_service/dispatch/hedge_policy.h"
@@ -26,6 +28,8 @@ struct DispatcherOptions {
   int64_t hidden_size = 0;
   int64_t max_tokens = 0;  // of one step
   int64_t top_k = 0;
+  // Experts of one combine group.
+  int64_t combine_group_size = 1;
   // Larger messages go in parts by token range.
   int64_t max_message_bytes = 1 << 20;
   // A batch is overdue after so many times its predicted time, and no sooner
@@ -49,8 +53,17 @@ class DispatchTicket {
   explicit DispatchTicket(const DispatcherOptions& options);
 
   // Valid after Dispatcher::Finish.
-  // Expert outputs [plan.num_rows(), hidden_size] of the wire's type.
-  const std::byte* rows() const { return rows_.data(); }
+  ExpertOutputs outputs() const {
+    return {wire_dtype_, rows_.data(), &groups_, &sums_};
+  }
+
+  // Forgets the token's sums and appends their rows, which are undefined until
+  // they are asked for again, to *rows.
+  // Requires: its rows in the plan are as they were sent.
+  void ForgetSums(uint32_t token, std::vector<uint32_t>* rows);
+  // Appends the token's rows with values that are not finite to *rows. Of such
+  // sums it is all rows, and they are forgotten.
+  void TakeBadRows(uint32_t token, std::vector<uint32_t>* rows);
 
   // Rows of the plan that did not come back: their outputs are undefined.
   struct Failure {
@@ -62,6 +75,12 @@ class DispatchTicket {
  private:
   friend class Dispatcher;
 
+  // Calls visit(sum, place, first, last) for each combine group of the token:
+  // its rows [first, last), which begin at `place` of the token's rows, and
+  // their sum, null where they came by themselves.
+  template <typename Visit>
+  void ForGroups(uint32_t token, const Visit& visit);
+
   // Rows of the plan and the endpoint that served them.
   struct Served {
     uint32_t first_row;
@@ -69,8 +88,12 @@ class DispatchTicket {
     int endpoint;
   };
 
+  const DType wire_dtype_;
+  const int64_t top_k_;
   BatchBuilder::Source source_ = {};
-  Buffer rows_;
+  Buffer rows_;  // [max_tokens · top_k, hidden_size] of wire_dtype_
+  CombineGroups groups_;
+  PartialSums sums_;
   std::vector<Failure> failures_;
   std::vector<Served> served_;
   RowExchange exchange_;          // of the wave under way
@@ -87,6 +110,8 @@ class DispatchTicket {
 //   - A batch that failed is sent elsewhere at once; one that is late is sent
 //     to a second replica too (a hedge), one that is overdue certainly. The
 //     first answer counts; a later one is ignored.
+//   - Where all rows of a token and combine group go in one message, their sum
+//     comes back instead, if that is smaller and the endpoint can add.
 //   - Rows that nobody can serve wait for somebody, up to uncovered_timeout a
 //     step; then they fail with UNAVAILABLE. Where no token has to wait for
 //     them they fail after a moment, which is for a connection that comes back.
@@ -129,8 +154,8 @@ class Dispatcher {
   void Finish(DispatchTicket* ticket, MustWait must_wait);
 
   // After Finish: has some rows of the plan computed once more, by another
-  // replica where there is one. They are failures only if nobody computes them
-  // this time.
+  // replica where there is one; they come back by themselves. They are failures
+  // only if nobody computes them this time.
   void Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
              MustWait must_wait);
 

@@ -59,6 +59,7 @@ EndpointPlacement PlaceOnEndpoints(
   bool any_draining = false;
   for (const EndpointInfo& endpoint : endpoints) {
     any_draining |= endpoint.state == EndpointState::kDraining;
+    if (endpoint.adds_rows) placement->set_adds_rows(endpoint.index);
     if (endpoint.state != EndpointState::kReady) continue;
     const bool is_preferred = endpoint.numerics_id == numerics_id;
     if (const auto weight = pool_weights.find(endpoint.pool);

@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
 #include "services/core/mutex.h"
@@ -58,6 +59,10 @@ class Placement {
   const absl::flat_hash_map<int, double>& weights() const { return weights_; }
   void set_weight(int endpoint, double weight) { weights_[endpoint] = weight; }
 
+  // Whether the endpoint knows batches that ask for sums.
+  bool adds_rows(int endpoint) const { return adds_rows_.contains(endpoint); }
+  void set_adds_rows(int endpoint) { adds_rows_.insert(endpoint); }
+
   // By endpoint: rows it lets us have in flight before it has answered any; 0:
   // no bound.
   const absl::flat_hash_map<int, uint32_t>& first_credits() const {
@@ -74,6 +79,7 @@ class Placement {
   };
   int64_t num_experts_;
   std::vector<Slot> slots_;
+  absl::flat_hash_set<int> adds_rows_;
   absl::flat_hash_map<int, double> weights_;
   absl::flat_hash_map<int, uint32_t> first_credits_;
 };

@@ -121,6 +121,11 @@ void MoeLayer::RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait) {
     }
     dispatcher_->CountReplicas(ticket->layer, &ticket->replicas);
     for (const int32_t expert : lost_experts) ticket->replicas[expert] = 0;
+    // Weights may change: what came back in sums is asked for row by row.
+    summed_rows_.clear();
+    for (const uint32_t row : lost_rows_) {
+      ticket->dispatch.ForgetSums(ticket->plan.row_token[row], &summed_rows_);
+    }
     RoutingAccount account;
     account.kept_mass -= repair_.Repair(ticket->routing, ticket->replicas,
                                         lost_rows_, &ticket->plan, &wanted);
@@ -135,7 +140,12 @@ void MoeLayer::RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait) {
           OverflowPolicy::kWait;
       wanted.push_back(row);
     }
+    for (const uint32_t row : summed_rows_) {
+      if (IsCombined(row, config_.top_k, ticket->plan)) wanted.push_back(row);
+    }
     if (wanted.empty()) return;
+    std::sort(wanted.begin(), wanted.end());
+    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     dispatcher_->Retry(wanted, &ticket->dispatch, must_wait);
   }
 }
@@ -159,8 +169,8 @@ void MoeLayer::CombineTokens(const MoeTicket& ticket, float* y,
   const int64_t hidden = config_.hidden_size;
   is_bad_.resize(num_tokens);
   ForRows(pool, num_tokens, [&](int64_t token) {
-    Combine(ticket.plan, config_.top_k, dispatcher_->options().wire_dtype,
-            ticket.dispatch.rows(), hidden, token, token + 1, y);
+    Combine(ticket.plan, config_.top_k, ticket.dispatch.outputs(), hidden,
+            token, token + 1, y);
     is_bad_[token] = !AllFinite(y + token * hidden, hidden);
   });
 }
@@ -179,21 +189,9 @@ void MoeLayer::FindBadTokens(const MoeTicket& ticket) {
 
 void MoeLayer::RetryBadTokens(MoeTicket* ticket, Dispatcher::MustWait must_wait,
                               float* y, WorkerPool& pool) {
-  const int64_t top_k = config_.top_k;
-  const int64_t hidden = config_.hidden_size;
-  const DType dtype = dispatcher_->options().wire_dtype;
   std::vector<uint32_t> rows;
   for (const uint32_t token : bad_tokens_) {
-    for (int64_t place = 0; place < top_k; ++place) {
-      const int32_t row = ticket->plan.token_rows[token * top_k + place];
-      // The good ones stay: another replica may be the one that gives bad ones.
-      if (row >= 0 &&
-          !IsFiniteRow(
-              dtype, ticket->dispatch.rows() + row * hidden * DTypeBytes(dtype),
-              hidden)) {
-        rows.push_back(static_cast<uint32_t>(row));
-      }
-    }
+    ticket->dispatch.TakeBadRows(token, &rows);
   }
   dispatcher_->Retry(rows, &ticket->dispatch, must_wait);
   CombineTokens(*ticket, y, pool);

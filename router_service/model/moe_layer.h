@@ -99,6 +99,7 @@ class MoeLayer {
   std::vector<uint8_t> is_bad_;  // [num_tokens]
   std::vector<uint32_t> bad_tokens_;
   std::vector<uint32_t> lost_rows_;
+  std::vector<uint32_t> summed_rows_;
 };
 
 }  // namespace expertmesh::router

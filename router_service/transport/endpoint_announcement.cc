@@ -118,6 +118,7 @@ void ReadAnnouncement(const expert::v1::EndpointState& state,
   info->memory_budget_bytes = state.memory_budget_bytes();
   info->placement_epoch = state.placement_epoch();
   info->instance_id = state.instance_id();
+  info->adds_rows = state.adds_rows();
   info->queue_rows = state.queue_rows();
   info->credit_rows = state.credit_rows();
   info->served_rows = 0;

@@ -77,13 +77,15 @@ absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
   if (batch.timeout <= absl::ZeroDuration()) {
     return absl::DeadlineExceededError("no time left to send the batch");
   }
-  InFlightTable::Entry* entry =
-      in_flight_.Add({.completion = completion,
-                      .num_rows = static_cast<uint32_t>(batch.num_rows()),
-                      .hidden_size = batch.hidden_size,
-                      .dtype = batch.dtype,
-                      .sent_at = now,
-                      .deadline = now + batch.timeout});
+  InFlightTable::Entry* entry = in_flight_.Add(
+      {.completion = completion,
+       .num_rows = static_cast<uint32_t>(batch.num_rows()),
+       .answer = {.num_rows = static_cast<uint32_t>(batch.num_lone_rows()),
+                  .num_sums = batch.num_sums,
+                  .hidden_size = batch.hidden_size,
+                  .dtype = batch.dtype},
+       .sent_at = now,
+       .deadline = now + batch.timeout});
   const uint64_t sequence_number = entry->batch.sequence_number;
   const absl::Status encoded =
       EncodeBatch({.sequence_number = sequence_number,
@@ -94,7 +96,10 @@ absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
                    .num_tokens = batch.num_tokens,
                    .expert_ids = batch.expert_ids,
                    .group_offsets = batch.group_offsets,
-                   .row_token = batch.row_token},
+                   .row_token = batch.row_token,
+                   .row_weight = batch.row_weight,
+                   .row_sum = batch.row_sum,
+                   .num_sums = batch.num_sums},
                   batch.hidden_states, &entry->message);
   if (!encoded.ok()) {
     InFlightBatch refused;
@@ -208,10 +213,10 @@ BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch,
     answer.status = Named(Refusal(result));
     return answer;
   }
-  const absl::Status shape =
-      result.CheckShape(batch.num_rows, batch.hidden_size, batch.dtype);
+  const absl::Status shape = result.CheckShape(batch.answer);
   if (shape.ok()) {
-    incoming->row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
+    incoming->row_bytes =
+        batch.answer.hidden_size * DTypeBytes(batch.answer.dtype);
     answer.rows = incoming;
   } else {
     answer.status = Named(absl::InternalError(shape.message()));

@@ -98,6 +98,9 @@ class EndpointConnection {
     void Copy(size_t first, size_t last, std::byte* out) const override {
       result.CopyBytes(first * row_bytes, (last - first) * row_bytes, out);
     }
+    void CopySum(size_t sum, std::byte* out) const override {
+      result.CopySum(sum, out);
+    }
     grpc::ByteBuffer message;
     DecodedResult result;
     size_t row_bytes = 0;

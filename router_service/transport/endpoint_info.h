@@ -81,6 +81,7 @@ struct EndpointInfo {
   uint64_t memory_budget_bytes = 0;  // above 0: takes orders what to hold
   uint64_t placement_epoch = 0;      // of the last such order; 0: none
   uint64_t instance_id = 0;          // of the process; 0: not told
+  bool adds_rows = false;            // knows batches that ask for sums
   // The rest changes with every batch, and is not worth telling of alone.
   uint32_t queue_rows = 0;
   uint32_t credit_rows = 0;  // at first, in flight; 0: not limited

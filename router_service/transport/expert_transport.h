@@ -3,6 +3,7 @@
 // The send contract between dispatch and whatever carries batches to experts
 // (stop 6). Two implementations: gRPC, and experts in this process for tests.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -12,6 +13,7 @@
 #include "absl/types/span.h"
 #include "services/core/dtype.h"
 #include "services/wire/payload_pool.h"
+#include "services/wire/row_sum.h"
 
 namespace expertmesh::router {
 
@@ -26,21 +28,33 @@ struct ExpertBatch {
   absl::Span<const uint32_t> expert_ids;     // [num_groups], ascending
   absl::Span<const uint32_t> group_offsets;  // [num_groups + 1]
   absl::Span<const uint32_t> row_token;      // [num_rows]
+  // Rows that come back added up: each times its weight, from zero and in the
+  // order of the batch. Empty without any, else [num_rows].
+  absl::Span<const float> row_weight;
+  absl::Span<const uint32_t> row_sum;  // below num_sums; kNoSum: comes alone
+  uint32_t num_sums = 0;
   // The endpoint may leave the batch undone this long after its arrival.
   absl::Duration deadline = absl::InfiniteDuration();
   // After this long the batch fails here, and a later answer is ignored.
   absl::Duration timeout = absl::InfiniteDuration();
 
   size_t num_rows() const { return row_token.size(); }
+  // Rows that come back by themselves.
+  size_t num_lone_rows() const {
+    return row_sum.empty() ? num_rows()
+                           : std::count(row_sum.begin(), row_sum.end(), kNoSum);
+  }
 };
 
-// The rows of an answer, [num_rows, hidden_size] of the batch's dtype, in the
-// order of its rows.
+// The rows of an answer, [num_lone_rows, hidden_size] of the batch's dtype, in
+// the order of its rows, and its sums, [num_sums, hidden_size] f32.
 class AnsweredRows {
  public:
   virtual ~AnsweredRows() = default;
   // Copies rows [first, last).
   virtual void Copy(size_t first, size_t last, std::byte* out) const = 0;
+  // Copies one sum.
+  virtual void CopySum(size_t sum, std::byte* out) const = 0;
 };
 
 // What came of a batch.

@@ -7,7 +7,7 @@
 
 #include "absl/time/time.h"
 #include "router_service/transport/expert_transport.h"
-#include "services/core/dtype.h"
+#include "services/wire/batch_codec.h"
 
 namespace expertmesh::router {
 
@@ -17,8 +17,7 @@ struct InFlightBatch {
   uint64_t sequence_number = 0;
   BatchCompletion* completion = nullptr;
   uint32_t num_rows = 0;
-  uint32_t hidden_size = 0;
-  DType dtype = DType::kF32;
+  ResultShape answer;  // what it must be
   absl::Duration sent_at = absl::ZeroDuration();
   absl::Duration deadline = absl::InfiniteDuration();
 };

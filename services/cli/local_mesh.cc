@@ -90,6 +90,12 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddChoice(app, "--wire-dtype", dtypes, router,
             "Type of activations between services; default auto: the "
             "checkpoint's");
+  AddPassedOn(app, "--combine-group-size", router,
+              "Experts whose outputs a service may add up before it answers; "
+              "default: 1")
+      ->type_name("N|all")
+      ->check(CLI::IsMember({"all"}).description("") |
+              IsWholeNumber(1).description(""));
   AddChoice(app, "--expert-dtype", formats, experts,
             "Type of expert weights in memory; default auto: the "
             "checkpoint's");

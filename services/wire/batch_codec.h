@@ -38,7 +38,11 @@ struct BatchFields {
   absl::Span<const uint32_t> expert_ids = {};     // [num_groups]
   absl::Span<const uint32_t> group_offsets = {};  // [num_groups + 1]
   absl::Span<const uint32_t> row_token = {};      // [num_rows]
-  absl::string_view traceparent = {};             // empty: none
+  // Empty without sums; else [num_rows].
+  absl::Span<const float> row_weight = {};
+  absl::Span<const uint32_t> row_sum = {};
+  uint32_t num_sums = 0;
+  absl::string_view traceparent = {};  // empty: none
 };
 
 // Writes one ExpertBatch to *out.
@@ -62,8 +66,9 @@ class DecodedBatch {
   absl::Status Decode(const grpc::ByteBuffer& buffer);
 
   // Checks everything that follows from the message alone: type, sizes,
-  // expert ids strictly ascending, offsets, tokens in range, no more rows in a
-  // group than tokens, a result that fits a message. Whether the layer, the
+  // expert ids strictly ascending, offsets, tokens and sums in range, weights
+  // finite, no more rows in a group than tokens and no more sums than rows in
+  // them, a result that fits a message. Whether the layer, the
   // experts and hidden_size are this service's is the caller's to check.
   // Errors: INVALID_ARGUMENT naming the field.
   absl::Status Validate();
@@ -82,12 +87,22 @@ class DecodedBatch {
   const std::vector<uint32_t>& expert_ids() const { return expert_ids_; }
   const std::vector<uint32_t>& group_offsets() const { return group_offsets_; }
   const std::vector<uint32_t>& row_token() const { return row_token_; }
+  const std::vector<float>& row_weight() const { return row_weight_; }
+  const std::vector<uint32_t>& row_sum() const { return row_sum_; }
+  uint32_t num_sums() const { return num_sums_; }
   const std::string& traceparent() const { return traceparent_; }
 
   // The following require that Validate returned OK.
   DType dtype() const { return dtype_; }
   size_t num_rows() const { return row_token_.size(); }
   size_t row_bytes() const { return hidden_size_ * DTypeBytes(dtype_); }
+  // Rows that come back by themselves; known after Release as well.
+  uint32_t num_lone_rows() const { return num_lone_rows_; }
+  // Of the rows and sums that come back.
+  size_t result_bytes() const {
+    return num_lone_rows_ * row_bytes() +
+           size_t{num_sums_} * hidden_size_ * sizeof(float);
+  }
 
   // Gathers the activations of rows [first, last): row r is copied from token
   // row_token[r] to out + (r - first) * row_bytes(). The one copy of the
@@ -96,7 +111,12 @@ class DecodedBatch {
 
  private:
   absl::Status ValidateGroups() const;
+  // Counts the rows that come back by themselves.
+  absl::Status ValidateSums();
+  absl::Status ValidateSizes() const;
   bool ReadField(FieldReader& reader);
+  bool ReadNumber(FieldReader& reader, bool* is_number);
+  bool ReadArray(FieldReader& reader, bool* is_array);
 
   MessageBytes bytes_;
   uint64_t sequence_number_ = 0;
@@ -108,14 +128,19 @@ class DecodedBatch {
   std::vector<uint32_t> expert_ids_;
   std::vector<uint32_t> group_offsets_;
   std::vector<uint32_t> row_token_;
+  std::vector<float> row_weight_;
+  std::vector<uint32_t> row_sum_;
+  uint32_t num_sums_ = 0;
+  uint32_t num_lone_rows_ = 0;
   std::string traceparent_;
   size_t payload_offset_ = 0;
   size_t payload_size_ = 0;
   DType dtype_ = DType::kF32;
 };
 
-// The fields of an ExpertResult beside its payload; see expert.proto. Other
-// codes than CODE_OK carry no rows: set num_rows and hidden_size to 0.
+// The fields of an ExpertResult beside its payloads; see expert.proto. Other
+// codes than CODE_OK carry no rows: set num_rows, num_sums and hidden_size to
+// 0.
 struct ResultFields {
   uint64_t sequence_number = 0;
   expert::v1::Code code = expert::v1::CODE_OK;
@@ -123,15 +148,29 @@ struct ResultFields {
   DType dtype = DType::kF32;
   uint32_t hidden_size = 0;
   uint32_t num_rows = 0;
+  uint32_t num_sums = 0;
   uint32_t queue_us = 0;
   uint32_t compute_us = 0;
   uint32_t credit_rows = 0;  // 0: as before
 };
 
+// What an ExpertResult carries.
+struct ResultPayloads {
+  PayloadRef rows;  // [num_rows, hidden_size] of dtype; empty without rows
+  PayloadRef sums;  // [num_sums, hidden_size] f32; empty without sums
+};
+
 // Writes one ExpertResult to *out; as EncodeBatch.
-//   hidden_states  [num_rows, hidden_size] of dtype; empty without rows
-absl::Status EncodeResult(const ResultFields& fields, PayloadRef hidden_states,
+absl::Status EncodeResult(const ResultFields& fields, ResultPayloads payloads,
                           grpc::ByteBuffer* out);
+
+// What an ExpertResult must be to answer a batch.
+struct ResultShape {
+  uint32_t num_rows = 0;
+  uint32_t num_sums = 0;
+  uint32_t hidden_size = 0;
+  DType dtype = DType::kF32;
+};
 
 // A received ExpertResult; as DecodedBatch.
 class DecodedResult {
@@ -139,10 +178,10 @@ class DecodedResult {
   // Errors: INVALID_ARGUMENT: these bytes are no ExpertResult.
   absl::Status Decode(const grpc::ByteBuffer& buffer);
 
-  // Checks that this carries exactly [num_rows, hidden_size] of dtype.
+  // Checks that this carries exactly [num_rows, hidden_size] of dtype and
+  // [num_sums, hidden_size] of f32.
   // Errors: INVALID_ARGUMENT naming what differs.
-  absl::Status CheckShape(uint32_t num_rows, uint32_t hidden_size,
-                          DType dtype) const;
+  absl::Status CheckShape(const ResultShape& shape) const;
 
   uint64_t sequence_number() const { return sequence_number_; }
   expert::v1::Code code() const { return static_cast<expert::v1::Code>(code_); }
@@ -152,16 +191,27 @@ class DecodedResult {
   // Rows the stream may have unanswered from now on; 0: as before.
   uint32_t credit_rows() const { return credit_rows_; }
 
-  // Copies the payload to `out`: as many bytes as the shape checked above has.
-  void CopyRows(std::byte* out) const { CopyBytes(0, payload_size_, out); }
-  // Copies `size` bytes of the payload from `offset` on.
+  // Copies the rows to `out`: as many bytes as the shape checked above has.
+  void CopyRows(std::byte* out) const { CopyBytes(0, rows_.size, out); }
+  // Copies `size` bytes of the rows from `offset` on.
   // Requires: within the shape checked above.
   void CopyBytes(size_t offset, size_t size, std::byte* out) const {
-    bytes_.Copy(payload_offset_ + offset, size, out);
+    bytes_.Copy(rows_.offset + offset, size, out);
+  }
+  // Copies sum `index` [hidden_size] f32.
+  // Requires: within the shape checked above.
+  void CopySum(size_t index, std::byte* out) const {
+    const size_t size = hidden_size_ * sizeof(float);
+    bytes_.Copy(sums_.offset + index * size, size, out);
   }
   void ReleasePayload() { bytes_.Clear(); }
 
  private:
+  // Where a payload lies in the message.
+  struct Place {
+    size_t offset = 0;
+    size_t size = 0;
+  };
   bool ReadField(FieldReader& reader);
 
   MessageBytes bytes_;
@@ -171,11 +221,12 @@ class DecodedResult {
   uint32_t data_type_ = 0;
   uint32_t hidden_size_ = 0;
   uint32_t num_rows_ = 0;
+  uint32_t num_sums_ = 0;
   uint32_t queue_us_ = 0;
   uint32_t compute_us_ = 0;
   uint32_t credit_rows_ = 0;
-  size_t payload_offset_ = 0;
-  size_t payload_size_ = 0;
+  Place rows_;
+  Place sums_;
 };
 
 }  // namespace expertmesh

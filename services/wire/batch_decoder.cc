@@ -1,11 +1,13 @@
 // The receiving half of batch_codec.h.
 
+#include <cmath>
 #include <optional>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "services/core/status_macros.h"
 #include "services/wire/batch_codec.h"
+#include "services/wire/row_sum.h"
 
 namespace expertmesh {
 namespace {
@@ -53,9 +55,12 @@ absl::Status DecodedBatch::Decode(const grpc::ByteBuffer& buffer) {
   RETURN_IF_ERROR(bytes_.Reset(buffer));
   sequence_number_ = 0;
   layer_ = timeout_ms_ = data_type_ = hidden_size_ = num_tokens_ = 0;
+  num_sums_ = num_lone_rows_ = 0;
   expert_ids_.clear();
   group_offsets_.clear();
   row_token_.clear();
+  row_weight_.clear();
+  row_sum_.clear();
   traceparent_.clear();
   payload_offset_ = payload_size_ = 0;
   FieldReader reader(bytes_);
@@ -70,33 +75,32 @@ absl::Status DecodedBatch::Decode(const grpc::ByteBuffer& buffer) {
 
 bool DecodedBatch::ReadField(FieldReader& reader) {
   using M = ExpertBatch;
-  constexpr WireType kVarint = WireType::kVarint;
   constexpr WireType kBytes = WireType::kBytes;
   constexpr WireType kFixed32 = WireType::kFixed32;
-  if (reader.Is(M::kSequenceNumberFieldNumber, kVarint)) {
+  if (reader.Is(M::kSequenceNumberFieldNumber, WireType::kVarint)) {
     return reader.ReadVarint(&sequence_number_);
   }
-  if (reader.Is(M::kLayerFieldNumber, kVarint)) {
-    return reader.ReadVarint32(&layer_);
-  }
-  if (reader.Is(M::kTimeoutMsFieldNumber, kVarint)) {
-    return reader.ReadVarint32(&timeout_ms_);
-  }
-  if (reader.Is(M::kDataTypeFieldNumber, kVarint)) {
-    return reader.ReadVarint32(&data_type_);
-  }
-  if (reader.Is(M::kHiddenSizeFieldNumber, kVarint)) {
-    return reader.ReadVarint32(&hidden_size_);
-  }
-  if (reader.Is(M::kNumTokensFieldNumber, kVarint)) {
-    return reader.ReadVarint32(&num_tokens_);
+  const struct {
+    uint32_t field;
+    uint32_t* value;
+  } numbers[] = {{M::kLayerFieldNumber, &layer_},
+                 {M::kTimeoutMsFieldNumber, &timeout_ms_},
+                 {M::kDataTypeFieldNumber, &data_type_},
+                 {M::kHiddenSizeFieldNumber, &hidden_size_},
+                 {M::kNumTokensFieldNumber, &num_tokens_},
+                 {M::kNumSumsFieldNumber, &num_sums_}};
+  for (const auto& number : numbers) {
+    if (reader.Is(number.field, WireType::kVarint)) {
+      return reader.ReadVarint32(number.value);
+    }
   }
   const struct {
     uint32_t field;
     std::vector<uint32_t>* values;
   } arrays[] = {{M::kExpertIdsFieldNumber, &expert_ids_},
                 {M::kGroupOffsetsFieldNumber, &group_offsets_},
-                {M::kRowTokenFieldNumber, &row_token_}};
+                {M::kRowTokenFieldNumber, &row_token_},
+                {M::kRowSumFieldNumber, &row_sum_}};
   for (const auto& array : arrays) {
     if (reader.Is(array.field, kBytes)) {
       return reader.ReadPackedFixed32(array.values);
@@ -104,6 +108,12 @@ bool DecodedBatch::ReadField(FieldReader& reader) {
     if (reader.Is(array.field, kFixed32)) {
       return reader.ReadFixed32(array.values);
     }
+  }
+  if (reader.Is(M::kRowWeightFieldNumber, kBytes)) {
+    return reader.ReadPackedFixed32(&row_weight_);
+  }
+  if (reader.Is(M::kRowWeightFieldNumber, kFixed32)) {
+    return reader.ReadFixed32(&row_weight_);
   }
   if (reader.Is(M::kTraceparentFieldNumber, kBytes)) {
     // One more than allowed is enough to be refused.
@@ -125,6 +135,47 @@ absl::Status DecodedBatch::Validate() {
   if (hidden_size_ == 0) {
     return absl::InvalidArgumentError("hidden_size is 0");
   }
+  RETURN_IF_ERROR(ValidateSums());
+  RETURN_IF_ERROR(ValidateSizes());
+  if (traceparent_.size() > kMaxTraceparentBytes ||
+      !IsPlainText(traceparent_)) {
+    return absl::InvalidArgumentError("traceparent is not a trace context");
+  }
+  return ValidateGroups();
+}
+
+absl::Status DecodedBatch::ValidateSums() {
+  num_lone_rows_ = static_cast<uint32_t>(num_rows());
+  if (num_sums_ == 0 && row_sum_.empty() && row_weight_.empty()) {
+    return absl::OkStatus();
+  }
+  if (row_sum_.size() != num_rows() || row_weight_.size() != num_rows()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "row_sum and row_weight have ", row_sum_.size(), " and ",
+        row_weight_.size(), " elements for ", num_rows(), " rows"));
+  }
+  for (size_t r = 0; r < row_sum_.size(); ++r) {
+    if (row_sum_[r] == kNoSum) continue;
+    --num_lone_rows_;
+    if (row_sum_[r] >= num_sums_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("row_sum[", r, "] is ", row_sum_[r],
+                       ", but num_sums is ", num_sums_));
+    }
+    if (!std::isfinite(row_weight_[r])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("row_weight[", r, "] is not finite"));
+    }
+  }
+  if (num_sums_ > num_rows() - num_lone_rows_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_sums is ", num_sums_, ", but only ",
+                     num_rows() - num_lone_rows_, " rows go into sums"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DecodedBatch::ValidateSizes() const {
   const Wide row_bytes = Wide{hidden_size_} * DTypeBytes(dtype_);
   if (num_tokens_ * row_bytes != payload_size_) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -138,16 +189,14 @@ absl::Status DecodedBatch::Validate() {
         absl::StrCat("num_tokens is ", num_tokens_, ", but there are only ",
                      row_token_.size(), " rows: send only tokens with rows"));
   }
-  if (row_token_.size() * row_bytes + kResultHeaderBytes > kMaxMessageBytes) {
+  const Wide result_bytes = num_lone_rows_ * row_bytes +
+                            Wide{num_sums_} * hidden_size_ * sizeof(float);
+  if (result_bytes + kResultHeaderBytes > kMaxMessageBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("the result of ", row_token_.size(), " rows would exceed ",
                      kMaxMessageBytes, " bytes: send the rows in parts"));
   }
-  if (traceparent_.size() > kMaxTraceparentBytes ||
-      !IsPlainText(traceparent_)) {
-    return absl::InvalidArgumentError("traceparent is not a trace context");
-  }
-  return ValidateGroups();
+  return absl::OkStatus();
 }
 
 absl::Status DecodedBatch::ValidateGroups() const {
@@ -191,15 +240,18 @@ absl::Status DecodedBatch::ValidateGroups() const {
 void DecodedBatch::Release() {
   bytes_.Clear();
   if (capacity_bytes() > kMaxKeptBytes) {
-    for (auto* array : {&expert_ids_, &group_offsets_, &row_token_}) {
+    for (auto* array :
+         {&expert_ids_, &group_offsets_, &row_token_, &row_sum_}) {
       std::vector<uint32_t>().swap(*array);
     }
+    std::vector<float>().swap(row_weight_);
   }
 }
 
 size_t DecodedBatch::capacity_bytes() const {
   return (expert_ids_.capacity() + group_offsets_.capacity() +
-          row_token_.capacity()) *
+          row_token_.capacity() + row_sum_.capacity() +
+          row_weight_.capacity()) *
          sizeof(uint32_t);
 }
 
@@ -213,10 +265,10 @@ void DecodedBatch::CopyRows(size_t first, size_t last, std::byte* out) const {
 absl::Status DecodedResult::Decode(const grpc::ByteBuffer& buffer) {
   RETURN_IF_ERROR(bytes_.Reset(buffer));
   sequence_number_ = 0;
-  code_ = data_type_ = hidden_size_ = num_rows_ = 0;
+  code_ = data_type_ = hidden_size_ = num_rows_ = num_sums_ = 0;
   queue_us_ = compute_us_ = credit_rows_ = 0;
   message_.clear();
-  payload_offset_ = payload_size_ = 0;
+  rows_ = sums_ = Place();
   FieldReader reader(bytes_);
   while (!reader.AtEnd()) {
     if (!reader.ReadTag() || !ReadField(reader)) {
@@ -239,6 +291,7 @@ bool DecodedResult::ReadField(FieldReader& reader) {
                  {M::kDataTypeFieldNumber, &data_type_},
                  {M::kHiddenSizeFieldNumber, &hidden_size_},
                  {M::kNumRowsFieldNumber, &num_rows_},
+                 {M::kNumSumsFieldNumber, &num_sums_},
                  {M::kQueueUsFieldNumber, &queue_us_},
                  {M::kComputeUsFieldNumber, &compute_us_},
                  {M::kCreditRowsFieldNumber, &credit_rows_}};
@@ -251,27 +304,34 @@ bool DecodedResult::ReadField(FieldReader& reader) {
     return reader.ReadString(kMaxMessageText, &message_);
   }
   if (reader.Is(M::kHiddenStatesFieldNumber, WireType::kBytes)) {
-    return reader.ReadBytes(&payload_offset_, &payload_size_);
+    return reader.ReadBytes(&rows_.offset, &rows_.size);
+  }
+  if (reader.Is(M::kPartialSumsFieldNumber, WireType::kBytes)) {
+    return reader.ReadBytes(&sums_.offset, &sums_.size);
   }
   return reader.Skip();
 }
 
-absl::Status DecodedResult::CheckShape(uint32_t num_rows, uint32_t hidden_size,
-                                       DType dtype) const {
-  if (num_rows_ != num_rows || hidden_size_ != hidden_size) {
+absl::Status DecodedResult::CheckShape(const ResultShape& shape) const {
+  if (num_rows_ != shape.num_rows || num_sums_ != shape.num_sums ||
+      hidden_size_ != shape.hidden_size) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the result is ", num_rows_, " x ", hidden_size_,
-                     " instead of ", num_rows, " x ", hidden_size));
+        absl::StrCat("the result is ", num_rows_, " rows and ", num_sums_,
+                     " sums x ", hidden_size_, " instead of ", shape.num_rows,
+                     " and ", shape.num_sums, " x ", shape.hidden_size));
   }
-  if (FromWireDataType(data_type_) != dtype) {
+  if (FromWireDataType(data_type_) != shape.dtype) {
     return absl::InvalidArgumentError(absl::StrCat("the result has data_type ",
                                                    data_type_, " instead of ",
-                                                   DTypeName(dtype)));
+                                                   DTypeName(shape.dtype)));
   }
-  if (Wide{num_rows} * hidden_size * DTypeBytes(dtype) != payload_size_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the result has ", payload_size_, " bytes for ", num_rows,
-                     " x ", hidden_size, " values"));
+  const Wide row_bytes = Wide{hidden_size_} * DTypeBytes(shape.dtype);
+  const Wide sum_bytes = Wide{hidden_size_} * sizeof(float);
+  if (num_rows_ * row_bytes != rows_.size ||
+      num_sums_ * sum_bytes != sums_.size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the result has ", rows_.size, " and ", sums_.size, " bytes for ",
+        num_rows_, " rows and ", num_sums_, " sums x ", hidden_size_));
   }
   return absl::OkStatus();
 }

@@ -1,10 +1,9 @@
 // The sending half of batch_codec.h.
 
+#include <array>
 #include <bit>
 #include <cstring>
-#include <limits>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "services/core/status_macros.h"
 #include "services/wire/batch_codec.h"
@@ -76,13 +75,18 @@ void PutArray(Sink& sink, uint32_t field, absl::Span<const uint32_t> values) {
   PutBytes(sink, field, values.data(), values.size() * sizeof(uint32_t));
 }
 
+template <typename Sink>
+void PutArray(Sink& sink, uint32_t field, absl::Span<const float> values) {
+  PutBytes(sink, field, values.data(), values.size() * sizeof(float));
+}
+
 uint32_t WireDataType(DType dtype) {
   return dtype == DType::kF32 ? expert::v1::DATA_TYPE_F32
                               : expert::v1::DATA_TYPE_BF16;
 }
 
 template <typename Sink>
-void PutHeader(Sink& sink, const BatchFields& f, size_t payload_size) {
+void PutHeader(Sink& sink, const BatchFields& f) {
   PutNumber(sink, ExpertBatch::kSequenceNumberFieldNumber, f.sequence_number);
   PutNumber(sink, ExpertBatch::kLayerFieldNumber, f.layer);
   PutNumber(sink, ExpertBatch::kTimeoutMsFieldNumber, f.timeout_ms);
@@ -92,15 +96,15 @@ void PutHeader(Sink& sink, const BatchFields& f, size_t payload_size) {
   PutArray(sink, ExpertBatch::kExpertIdsFieldNumber, f.expert_ids);
   PutArray(sink, ExpertBatch::kGroupOffsetsFieldNumber, f.group_offsets);
   PutArray(sink, ExpertBatch::kRowTokenFieldNumber, f.row_token);
+  PutArray(sink, ExpertBatch::kRowWeightFieldNumber, f.row_weight);
   PutBytes(sink, ExpertBatch::kTraceparentFieldNumber, f.traceparent.data(),
            f.traceparent.size());
-  if (payload_size > 0) {
-    PutLength(sink, ExpertBatch::kHiddenStatesFieldNumber, payload_size);
-  }
+  PutArray(sink, ExpertBatch::kRowSumFieldNumber, f.row_sum);
+  PutNumber(sink, ExpertBatch::kNumSumsFieldNumber, f.num_sums);
 }
 
 template <typename Sink>
-void PutHeader(Sink& sink, const ResultFields& f, size_t payload_size) {
+void PutHeader(Sink& sink, const ResultFields& f) {
   PutNumber(sink, ExpertResult::kSequenceNumberFieldNumber, f.sequence_number);
   PutNumber(sink, ExpertResult::kCodeFieldNumber, f.code);
   PutBytes(sink, ExpertResult::kMessageFieldNumber, f.message.data(),
@@ -111,13 +115,19 @@ void PutHeader(Sink& sink, const ResultFields& f, size_t payload_size) {
   PutNumber(sink, ExpertResult::kQueueUsFieldNumber, f.queue_us);
   PutNumber(sink, ExpertResult::kComputeUsFieldNumber, f.compute_us);
   PutNumber(sink, ExpertResult::kCreditRowsFieldNumber, f.credit_rows);
-  if (payload_size > 0) {
-    PutLength(sink, ExpertResult::kHiddenStatesFieldNumber, payload_size);
-  }
+  PutNumber(sink, ExpertResult::kNumSumsFieldNumber, f.num_sums);
 }
 
-absl::StatusOr<size_t> PayloadSize(uint64_t rows, uint64_t hidden_size,
-                                   DType dtype, const PayloadRef& payload) {
+// A field that is not copied: the first `size` bytes of `data`.
+struct Payload {
+  uint32_t field;
+  PayloadRef data;
+  size_t size = 0;
+};
+
+// Sets the size of [rows, hidden_size] of dtype.
+absl::Status SetSize(uint64_t rows, uint64_t hidden_size, DType dtype,
+                     Payload* payload) {
   if (dtype == DType::kF16) {
     return absl::InvalidArgumentError("f16 activations do not travel");
   }
@@ -128,38 +138,58 @@ absl::StatusOr<size_t> PayloadSize(uint64_t rows, uint64_t hidden_size,
         absl::StrCat(rows, " x ", hidden_size, " activations exceed ",
                      kMaxMessageBytes, " bytes, the largest message"));
   }
-  const size_t size = elements * DTypeBytes(dtype);
-  if (payload.size() < size) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "hidden_states has ", payload.size(), " bytes, its shape ", size));
+  payload->size = elements * DTypeBytes(dtype);
+  if (payload->data.size() < payload->size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("field ", payload->field, " has ", payload->data.size(),
+                     " bytes, its shape ", payload->size));
   }
-  return size;
+  return absl::OkStatus();
 }
 
+grpc::Slice AsSlice(Payload* payload) {
+  std::byte* const data = payload->data.data();
+  return grpc::Slice(
+      data, payload->size, [](void* released) { PayloadRef::Adopt(released); },
+      payload->data.Release());
+}
+
+// Writes the fields and those of the payloads that are not empty.
 template <typename Fields>
-absl::Status Encode(const Fields& fields, uint64_t rows, PayloadRef payload,
+absl::Status Encode(const Fields& fields, absl::Span<Payload> payloads,
                     grpc::ByteBuffer* out) {
-  ASSIGN_OR_RETURN(
-      const size_t payload_size,
-      PayloadSize(rows, fields.hidden_size, fields.dtype, payload));
-  SizeSink measure;
-  PutHeader(measure, fields, payload_size);
-  if (measure.size() + payload_size > kMaxMessageBytes) {
+  // Before each payload, a slice of what stands before it.
+  constexpr size_t kMostPayloads = 2;
+  std::array<grpc::Slice, 2 * kMostPayloads> slices;
+  size_t num_slices = 0;
+  size_t message_size = 0;
+  const auto add = [&](const auto& put) {
+    SizeSink measure;
+    put(measure);
+    message_size += measure.size();
+    grpc::Slice& slice = slices[num_slices++] = grpc::Slice(measure.size());
+    // Fresh and not shared yet, so writing to it is allowed.
+    MemorySink memory(const_cast<uint8_t*>(slice.begin()));
+    put(memory);
+  };
+  bool is_first = true;
+  for (Payload& payload : payloads) {
+    if (payload.size == 0) continue;
+    add([&](auto& sink) {
+      if (is_first) PutHeader(sink, fields);
+      PutLength(sink, payload.field, payload.size);
+    });
+    is_first = false;
+    message_size += payload.size;
+    slices[num_slices++] = AsSlice(&payload);
+  }
+  if (is_first) add([&](auto& sink) { PutHeader(sink, fields); });
+  if (message_size > kMaxMessageBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a message of ", measure.size() + payload_size,
+        absl::StrCat("a message of ", message_size,
                      " bytes exceeds the largest, ", kMaxMessageBytes));
   }
-  grpc::Slice slices[2] = {grpc::Slice(measure.size()), grpc::Slice()};
-  // Fresh and not shared yet, so writing to it is allowed.
-  MemorySink header(const_cast<uint8_t*>(slices[0].begin()));
-  PutHeader(header, fields, payload_size);
-  if (payload_size > 0) {
-    std::byte* data = payload.data();
-    slices[1] = grpc::Slice(
-        data, payload_size, [](void* released) { PayloadRef::Adopt(released); },
-        payload.Release());
-  }
-  *out = grpc::ByteBuffer(slices, payload_size > 0 ? 2 : 1);
+  *out = grpc::ByteBuffer(slices.data(), num_slices);
   return absl::OkStatus();
 }
 
@@ -167,12 +197,24 @@ absl::Status Encode(const Fields& fields, uint64_t rows, PayloadRef payload,
 
 absl::Status EncodeBatch(const BatchFields& fields, PayloadRef hidden_states,
                          grpc::ByteBuffer* out) {
-  return Encode(fields, fields.num_tokens, std::move(hidden_states), out);
+  Payload payload = {ExpertBatch::kHiddenStatesFieldNumber,
+                     std::move(hidden_states)};
+  RETURN_IF_ERROR(
+      SetSize(fields.num_tokens, fields.hidden_size, fields.dtype, &payload));
+  return Encode(fields, {&payload, 1}, out);
 }
 
-absl::Status EncodeResult(const ResultFields& fields, PayloadRef hidden_states,
+absl::Status EncodeResult(const ResultFields& fields, ResultPayloads payloads,
                           grpc::ByteBuffer* out) {
-  return Encode(fields, fields.num_rows, std::move(hidden_states), out);
+  std::array<Payload, 2> parts = {
+      Payload{ExpertResult::kPartialSumsFieldNumber, std::move(payloads.sums)},
+      Payload{ExpertResult::kHiddenStatesFieldNumber, std::move(payloads.rows)},
+  };
+  RETURN_IF_ERROR(
+      SetSize(fields.num_sums, fields.hidden_size, DType::kF32, &parts[0]));
+  RETURN_IF_ERROR(
+      SetSize(fields.num_rows, fields.hidden_size, fields.dtype, &parts[1]));
+  return Encode(fields, absl::MakeSpan(parts), out);
 }
 
 }  // namespace expertmesh

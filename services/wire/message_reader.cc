@@ -136,23 +136,32 @@ bool FieldReader::ReadString(size_t max, std::string* value) {
   return true;
 }
 
-bool FieldReader::ReadFixed32(std::vector<uint32_t>* values) {
+template <typename T>
+bool FieldReader::ReadFixed32(std::vector<T>* values) {
+  static_assert(sizeof(T) == sizeof(uint32_t));
   const size_t offset = position_;
-  if (!Advance(sizeof(uint32_t))) return false;
-  uint32_t value;
+  if (!Advance(sizeof(T))) return false;
+  T value;
   bytes_.Copy(offset, sizeof(value), &value);
   values->push_back(value);
   return true;
 }
 
-bool FieldReader::ReadPackedFixed32(std::vector<uint32_t>* values) {
+template <typename T>
+bool FieldReader::ReadPackedFixed32(std::vector<T>* values) {
+  static_assert(sizeof(T) == sizeof(uint32_t));
   size_t offset, size;
-  if (!ReadBytes(&offset, &size) || size % sizeof(uint32_t) != 0) return false;
+  if (!ReadBytes(&offset, &size) || size % sizeof(T) != 0) return false;
   const size_t before = values->size();
-  values->resize(before + size / sizeof(uint32_t));
+  values->resize(before + size / sizeof(T));
   bytes_.Copy(offset, size, values->data() + before);
   return true;
 }
+
+template bool FieldReader::ReadFixed32(std::vector<uint32_t>*);
+template bool FieldReader::ReadFixed32(std::vector<float>*);
+template bool FieldReader::ReadPackedFixed32(std::vector<uint32_t>*);
+template bool FieldReader::ReadPackedFixed32(std::vector<float>*);
 
 bool FieldReader::SkipValue(uint32_t tag, int depth) {
   switch (static_cast<WireType>(tag & 7)) {

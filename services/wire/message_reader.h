@@ -75,9 +75,11 @@ class FieldReader {
   bool ReadString(size_t max, std::string* value);
   // Finds a bytes field: its content is [*offset, *offset + *size).
   bool ReadBytes(size_t* offset, size_t* size);
-  // Appends one element, or a packed run of them.
-  bool ReadFixed32(std::vector<uint32_t>* values);
-  bool ReadPackedFixed32(std::vector<uint32_t>* values);
+  // Appends one element, or a packed run of them; uint32_t or float.
+  template <typename T>
+  bool ReadFixed32(std::vector<T>* values);
+  template <typename T>
+  bool ReadPackedFixed32(std::vector<T>* values);
 
  private:
   bool ReadByte(uint8_t* value);

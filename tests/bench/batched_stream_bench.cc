@@ -168,8 +168,10 @@ class UnaryCalls {
     OrDie(result_.Decode(call->response));
     const uint32_t first = rows.group_offsets[call->group];
     OrDie(result_.CheckShape(
-        rows.group_offsets[call->group + 1] - first,
-        static_cast<uint32_t>(rows.row_bytes / DTypeBytes(kType)), kType));
+        {.num_rows = rows.group_offsets[call->group + 1] - first,
+         .hidden_size =
+             static_cast<uint32_t>(rows.row_bytes / DTypeBytes(kType)),
+         .dtype = kType}));
     result_.CopyRows(out + first * rows.row_bytes);
     result_.ReleasePayload();
   }

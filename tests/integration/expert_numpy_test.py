@@ -15,6 +15,7 @@ from expertmesh.expert.v1 import expert_pb2 as pb
 
 MODEL = et.GOLDENS / "qwen3_moe"
 HIDDEN, LAYERS, EXPERTS = 64, 3, 8
+NO_SUM = 0xffffffff  # in row_sum
 
 
 def swiglu(tensors, layer, expert, x):
@@ -81,6 +82,7 @@ class ExpertNumpyTest(unittest.TestCase):
         self.assertEqual(state.numerics_id, "cpu-chain-f32-v2")
         self.assertTrue(state.checkpoint_fingerprint)
         self.assertEqual(state.device, "cpu")
+        self.assertTrue(state.adds_rows)
         self.assertFalse(state.draining)
         self.assertGreaterEqual(state.memory_bytes,
                                 LAYERS * EXPERTS * 3 * HIDDEN * 40 * 4)
@@ -105,6 +107,48 @@ class ExpertNumpyTest(unittest.TestCase):
             batch = make_batch(1, 2, tokens, rows, pb.DATA_TYPE_BF16)
             # The intermediate product and the output are rounded: 2^-8 each.
             self.check(batch, tokens, stream.ask(batch), 2e-2)
+
+    def test_sums_are_those_of_the_rows_to_the_bit(self):
+        tokens = self.tokens(6)
+        rows_of_expert = {e: [0, 2, 5] for e in range(EXPERTS)}
+        rows_of_expert[3] = [0, 1, 5]
+        weights = self.random.random(3 * EXPERTS, np.float32)
+        with expert_client.ForwardStream(self.channel) as stream:
+            for data_type in (pb.DATA_TYPE_F32, pb.DATA_TYPE_BF16):
+                batch = make_batch(1, 1, tokens, rows_of_expert, data_type)
+                rows = expert_client.decode(stream.ask(batch))
+                # Tokens 0, 2 and 5 have a sum each, token 1 none.
+                sum_of = {0: 0, 2: 1, 5: 2}
+                batch.num_sums = 3
+                batch.row_weight.extend(weights)
+                batch.row_sum.extend(sum_of.get(token, NO_SUM)
+                                     for token in batch.row_token)
+                expected = np.zeros((3, HIDDEN), np.float32)
+                alone = []
+                for row, weight, sum_index in zip(rows, weights, batch.row_sum):
+                    if sum_index == NO_SUM:
+                        alone.append(row)
+                    else:
+                        expected[sum_index] += weight * row
+                result = stream.ask(batch)
+                self.assertEqual(result.code, pb.CODE_OK, result.message)
+                self.assertEqual((result.num_rows, result.num_sums), (1, 3))
+                np.testing.assert_array_equal(expert_client.decode(result),
+                                              alone)
+                sums = np.frombuffer(result.partial_sums, "<f4")
+                np.testing.assert_array_equal(sums.reshape(3, HIDDEN), expected)
+
+    def test_one_sum_is_all_that_comes_back_of_a_token(self):
+        batch = make_batch(1, 1, self.tokens(1),
+                           {e: [0] for e in range(EXPERTS)}, pb.DATA_TYPE_BF16)
+        with expert_client.ForwardStream(self.channel) as stream:
+            payload = EXPERTS * HIDDEN * 2
+            self.assertIn(stream.ask(batch).ByteSize() - payload, range(64))
+            batch.num_sums = 1
+            batch.row_weight.extend([0.125] * EXPERTS)
+            batch.row_sum.extend([0] * EXPERTS)
+            payload = HIDDEN * 4
+            self.assertIn(stream.ask(batch).ByteSize() - payload, range(64))
 
     def test_many_batches_of_two_routers_at_once(self):
         types = [pb.DATA_TYPE_F32, pb.DATA_TYPE_BF16]

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "tests/support/checkpoint_variant.h"
 #include "tests/support/golden_check.h"
 #include "tests/support/remote_model.h"
 
@@ -51,6 +52,59 @@ TEST_P(GoldenOverGrpcTest, EqualsOneProcessToTheBit) {
                         expected.size() * sizeof(float)),
             0);
 }
+
+// Combine groups of a size, with five experts for each token.
+struct GroupCase {
+  std::string folder;
+  DType dtype;
+  int64_t group_size;
+};
+
+class GroupsOverGrpcTest : public ::testing::TestWithParam<GroupCase> {};
+
+// Experts in this process, none of which adds rows, against services that do.
+TEST_P(GroupsOverGrpcTest, WhoeverAddsRowsAndWhereverTheyAre) {
+  const auto checkpoint =
+      CheckpointVariant::WithTopK(Folder(GetParam().folder), 5);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  LocalModelOptions options;
+  options.router_dtype = options.wire_dtype = GetParam().dtype;
+  options.combine_group_size = GetParam().group_size;
+  options.adds_rows = false;
+  auto local = LocalModel::Load(checkpoint->directory(), options);
+  ASSERT_TRUE(local.ok()) << local.status();
+  const GoldenFile golden(Folder(GetParam().folder) + "/golden.safetensors");
+  const std::vector<int32_t>& prompt = golden.Ints("prompt_2");
+  const auto expected = SingleSequence(local->get()).Append(prompt, 512);
+  for (const int num_services : {1, 2, 4}) {
+    for (const bool shared_memory : {true, false}) {
+      auto remote = RemoteModel::Load(checkpoint->directory(), options,
+                                      num_services, shared_memory);
+      ASSERT_TRUE(remote.ok()) << remote.status();
+      for (const int64_t chunk : {512, 7}) {
+        const auto actual =
+            SingleSequence((*remote)->model.get()).Append(prompt, chunk);
+        ASSERT_EQ(actual.size(), expected.size());
+        EXPECT_EQ(std::memcmp(actual.data(), expected.data(),
+                              expected.size() * sizeof(float)),
+                  0)
+            << num_services << " services, chunks of " << chunk;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, GroupsOverGrpcTest,
+    ::testing::Values(GroupCase{"qwen3_moe", DType::kF32, 1},
+                      GroupCase{"qwen3_moe", DType::kF32, 4},
+                      GroupCase{"qwen3_moe", DType::kF32, 8},
+                      GroupCase{"qwen3_moe_bf16", DType::kBF16, 1},
+                      GroupCase{"qwen3_moe_bf16", DType::kBF16, 4},
+                      GroupCase{"qwen3_moe_bf16", DType::kBF16, 8}),
+    [](const auto& info) {
+      return absl::StrCat(info.param.folder, "_", info.param.group_size);
+    });
 
 std::vector<Case> AllCases() {
   std::vector<Case> cases;

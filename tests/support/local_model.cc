@@ -24,6 +24,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
         LocalTransport::Load(*model->checkpoint,
                              {.num_endpoints = options.num_endpoints,
                               .is_replicated = options.is_replicated,
+                              .adds_rows = options.adds_rows,
                               .format = options.expert_format},
                              model->pool.get()));
     transport = model->local_transport.get();
@@ -39,6 +40,7 @@ absl::StatusOr<std::unique_ptr<LocalModel>> LocalModel::Load(
   dispatch.hidden_size = config.hidden_size;
   dispatch.max_tokens = options.max_step_tokens;
   dispatch.top_k = config.top_k;
+  dispatch.combine_group_size = options.combine_group_size;
   dispatch.max_message_bytes = options.max_message_bytes;
   dispatch.uncovered_timeout = options.uncovered_timeout;
   model->dispatcher =

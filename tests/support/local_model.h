@@ -28,12 +28,14 @@ struct LocalModelOptions {
   std::optional<WeightFormat> expert_format = std::nullopt;
   int num_endpoints = 1;       // of the local transport
   bool is_replicated = false;  // likewise
+  bool adds_rows = true;       // likewise
   int num_threads = 2;
   int micro_batches = 1;  // as TransformerOptions
   int64_t max_step_tokens = 512;
   int64_t max_context_tokens = 256;
   int64_t kv_cache_tokens = 2048;
   router::CapacityOptions capacity;
+  int64_t combine_group_size = 1;
   int64_t max_message_bytes = 1 << 20;
   absl::Duration uncovered_timeout = absl::Milliseconds(200);
   // Used instead of a local transport, where given, with its placement.

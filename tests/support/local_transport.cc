@@ -52,6 +52,9 @@ std::shared_ptr<const router::Placement> LocalTransport::placement() const {
   auto placement = std::make_shared<router::Placement>(config_.num_layers,
                                                        config_.num_experts);
   for (size_t endpoint = 0; endpoint < experts_of_.size(); ++endpoint) {
+    if (options_.adds_rows) {
+      placement->set_adds_rows(static_cast<int>(endpoint));
+    }
     for (const int64_t expert : experts_of_[endpoint]) {
       for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
         placement->Add(layer, expert, static_cast<int>(endpoint));
@@ -105,7 +108,36 @@ absl::Status LocalTransport::Run(int endpoint,
   if (endpoint == poisoned_endpoint_ || (poisoned_ > 0 && poisoned_--)) {
     std::memset(y_.data(), 0xff, row_bytes);
   }
+  AddUp(batch);
   return absl::OkStatus();
+}
+
+void LocalTransport::AddUp(const router::ExpertBatch& batch) {
+  const size_t hidden = batch.hidden_size;
+  const size_t row_bytes = hidden * DTypeBytes(batch.dtype);
+  rows_.num_sums = batch.num_sums;
+  rows_.sums.assign(batch.num_sums * hidden, 0.0f);
+  num_sums_ += batch.num_sums;
+  answer_bytes_ += static_cast<int64_t>(batch.num_lone_rows() * row_bytes +
+                                        rows_.sums.size() * sizeof(float));
+  if (batch.num_sums == 0) return;
+  std::byte* lone = y_.data();
+  for (size_t row = 0; row < batch.num_rows(); ++row) {
+    const std::byte* const y = y_.data() + row * row_bytes;
+    if (batch.row_sum[row] == kNoSum) {
+      std::memmove(lone, y, row_bytes);
+      lone += row_bytes;
+      continue;
+    }
+    float* const sum = rows_.sums.data() + batch.row_sum[row] * hidden;
+    for (size_t i = 0; i < hidden; ++i) {
+      const float value = batch.dtype == DType::kF32
+                              ? reinterpret_cast<const float*>(y)[i]
+                              : ToF32(reinterpret_cast<const BF16*>(y)[i]);
+      const float product = batch.row_weight[row] * value;
+      sum[i] += product;
+    }
+  }
 }
 
 }  // namespace expertmesh::testing

@@ -22,6 +22,7 @@ namespace expertmesh::testing {
 struct LocalTransportOptions {
   int num_endpoints = 1;  // experts are split over them in contiguous ranges
   bool is_replicated = false;  // instead, each has all of them
+  bool adds_rows = true;       // announces that it can
   int64_t max_rows = 4096;     // of one batch
   std::optional<WeightFormat> format = std::nullopt;  // as --expert-dtype
 };
@@ -49,6 +50,10 @@ class LocalTransport final : public router::ExpertTransport {
   void PoisonEndpoint(int endpoint) { poisoned_endpoint_ = endpoint; }
 
   int64_t num_batches() const { return num_batches_; }
+  // Sums that came back instead of rows.
+  int64_t num_sums() const { return num_sums_; }
+  // Of rows and sums that came back.
+  int64_t answer_bytes() const { return answer_bytes_; }
 
  private:
   struct Rows final : router::AnsweredRows {
@@ -57,13 +62,21 @@ class LocalTransport final : public router::ExpertTransport {
       std::memcpy(out, y->data() + first * row_bytes,
                   (last - first) * row_bytes);
     }
+    void CopySum(size_t sum, std::byte* out) const override {
+      const size_t hidden = sums.size() / num_sums;
+      std::memcpy(out, sums.data() + sum * hidden, hidden * sizeof(float));
+    }
     const Buffer* const y;
     size_t row_bytes = 0;
+    size_t num_sums = 0;
+    std::vector<float> sums;
   };
 
   LocalTransport(const ModelConfig& config,
                  const LocalTransportOptions& options, WorkerPool* pool);
   absl::Status Run(int endpoint, const router::ExpertBatch& batch);
+  // Leaves in y_ the rows that come back by themselves, in rows_ the sums.
+  void AddUp(const router::ExpertBatch& batch);
 
   const ModelConfig& config_;
   const LocalTransportOptions options_;
@@ -72,6 +85,8 @@ class LocalTransport final : public router::ExpertTransport {
   std::unique_ptr<expert::GroupedFfn> ffn_;
   std::vector<std::atomic<bool>> down_;
   std::atomic<int64_t> num_batches_ = 0;
+  std::atomic<int64_t> num_sums_ = 0;
+  std::atomic<int64_t> answer_bytes_ = 0;
   int poisoned_ = 0;
   int poisoned_endpoint_ = -1;
   std::vector<const expert::PackedExpert*> experts_;  // of the batch

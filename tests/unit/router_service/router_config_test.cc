@@ -37,6 +37,24 @@ TEST(RouterConfigTest, TypesOfKeysAndValues) {
               ContainsRegex("--kv-dtype is 'int4'.*int8"));
 }
 
+TEST(RouterConfigTest, CombineGroupsAreOfANumberOfExpertsOrAll) {
+  RouterConfig config = Config();
+  EXPECT_EQ(CombineGroupSize(config, 16), 1);
+  for (const auto& [text, size] : std::vector<std::pair<std::string, int64_t>>{
+           {"4", 4}, {"16", 16}, {"100", 16}, {"all", 16}}) {
+    config.combine_group_size = text;
+    EXPECT_TRUE(CheckRouterConfig(config).ok()) << text;
+    EXPECT_EQ(CombineGroupSize(config, 16), size) << text;
+  }
+  for (const char* text :
+       {"0", "-1", "", "some", "4x", "99999999999999999999"}) {
+    config.combine_group_size = text;
+    EXPECT_THAT(std::string(CheckRouterConfig(config).message()),
+                ContainsRegex("--combine-group-size is '"))
+        << text;
+  }
+}
+
 TEST(RouterConfigTest, NumbersHaveARange) {
   constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();

@@ -167,6 +167,12 @@ inline std::vector<float> Rows(const v1::ExpertResult& result) {
   return rows;
 }
 
+inline std::vector<float> Sums(const v1::ExpertResult& result) {
+  std::vector<float> sums(result.partial_sums().size() / 4);
+  std::memcpy(sums.data(), result.partial_sums().data(), sums.size() * 4);
+  return sums;
+}
+
 using ForwardCall = grpc::ClientReaderWriter<v1::ExpertBatch, v1::ExpertResult>;
 
 class ExpertServiceTest : public testing::Test {
@@ -175,7 +181,8 @@ class ExpertServiceTest : public testing::Test {
     executor_ = std::make_unique<ExpertExecutor>(
         ExpertExecutor::Options{kHidden, 64, Clock::Real()},
         ExpertExecutor::Metrics{},
-        ExpertExecutor::Parts{&queue_, &weights_, &ffn_, &replies_, &load_});
+        ExpertExecutor::Parts{&queue_, &weights_, &ffn_, &replies_, &load_,
+                              &pool_});
     EXPECT_TRUE(contents_.Load(FirstSlots(), 0, {}).ok());
     ExpertServiceImpl::Metrics metrics;
     for (size_t code = 0; code < answers_.size(); ++code) {
@@ -231,6 +238,7 @@ class ExpertServiceTest : public testing::Test {
       &weights_};
   DoublingFfn ffn_;
   PayloadPool replies_;
+  WorkerPool pool_{1};
   SlotLoad load_{kLayers, kExperts};
   std::array<prometheus::Counter, v1::Code_ARRAYSIZE> answers_;
   prometheus::Gauge streams_;

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "services/wire/row_sum.h"
 #include "tests/unit/expert_service/api/expert_service_fixture.h"
 
 namespace expertmesh::expert {
@@ -86,6 +87,39 @@ TEST_F(ExpertServiceTest, ABatchThatCannotBeServedLeavesTheStreamOpen) {
   EXPECT_EQ(ask(Batch(11, 0, {1})).code(), v1::CODE_OK);
   EXPECT_EQ(answers_[v1::CODE_INVALID_ARGUMENT].Value(), 3);
   EXPECT_EQ(answers_[v1::CODE_NOT_HOSTED].Value(), 1);
+  call->WritesDone();
+  EXPECT_TRUE(call->Finish().ok());
+}
+
+TEST_F(ExpertServiceTest, RowsComeBackAddedUpWhereTheBatchAsks) {
+  grpc::ClientContext context;
+  const auto call = stub_->Forward(&context);
+  v1::ExpertBatch batch = Batch(1, 2, {0, 1, 2});
+  for (const float weight : {0.5f, 7.0f, -0.25f}) batch.add_row_weight(weight);
+  for (const uint32_t sum : {0u, kNoSum, 0u}) batch.add_row_sum(sum);
+  batch.set_num_sums(1);
+  v1::ExpertResult result;
+  ASSERT_TRUE(call->Write(batch));
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.code(), v1::CODE_OK) << result.message();
+  EXPECT_EQ(result.num_rows(), 1u);
+  EXPECT_EQ(result.num_sums(), 1u);
+  EXPECT_THAT(Rows(result), testing::ElementsAre(4, 4, 4, 4));
+  EXPECT_THAT(Sums(result), testing::ElementsAre(-0.5, -0.5, -0.5, -0.5));
+
+  batch.set_row_sum(1, 0);
+  ASSERT_TRUE(call->Write(batch));
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.num_rows(), 0u);
+  EXPECT_EQ(result.hidden_states(), "");
+  EXPECT_THAT(Sums(result), testing::ElementsAre(27.5, 27.5, 27.5, 27.5));
+
+  batch.set_row_sum(1, 1);
+  ASSERT_TRUE(call->Write(batch));
+  ASSERT_TRUE(call->Read(&result));
+  EXPECT_EQ(result.code(), v1::CODE_INVALID_ARGUMENT);
+  EXPECT_THAT(result.message(), HasSubstr("row_sum[1]"));
+  EXPECT_EQ(result.num_sums(), 0u);
   call->WritesDone();
   EXPECT_TRUE(call->Finish().ok());
 }

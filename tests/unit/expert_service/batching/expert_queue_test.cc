@@ -26,7 +26,7 @@ class NamedWork final : public ExpertWork {
     num_rows = rows;
   }
   void CopyRows(int64_t, int64_t, std::byte*) const override {}
-  void Finish(const absl::Status&, PayloadRef, const WorkTiming&) override {}
+  void Finish(const absl::Status&, WorkOutput, const WorkTiming&) override {}
 
   const std::string name;
 };

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "services/core/worker_pool.h"
+#include "services/wire/row_sum.h"
 #include "tests/support/allocation_counter.h"
 #include "tests/support/fake_clock.h"
 
@@ -74,9 +75,24 @@ class TestWork final : public ExpertWork {
     dtype = type;
     expert_ids = experts_;
     group_offsets = offsets_;
-    num_rows = offsets_.back();
+    num_rows = num_lone_rows = offsets_.back();
     in_ = Buffer(static_cast<size_t>(num_rows) * row_bytes());
     FillRandom(in_.data(), num_rows * kHidden, dtype, seed);
+  }
+
+  // Has so many sums, and every row go into one of them or, now and then, not.
+  void AddUp(uint32_t sums, uint32_t seed) {
+    std::mt19937 random(seed);
+    num_lone_rows = 0;
+    for (int64_t row = 0; row < num_rows; ++row) {
+      const uint32_t sum = random() % (sums + 1);
+      sums_of_rows_.push_back(sum == sums ? kNoSum : sum);
+      num_lone_rows += sum == sums;
+      weights_of_rows_.push_back(static_cast<float>(random() % 1000) / 999.0f);
+    }
+    row_sum = sums_of_rows_;
+    row_weight = weights_of_rows_;
+    num_sums = sums;
   }
 
   size_t row_bytes() const { return kHidden * DTypeBytes(dtype); }
@@ -85,11 +101,11 @@ class TestWork final : public ExpertWork {
     std::memcpy(out, in_.data() + static_cast<size_t>(first) * row_bytes(),
                 static_cast<size_t>(last - first) * row_bytes());
   }
-  void Finish(const absl::Status& status, PayloadRef rows,
+  void Finish(const absl::Status& status, WorkOutput output,
               const WorkTiming& timing) override {
     MutexLock lock(&mutex_);
     status_ = status;
-    rows_ = std::move(rows);
+    output_ = std::move(output);
     timing_ = timing;
     ++finished_;
     changed_.NotifyAll();
@@ -101,15 +117,19 @@ class TestWork final : public ExpertWork {
     EXPECT_EQ(finished_, 1);
     return status_;
   }
+  // Rows, then sums.
   std::string Bytes() const {
-    return std::string(reinterpret_cast<const char*>(rows_.data()),
-                       rows_.size());
+    std::string bytes;
+    for (const PayloadRef* part : {&output_.rows, &output_.sums}) {
+      bytes.append(reinterpret_cast<const char*>(part->data()), part->size());
+    }
+    return bytes;
   }
-  bool has_rows() const { return static_cast<bool>(rows_); }
+  bool has_rows() const { return output_.rows || output_.sums; }
   const WorkTiming& timing() const { return timing_; }
   void Reset() {
     finished_ = 0;
-    rows_ = PayloadRef();
+    output_ = {};
   }
 
   // This batch alone, straight through the kernel.
@@ -120,17 +140,41 @@ class TestWork final : public ExpertWork {
     }
     Buffer y(in_.size());
     EXPECT_TRUE(ffn.Run({experts, offsets_, dtype, in_.data(), y.data()}).ok());
-    return std::string(reinterpret_cast<const char*>(y.data()), y.size());
+    return AddedUp(y.data());
   }
 
  private:
+  // Plainly: each sum from zero, in the order of the rows.
+  std::string AddedUp(const std::byte* y) const {
+    std::string rows;
+    std::vector<float> sums(num_sums * kHidden, 0.0f);
+    for (int64_t row = 0; row < num_rows; ++row, y += row_bytes()) {
+      if (num_sums == 0 || row_sum[row] == kNoSum) {
+        rows.append(reinterpret_cast<const char*>(y), row_bytes());
+        continue;
+      }
+      for (int64_t i = 0; i < kHidden; ++i) {
+        const float x = dtype == DType::kF32
+                            ? reinterpret_cast<const float*>(y)[i]
+                            : ToF32(reinterpret_cast<const BF16*>(y)[i]);
+        const float product = row_weight[row] * x;
+        sums[row_sum[row] * kHidden + i] += product;
+      }
+    }
+    rows.append(reinterpret_cast<const char*>(sums.data()),
+                sums.size() * sizeof(float));
+    return rows;
+  }
+
   std::vector<uint32_t> experts_, offsets_;
+  std::vector<uint32_t> sums_of_rows_;
+  std::vector<float> weights_of_rows_;
   Buffer in_;
   Mutex mutex_;
   CondVar changed_;
   int finished_ = 0;
   absl::Status status_;
-  PayloadRef rows_;
+  WorkOutput output_;
   WorkTiming timing_;
 };
 
@@ -162,13 +206,15 @@ class ExpertExecutorTest : public testing::Test {
         ExpertExecutor::Metrics{&batch_rows_, nullptr, nullptr, &rows_},
         ExpertExecutor::Parts{&queue_, &live_,
                               ffn != nullptr ? ffn : ffn_.get(), &replies_,
-                              &load_});
+                              &load_, &pool_});
   }
   TestWork* Add(ExpertQueue::Stream* stream, uint32_t layer, DType dtype,
-                std::vector<uint32_t> experts, std::vector<uint32_t> rows) {
+                std::vector<uint32_t> experts, std::vector<uint32_t> rows,
+                uint32_t num_sums = 0) {
     works_.push_back(std::make_unique<TestWork>(
         layer, dtype, std::move(experts), std::move(rows),
         static_cast<uint32_t>(works_.size())));
+    if (num_sums > 0) works_.back()->AddUp(num_sums, 77);
     EXPECT_TRUE(queue_.Add(stream, works_.back().get()).ok());
     return works_.back().get();
   }
@@ -233,6 +279,25 @@ TEST_F(ExpertExecutorTest, MoreRowsThanTheWorkspaceRunInChunks) {
   Add(a_, 0, DType::kF32, {0, 1, 2}, {3, 50, 7});
   Add(b_, 0, DType::kF32, {1}, {16});
   Add(b_, 0, DType::kF32, {1, 2}, {17, 1});
+  Start();
+  ExpectAllRight();
+}
+
+TEST_F(ExpertExecutorTest, RowsAreAddedUpWhereTheBatchAsks) {
+  // Alone, and alone in one chunk and in several.
+  for (const std::vector<uint32_t>& rows :
+       std::vector<std::vector<uint32_t>>{{1, 1, 1}, {5, 4, 7}, {30, 9, 25}}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      Add(a_, 0, dtype, {0, 1, 2}, rows, 1);
+      Add(a_, 1, dtype, {0, 1, 2}, rows, 3);
+    }
+  }
+  // Merged, beside one that wants rows.
+  for (int i = 0; i < 3; ++i) {
+    Add(b_, 1, DType::kF32, {0, 2}, {3, 4}, 2);
+    Add(a_, 1, DType::kF32, {0, 1}, {2, 6});
+    Add(a_, 1, DType::kBF16, {1, 2}, {9, 1}, 4);
+  }
   Start();
   ExpectAllRight();
 }
@@ -302,6 +367,7 @@ TEST_F(ExpertExecutorTest, EndsAfterAnsweringWhatIsQueued) {
 TEST_F(ExpertExecutorTest, SteadyStateAllocatesNothing) {
   TestWork one(0, DType::kF32, {0, 1, 2}, {4, 4, 4}, 1);
   TestWork two(0, DType::kBF16, {0, 2}, {2, 40}, 2);
+  two.AddUp(5, 3);
   Start();
   const auto run_both = [&] {
     for (TestWork* work : {&one, &two}) {

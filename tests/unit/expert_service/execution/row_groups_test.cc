@@ -24,7 +24,7 @@ class ShapeOnly final : public ExpertWork {
     num_rows = offsets_.back();
   }
   void CopyRows(int64_t, int64_t, std::byte*) const override {}
-  void Finish(const absl::Status&, PayloadRef, const WorkTiming&) override {}
+  void Finish(const absl::Status&, WorkOutput, const WorkTiming&) override {}
 
  private:
   std::vector<uint32_t> experts_, offsets_;

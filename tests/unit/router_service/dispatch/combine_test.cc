@@ -5,6 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
 #include <random>
 
 #include "tests/reference/moe_reference.h"
@@ -74,8 +78,8 @@ std::vector<float> RunRows(const Layer& layer, const DispatchPlan& plan) {
 std::vector<float> CombineF32(const Layer& layer, const DispatchPlan& plan,
                               const std::vector<float>& rows) {
   std::vector<float> y(layer.x.size(), -1.0f);
-  Combine(plan, layer.weights.top_k, DType::kF32,
-          reinterpret_cast<const std::byte*>(rows.data()),
+  Combine(plan, layer.weights.top_k,
+          {.rows = reinterpret_cast<const std::byte*>(rows.data())},
           layer.weights.hidden_size, 0, layer.num_tokens, y.data());
   return y;
 }
@@ -113,6 +117,121 @@ TEST_P(CombineTest, WaitingChangesNoBit) {
   }
 }
 
+// In plain loops: what each group of a token adds up to, groups ascending. The
+// order of a token's rows is taken from their experts, not from the plan.
+using GroupSums = std::map<int, std::vector<float>>;
+GroupSums SumsOf(const DispatchPlan& plan, int64_t token, int group_size,
+                 const std::vector<float>& rows, int hidden) {
+  std::map<int, uint32_t> by_expert;
+  for (const RowGroup& group : plan.groups) {
+    for (uint32_t row = group.first_row; row < group.last_row; ++row) {
+      if (plan.row_token[row] == token) by_expert[group.expert_id] = row;
+    }
+  }
+  GroupSums sums;
+  for (const auto& [expert, row] : by_expert) {
+    std::vector<float>& sum = sums[expert / group_size];
+    sum.resize(hidden);
+    for (int i = 0; i < hidden; ++i) {
+      const float product = plan.row_weight[row] * rows[row * hidden + i];
+      sum[i] += product;
+    }
+  }
+  return sums;
+}
+
+TEST_P(CombineTest, GroupsAreAddedUpFirstByWhomever) {
+  const int num_experts = layer_.weights.num_experts;
+  const int top_k = layer_.weights.top_k;
+  const int hidden = layer_.weights.hidden_size;
+  for (const auto& [group_size, capacity] :
+       {std::pair(1, 99), {2, 99}, {3, 4}, {4, 99}, {5, 1}, {16, 7}}) {
+    const DispatchPlan plan = BuildPlan(
+        layer_, Route(layer_, OverflowPolicy::kWait), CapacityOf(capacity));
+    std::vector<float> rows = RunRows(layer_, plan);
+    const int size = std::min(group_size, num_experts);
+    CombineGroups groups(size);
+    groups.Reset(plan);
+    PartialSums sums({.group_size = size,
+                      .max_tokens = layer_.num_tokens,
+                      .top_k = top_k,
+                      .hidden_size = hidden});
+    std::vector<float> expected(layer_.x.size());
+    std::mt19937 random(size);
+    std::vector<uint32_t> replaced;
+    for (int64_t t = 0; t < layer_.num_tokens; ++t) {
+      const int32_t* const token_rows = &plan.token_rows[t * top_k];
+      int64_t place = 0;
+      for (const auto& [group, sum] : SumsOf(plan, t, size, rows, hidden)) {
+        for (int i = 0; i < hidden; ++i) expected[t * hidden + i] += sum[i];
+        const int64_t end = groups.EndOfGroup(token_rows, top_k, place);
+        if (sums.IsSmaller(end - place) && random() % 2 == 0) {
+          const uint32_t slot = sums.Slot(t, place);
+          std::memcpy(sums.data(slot), sum.data(), hidden * sizeof(float));
+          sums.SetHere(slot);
+          replaced.insert(replaced.end(), token_rows + place, token_rows + end);
+        }
+        place = end;
+      }
+    }
+    const auto combine = [&](const PartialSums* with) {
+      std::vector<float> y(layer_.x.size(), -1.0f);
+      Combine(plan, top_k,
+              {.rows = reinterpret_cast<const std::byte*>(rows.data()),
+               .groups = &groups,
+               .sums = with},
+              hidden, 0, layer_.num_tokens, y.data());
+      return y;
+    };
+    EXPECT_EQ(combine(nullptr), expected) << "groups of " << size;
+    for (const uint32_t row : replaced) {
+      std::fill_n(&rows[row * hidden], hidden, std::nanf(""));
+    }
+    EXPECT_EQ(combine(&sums), expected) << "groups of " << size;
+    EXPECT_EQ(replaced.empty(), size == 1 || top_k == 1);
+  }
+}
+
+TEST_P(CombineTest, GroupsOfOneAndOfAllGiveTheSameBits) {
+  const DispatchPlan plan = BuildPlan(
+      layer_, Route(layer_, OverflowPolicy::kWait), {.capacity_factor = 0});
+  const std::vector<float> rows = RunRows(layer_, plan);
+  CombineGroups all(layer_.weights.num_experts);
+  all.Reset(plan);
+  std::vector<float> y(layer_.x.size());
+  Combine(
+      plan, layer_.weights.top_k,
+      {.rows = reinterpret_cast<const std::byte*>(rows.data()), .groups = &all},
+      layer_.weights.hidden_size, 0, layer_.num_tokens, y.data());
+  EXPECT_EQ(y, CombineF32(layer_, plan, rows));
+}
+
+// More columns than are added up at a time, and a tail.
+TEST(CombineOrderTest, GroupsOfWideRows) {
+  constexpr int64_t kHidden = 2 * 1024 + 7;
+  const Gate gate = MakeGate(6, 5);
+  const Routing routing =
+      MakeRouting(gate, {{3, 1, 2, 5, 4, 6}}, {OverflowPolicy::kWait});
+  DispatchPlanner planner(&gate, {.capacity_factor = 0});
+  DispatchPlan plan;
+  planner.Build(routing, {}, &plan);
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> rows(5 * kHidden);
+  for (float& value : rows) value = normal(random);
+  CombineGroups groups(3);
+  groups.Reset(plan);
+  std::vector<float> y(kHidden), expected(kHidden);
+  for (const auto& [group, sum] : SumsOf(plan, 0, 3, rows, kHidden)) {
+    for (int64_t i = 0; i < kHidden; ++i) expected[i] += sum[i];
+  }
+  Combine(plan, 5,
+          {.rows = reinterpret_cast<const std::byte*>(rows.data()),
+           .groups = &groups},
+          kHidden, 0, 1, y.data());
+  EXPECT_EQ(y, expected);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, CombineTest,
                          testing::Values(std::tuple(1, 1, true),
                                          std::tuple(4, 2, true),
@@ -133,8 +252,8 @@ TEST(CombineOrderTest, AddsByAscendingExpertWhateverTheWave) {
   ASSERT_EQ(WavesText(plan), "e0:1 e1:1 e2:0 / e0:0 e1:0 e2:1");
   const std::vector<float> rows = {0, 0, -0.5e8f, 1e8f, 1, 0};
   std::vector<float> y(2);
-  Combine(plan, 3, DType::kF32, reinterpret_cast<const std::byte*>(rows.data()),
-          1, 0, 2, y.data());
+  Combine(plan, 3, {.rows = reinterpret_cast<const std::byte*>(rows.data())}, 1,
+          0, 2, y.data());
   EXPECT_EQ(y[0], 0.0f);
 }
 
@@ -153,12 +272,11 @@ TEST(CombineOrderTest, ReadsEveryTypeAndOnlyItsTokens) {
         std::pair<DType, const void*>(DType::kBF16, bf16.data()),
         std::pair<DType, const void*>(DType::kF16, f16.data())}) {
     std::vector<float> y = {-1.0f, -1.0f};
-    Combine(plan, 1, dtype, static_cast<const std::byte*>(rows), 1, 0, 2,
-            y.data());
+    const ExpertOutputs outputs = {dtype, static_cast<const std::byte*>(rows)};
+    Combine(plan, 1, outputs, 1, 0, 2, y.data());
     EXPECT_EQ(y, std::vector<float>({0.5f, 1.5f})) << DTypeName(dtype);
     y = {-1.0f, -1.0f};
-    Combine(plan, 1, dtype, static_cast<const std::byte*>(rows), 1, 1, 2,
-            y.data());
+    Combine(plan, 1, outputs, 1, 1, 2, y.data());
     EXPECT_EQ(y, std::vector<float>({-1.0f, 1.5f})) << DTypeName(dtype);
   }
 }
@@ -172,8 +290,8 @@ TEST(CombineOrderTest, ATokenNobodyServesGetsZero) {
   planner.Build(routing, {}, &plan);
   const float row = 2.0f;
   std::vector<float> y = {-1.0f, -1.0f};
-  Combine(plan, 1, DType::kF32, reinterpret_cast<const std::byte*>(&row), 1, 0,
-          2, y.data());
+  Combine(plan, 1, {.rows = reinterpret_cast<const std::byte*>(&row)}, 1, 0, 2,
+          y.data());
   EXPECT_EQ(y, std::vector<float>({0.0f, 1.8f}));
 }
 

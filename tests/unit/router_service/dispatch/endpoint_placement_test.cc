@@ -106,5 +106,17 @@ TEST(PlacementTest, RemovesAReplica) {
   EXPECT_THAT(placement.preferred(0, 0), ElementsAre(7));
 }
 
+TEST(PlaceOnEndpointsTest, KnowsWhoCanAddRows) {
+  std::vector<EndpointInfo> endpoints = {
+      Endpoint(3, "a", {0}), Endpoint(5, "a", {1}),
+      Endpoint(7, "a", {2}, EndpointState::kDraining)};
+  endpoints[1].adds_rows = endpoints[2].adds_rows = true;
+  const auto placement =
+      PlaceOnEndpoints(FourExperts(), endpoints, "a").placement;
+  EXPECT_FALSE(placement->adds_rows(3));
+  EXPECT_TRUE(placement->adds_rows(5));
+  EXPECT_TRUE(placement->adds_rows(7));  // serves what nobody else holds
+}
+
 }  // namespace
 }  // namespace expertmesh::router

@@ -1,7 +1,8 @@
 #pragma once
 
-// Endpoints without a network: each answers by echoing its tokens, fails as
-// told, or keeps its batches until it is told to answer.
+// Endpoints without a network: each answers by echoing its tokens (in f32),
+// added up where it is asked for sums, fails as told, or keeps its batches
+// until it is told to answer.
 
 #include <cstring>
 #include <deque>
@@ -20,6 +21,7 @@ class FakeMesh final : public ExpertTransport {
     int endpoint;
     std::vector<uint32_t> expert_ids;
     size_t num_rows;
+    size_t num_sums;
     absl::Duration deadline;
   };
 
@@ -33,6 +35,7 @@ class FakeMesh final : public ExpertTransport {
       sent_.push_back({endpoint,
                        {batch.expert_ids.begin(), batch.expert_ids.end()},
                        batch.num_rows(),
+                       batch.num_sums,
                        batch.deadline});
       std::deque<absl::Status>& errors = errors_[endpoint];
       if (!errors.empty()) {
@@ -86,10 +89,20 @@ class FakeMesh final : public ExpertTransport {
    public:
     Batch(const ExpertBatch& batch, BatchCompletion* completion)
         : row_bytes_(batch.hidden_size * DTypeBytes(batch.dtype)),
-          completion_(completion) {
-      for (const uint32_t token : batch.row_token) {
-        const std::byte* from = batch.hidden_states.data() + token * row_bytes_;
-        rows_.insert(rows_.end(), from, from + row_bytes_);
+          completion_(completion),
+          sums_(batch.num_sums * batch.hidden_size) {
+      for (size_t row = 0; row < batch.num_rows(); ++row) {
+        const std::byte* from =
+            batch.hidden_states.data() + batch.row_token[row] * row_bytes_;
+        if (batch.num_sums == 0 || batch.row_sum[row] == kNoSum) {
+          rows_.insert(rows_.end(), from, from + row_bytes_);
+          continue;
+        }
+        const auto* values = reinterpret_cast<const float*>(from);
+        for (size_t i = 0; i < batch.hidden_size; ++i) {
+          sums_[batch.row_sum[row] * batch.hidden_size + i] +=
+              batch.row_weight[row] * values[i];
+        }
       }
     }
     void Answer(const absl::Status& status, uint32_t credit) {
@@ -103,11 +116,16 @@ class FakeMesh final : public ExpertTransport {
       std::memcpy(out, rows_.data() + first * row_bytes_,
                   (last - first) * row_bytes_);
     }
+    void CopySum(size_t sum, std::byte* out) const override {
+      const size_t hidden = row_bytes_ / sizeof(float);
+      std::memcpy(out, sums_.data() + sum * hidden, hidden * sizeof(float));
+    }
 
    private:
     size_t row_bytes_;
     std::vector<std::byte> rows_;
     BatchCompletion* completion_;
+    std::vector<float> sums_;
   };
 
   int CountSent(int endpoint) const {

@@ -34,6 +34,7 @@ expert::v1::EndpointState GoodState() {
   state.set_queue_capacity_rows(512);
   state.set_credit_rows(256);
   state.set_wire_version(1);
+  state.set_adds_rows(true);
   state.set_placement_epoch(9);
   state.set_memory_budget_bytes(1 << 21);
   auto* hosted = state.add_hosted();
@@ -149,6 +150,7 @@ TEST(EndpointSet, PublishesWhatAnEndpointAnnounces) {
   EXPECT_EQ(info.placement_epoch, 9u);
   EXPECT_EQ(info.memory_budget_bytes, 1u << 21);
   EXPECT_EQ(info.instance_id, 0u);
+  EXPECT_TRUE(info.adds_rows);
   EXPECT_THAT(harness.set().Snapshot(), ElementsAre(info));
 }
 

@@ -336,7 +336,9 @@ TEST_P(GrpcExpertTransportTest, AnAnswerOfTheWrongShapeFailsItsBatchOnly) {
       [](Result& r) { r.set_data_type(expert::v1::DATA_TYPE_BF16); },
       [](Result& r) { r.mutable_hidden_states()->pop_back(); },
       [](Result& r) { r.mutable_hidden_states()->append(4, 'x'); },
-      [](Result& r) { r.clear_hidden_states(); }};
+      [](Result& r) { r.clear_hidden_states(); },
+      [](Result& r) { r.set_num_sums(1); },
+      [](Result& r) { r.set_partial_sums("1234"); }};
   for (const auto& change : changes) {
     TestBatch wrong(pool), right(pool);
     harness.Send(wrong);

@@ -6,6 +6,7 @@
 #include <google/protobuf/stubs/logging.h>
 
 #include "services/wire/batch_codec.h"
+#include "services/wire/row_sum.h"
 #include "tests/unit/services/wire/wire_test_util.h"
 
 namespace expertmesh {
@@ -25,6 +26,13 @@ std::string SomeBatch(std::mt19937& random) {
       if (random() % 2) m.add_row_token(t);
     }
     m.add_group_offsets(m.row_token_size());
+  }
+  if (random() % 2 && m.row_token_size() > 0) {
+    m.set_num_sums(1);
+    for (int r = 0; r < m.row_token_size(); ++r) {
+      m.add_row_weight(0.5f);
+      m.add_row_sum(r % 3 == 0 ? 0 : kNoSum);
+    }
   }
   if (random() % 2) m.set_traceparent("00-ab-cd-01");
   const size_t element = m.data_type() == expert::v1::DATA_TYPE_F32 ? 4 : 2;
@@ -96,6 +104,14 @@ void Check(const std::string& bytes, std::mt19937& random, int* valid) {
     ASSERT_TRUE(std::equal(ours.row_token().begin(), ours.row_token().end(),
                            theirs.row_token().begin(),
                            theirs.row_token().end()));
+    ASSERT_EQ(ours.num_sums(), theirs.num_sums());
+    ASSERT_TRUE(std::equal(ours.row_sum().begin(), ours.row_sum().end(),
+                           theirs.row_sum().begin(), theirs.row_sum().end()));
+    ASSERT_EQ(ours.row_weight().size(),
+              static_cast<size_t>(theirs.row_weight_size()));
+    ASSERT_EQ(std::memcmp(ours.row_weight().data(), theirs.row_weight().data(),
+                          ours.row_weight().size() * sizeof(float)),
+              0);
   }
   if (!ours.Validate().ok()) return;
   ++*valid;
@@ -140,6 +156,8 @@ TEST(BatchCodecFuzz, MutatedResults) {
     m.set_hidden_size(3);
     m.set_num_rows(4);
     m.set_hidden_states(std::string(24, 'r'));
+    m.set_num_sums(2);
+    m.set_partial_sums(std::string(24, 's'));
     const std::string bytes = Mutate(m.SerializeAsString(), random);
     expert::v1::ExpertResult theirs;
     const bool parsed = Parse(bytes, &theirs);
@@ -148,12 +166,21 @@ TEST(BatchCodecFuzz, MutatedResults) {
       continue;
     }
     ASSERT_TRUE(parsed || refused_utf8);
-    if (!ours.CheckShape(4, 3, DType::kBF16).ok()) continue;
+    if (!ours.CheckShape({.num_rows = 4,
+                          .num_sums = 2,
+                          .hidden_size = 3,
+                          .dtype = DType::kBF16})
+             .ok()) {
+      continue;
+    }
     ++well_shaped;
     std::string rows(24, '\0');
     ours.CopyRows(reinterpret_cast<std::byte*>(rows.data()));
     if (parsed) {
       ASSERT_EQ(rows, theirs.hidden_states());
+      std::string sum(12, '\0');
+      ours.CopySum(1, reinterpret_cast<std::byte*>(sum.data()));
+      ASSERT_EQ(sum, theirs.partial_sums().substr(12));
     }
   }
   EXPECT_GT(well_shaped, 100);

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 
+#include "services/wire/row_sum.h"
 #include "tests/unit/services/wire/wire_test_util.h"
 
 namespace expertmesh {
@@ -15,12 +17,14 @@ using ::testing::HasSubstr;
 
 constexpr uint32_t kHidden = 5;
 
-// Three tokens, experts 1 and 7, four rows.
+// Three tokens, experts 1 and 7, four rows, of which two come back as one.
 struct Example {
   PayloadPool pool;
   std::vector<uint32_t> expert_ids = {1, 7};
   std::vector<uint32_t> group_offsets = {0, 3, 4};
   std::vector<uint32_t> row_token = {2, 0, 1, 2};
+  std::vector<float> row_weight = {0.25f, 0.0f, 0.0f, -3.5f};
+  std::vector<uint32_t> row_sum = {0, kNoSum, kNoSum, 0};
   PayloadRef payload = FilledPayload(pool, 3 * kHidden * 4, 1);
 
   BatchFields Fields() const {
@@ -33,6 +37,9 @@ struct Example {
             .expert_ids = expert_ids,
             .group_offsets = group_offsets,
             .row_token = row_token,
+            .row_weight = row_weight,
+            .row_sum = row_sum,
+            .num_sums = 1,
             .traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7-01"};
   }
 
@@ -48,6 +55,9 @@ struct Example {
     m.mutable_expert_ids()->Add(expert_ids.begin(), expert_ids.end());
     m.mutable_group_offsets()->Add(group_offsets.begin(), group_offsets.end());
     m.mutable_row_token()->Add(row_token.begin(), row_token.end());
+    m.mutable_row_weight()->Add(row_weight.begin(), row_weight.end());
+    m.mutable_row_sum()->Add(row_sum.begin(), row_sum.end());
+    m.set_num_sums(1);
     m.set_traceparent(std::string(f.traceparent));
     m.set_hidden_states(AsString(payload));
     return m;
@@ -68,6 +78,11 @@ void ExpectIsExample(const Example& example, const grpc::ByteBuffer& bytes) {
   EXPECT_EQ(batch.expert_ids(), example.expert_ids);
   EXPECT_EQ(batch.group_offsets(), example.group_offsets);
   EXPECT_EQ(batch.row_token(), example.row_token);
+  EXPECT_EQ(batch.row_weight(), example.row_weight);
+  EXPECT_EQ(batch.row_sum(), example.row_sum);
+  EXPECT_EQ(batch.num_sums(), 1u);
+  EXPECT_EQ(batch.num_lone_rows(), 2u);
+  EXPECT_EQ(batch.result_bytes(), 3u * kHidden * 4);
   EXPECT_EQ(batch.traceparent(), f.traceparent);
 
   const size_t stride = batch.row_bytes();
@@ -142,7 +157,7 @@ TEST(BatchCodec, ReadsFieldsInAnyOrder) {
     }
     parts.push_back(part.SerializeAsString());
   }
-  ASSERT_EQ(parts.size(), 11u);
+  ASSERT_EQ(parts.size(), 14u);
   std::reverse(parts.begin(), parts.end());  // hidden_states first
   std::mt19937 random(4);
   for (int round = 0; round < 50; ++round) {
@@ -157,9 +172,14 @@ TEST(BatchCodec, ReadsUnpackedRepeatedFieldsAndSkipsUnknownOnes) {
   const Example example;
   expert::v1::ExpertBatch message = example.Message();
   message.clear_expert_ids();
+  message.clear_row_weight();
   std::string bytes;
   for (const char id : {1, 7}) {  // field 7, fixed32
     bytes += std::string({'\x3d', id, 0, 0, 0});
+  }
+  for (const float weight : example.row_weight) {  // field 10, float
+    bytes += '\x55';
+    bytes.append(reinterpret_cast<const char*>(&weight), sizeof(weight));
   }
   bytes += std::string("\xa0\x06\x96\x01", 4);  // 100: varint
   bytes += std::string(
@@ -175,10 +195,6 @@ TEST(BatchCodec, ReadsUnpackedRepeatedFieldsAndSkipsUnknownOnes) {
       "1234",
       6);                                               // 100: fixed32
   bytes += std::string("\xa3\x06\x08\x05\xa4\x06", 6);  // 100: group
-  bytes += std::string(
-      "\x52\x04"
-      "\0\0\x80\x3f",
-      6);                                // 10: reserved
   bytes += std::string("\x12\x01x", 3);  // layer as bytes: not our field
   bytes += message.SerializeAsString();
   std::mt19937 random(5);
@@ -191,6 +207,8 @@ TEST(BatchCodec, TheLastOfARepeatedScalarWins) {
   earlier.clear_expert_ids();
   earlier.clear_group_offsets();
   earlier.clear_row_token();
+  earlier.clear_row_weight();
+  earlier.clear_row_sum();
   earlier.set_layer(9);
   earlier.set_hidden_states("something else");
   std::mt19937 random(5);
@@ -272,10 +290,33 @@ TEST(BatchCodec, ValidateNamesWhatIsWrong) {
       {[](Message& m) { m.clear_group_offsets(); }, "group_offsets has 0"},
       {[](Message& m) { m.set_group_offsets(0, 1); }, "from 1 to 4"},
       {[](Message& m) { m.set_group_offsets(2, 5); }, "from 0 to 5"},
-      {[](Message& m) { m.add_row_token(0); }, "from 0 to 4"},
+      {[](Message& m) {
+         m.add_row_token(0);
+         m.add_row_weight(0);
+         m.add_row_sum(kNoSum);
+       },
+       "from 0 to 4"},
       {[](Message& m) { m.set_group_offsets(1, 0xffffffff); },
        "more rows than the 3 tokens"},
       {[](Message& m) { m.set_row_token(3, 3); }, "row_token[3] is 3"},
+      {[](Message& m) { m.set_row_sum(3, 1); },
+       "row_sum[3] is 1, but num_sums is 1"},
+      {[](Message& m) { m.clear_num_sums(); }, "row_sum[0] is 0"},
+      {[](Message& m) { m.set_num_sums(3); }, "only 2 rows go into sums"},
+      {[](Message& m) { m.clear_row_weight(); },
+       "row_sum and row_weight have 4 and 0 elements for 4 rows"},
+      {[](Message& m) { m.clear_row_sum(); },
+       "row_sum and row_weight have 0 and 4 elements for 4 rows"},
+      {[](Message& m) { m.add_row_sum(kNoSum); }, "have 5 and 4"},
+      {[](Message& m) {
+         m.clear_row_sum();
+         m.clear_row_weight();
+       },
+       "have 0 and 0"},
+      {[](Message& m) { m.set_row_weight(3, std::nanf("")); },
+       "row_weight[3] is not finite"},
+      {[](Message& m) { m.set_row_weight(0, HUGE_VALF); },
+       "row_weight[0] is not finite"},
       {[](Message& m) { m.set_traceparent(std::string(300, 'a')); },
        "traceparent"},
       {[](Message& m) { m.set_traceparent("line\nbreak"); }, "traceparent"},
@@ -306,6 +347,9 @@ TEST(BatchCodec, ValidateNamesWhatIsWrong) {
          m.set_hidden_size(1 << 20);
          m.set_hidden_states(std::string(4 << 20, 'x'));
          m.clear_row_token();
+         m.clear_row_weight();
+         m.clear_row_sum();
+         m.clear_num_sums();
          m.clear_expert_ids();
          m.clear_group_offsets();
          m.add_group_offsets(0);
@@ -361,24 +405,59 @@ TEST(BatchCodec, EncodingRefusesWhatDoesNotTravel) {
       HasSubstr("largest message"));
 }
 
+// 64 rows of 4 MiB would not fit an answer, nor would 64 sums; one of them
+// does.
+TEST(BatchCodec, SumsCountAsWhatComesBack) {
+  constexpr uint32_t kRows = 64;
+  expert::v1::ExpertBatch m;
+  m.set_data_type(expert::v1::DATA_TYPE_F32);
+  m.set_num_tokens(1);
+  m.set_hidden_size(1 << 20);
+  m.set_hidden_states(std::string(4 << 20, 'x'));
+  m.add_group_offsets(0);
+  for (uint32_t i = 0; i < kRows; ++i) {
+    m.add_expert_ids(i);
+    m.add_row_token(0);
+    m.add_row_weight(1);
+    m.add_row_sum(i);
+    m.add_group_offsets(i + 1);
+  }
+  m.set_num_sums(kRows);
+  std::mt19937 random(8);
+  DecodedBatch batch;
+  ASSERT_TRUE(batch.Decode(Shatter(m.SerializeAsString(), random, 9999)).ok());
+  EXPECT_THAT(std::string(batch.Validate().message()),
+              HasSubstr("send the rows in parts"));
+  m.mutable_row_sum()->Clear();
+  m.mutable_row_sum()->Resize(kRows, 0);
+  m.set_num_sums(1);
+  ASSERT_TRUE(batch.Decode(Shatter(m.SerializeAsString(), random, 9999)).ok());
+  EXPECT_EQ(batch.Validate(), absl::OkStatus());
+  EXPECT_EQ(batch.result_bytes(), size_t{4} << 20);
+}
+
 TEST(ResultCodec, RoundTripBothWays) {
   PayloadPool pool;
   const PayloadRef payload = FilledPayload(pool, 7 * 3 * 2, 2);
+  const PayloadRef sums = FilledPayload(pool, 2 * 3 * 4, 3);
   const ResultFields fields = {.sequence_number = 99,
                                .dtype = DType::kBF16,
                                .hidden_size = 3,
                                .num_rows = 7,
+                               .num_sums = 2,
                                .queue_us = 12,
                                .compute_us = 4000,
                                .credit_rows = 512};
   grpc::ByteBuffer bytes;
-  ASSERT_EQ(EncodeResult(fields, payload, &bytes), absl::OkStatus());
+  ASSERT_EQ(EncodeResult(fields, {payload, sums}, &bytes), absl::OkStatus());
   expert::v1::ExpertResult message;
   ASSERT_TRUE(message.ParseFromString(Flatten(bytes)));
   EXPECT_EQ(message.code(), expert::v1::CODE_OK);
   EXPECT_EQ(message.num_rows(), 7u);
   EXPECT_EQ(message.credit_rows(), 512u);
   EXPECT_EQ(message.hidden_states(), AsString(payload));
+  EXPECT_EQ(message.num_sums(), 2u);
+  EXPECT_EQ(message.partial_sums(), AsString(sums));
 
   std::mt19937 random(9);
   DecodedResult result;
@@ -390,10 +469,17 @@ TEST(ResultCodec, RoundTripBothWays) {
     EXPECT_EQ(result.queue_us(), 12u);
     EXPECT_EQ(result.compute_us(), 4000u);
     EXPECT_EQ(result.credit_rows(), 512u);
-    ASSERT_EQ(result.CheckShape(7, 3, DType::kBF16), absl::OkStatus());
+    ASSERT_EQ(result.CheckShape({.num_rows = 7,
+                                 .num_sums = 2,
+                                 .hidden_size = 3,
+                                 .dtype = DType::kBF16}),
+              absl::OkStatus());
     std::string rows(payload.size(), '\0');
     result.CopyRows(reinterpret_cast<std::byte*>(rows.data()));
     EXPECT_EQ(rows, AsString(payload));
+    std::string sum(12, '\0');
+    result.CopySum(1, reinterpret_cast<std::byte*>(sum.data()));
+    EXPECT_EQ(sum, AsString(sums).substr(12));
   }
 }
 
@@ -402,7 +488,7 @@ TEST(ResultCodec, AnErrorCarriesItsMessage) {
   ASSERT_EQ(EncodeResult({.sequence_number = 5,
                           .code = expert::v1::CODE_NOT_HOSTED,
                           .message = "expert 3 is not loaded"},
-                         PayloadRef(), &bytes),
+                         {}, &bytes),
             absl::OkStatus());
   DecodedResult result;
   ASSERT_EQ(result.Decode(bytes), absl::OkStatus());
@@ -423,18 +509,29 @@ TEST(ResultCodec, CheckShapeRefusesAnotherShape) {
   message.set_hidden_size(2);
   message.set_num_rows(3);
   message.set_hidden_states(std::string(24, 'x'));
+  message.set_num_sums(1);
+  message.set_partial_sums(std::string(8, 'y'));
   std::mt19937 random(10);
   DecodedResult result;
   ASSERT_EQ(result.Decode(Shatter(message.SerializeAsString(), random, 9)),
             absl::OkStatus());
-  EXPECT_EQ(result.CheckShape(3, 2, DType::kF32), absl::OkStatus());
-  EXPECT_FALSE(result.CheckShape(2, 2, DType::kF32).ok());
-  EXPECT_FALSE(result.CheckShape(3, 3, DType::kF32).ok());
-  EXPECT_FALSE(result.CheckShape(3, 2, DType::kBF16).ok());
-  message.set_hidden_states(std::string(23, 'x'));
-  ASSERT_EQ(result.Decode(Shatter(message.SerializeAsString(), random, 9)),
-            absl::OkStatus());
-  EXPECT_FALSE(result.CheckShape(3, 2, DType::kF32).ok());
+  const auto fits = [&](uint32_t rows, uint32_t sums, uint32_t hidden,
+                        DType dtype) {
+    return result.CheckShape({rows, sums, hidden, dtype}).ok();
+  };
+  EXPECT_TRUE(fits(3, 1, 2, DType::kF32));
+  EXPECT_FALSE(fits(2, 1, 2, DType::kF32));
+  EXPECT_FALSE(fits(3, 0, 2, DType::kF32));
+  EXPECT_FALSE(fits(3, 1, 3, DType::kF32));
+  EXPECT_FALSE(fits(3, 1, 2, DType::kBF16));
+  for (const auto& [rows_bytes, sums_bytes] :
+       {std::pair(23, 8), {24, 7}, {24, 9}, {32, 0}}) {
+    message.set_hidden_states(std::string(rows_bytes, 'x'));
+    message.set_partial_sums(std::string(sums_bytes, 'y'));
+    ASSERT_EQ(result.Decode(Shatter(message.SerializeAsString(), random, 9)),
+              absl::OkStatus());
+    EXPECT_FALSE(fits(3, 1, 2, DType::kF32)) << rows_bytes;
+  }
 }
 
 }  // namespace

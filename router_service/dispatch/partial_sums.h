@@ -1,0 +1,76 @@
+#pragma once
+
+// What came back instead of rows (stop 5d).
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "services/core/dtype.h"
+#include "services/linalg/buffer.h"
+
+namespace expertmesh::router {
+
+// The sums [hidden_size] f32 of those tokens' combine groups that an endpoint
+// has added up. One that is here is of all rows that its token has of the
+// group. Different sums may be filled in by different threads at a time.
+class PartialSums {
+ public:
+  struct Options {
+    DType wire_dtype = DType::kF32;
+    int64_t group_size = 1;
+    int64_t max_tokens = 0;
+    int64_t top_k = 0;
+    int64_t hidden_size = 0;
+  };
+  explicit PartialSums(const Options& options)
+      : hidden_size_(options.hidden_size),
+        // So many take more bytes than their sum, and two at least.
+        min_rows_(static_cast<int64_t>(
+            sizeof(float) / DTypeBytes(options.wire_dtype) + 1)),
+        per_token_(std::min(options.group_size, options.top_k) / min_rows_ > 0
+                       ? options.top_k / min_rows_
+                       : 0),
+        is_here_(options.max_tokens * per_token_, 0),
+        sums_(is_here_.size() * options.hidden_size * sizeof(float)) {}
+
+  // Whether a sum is worth asking for: it is smaller than so many rows.
+  bool IsSmaller(int64_t num_rows) const { return num_rows >= min_rows_; }
+  // No group can have as many rows.
+  bool IsNeverSmaller() const { return per_token_ == 0; }
+
+  // The place of the sum of the group whose rows begin at `place` of its
+  // token's token_rows. Requires: IsSmaller.
+  uint32_t Slot(int64_t token, int64_t place) const {
+    // Each such group has min_rows_ places or more to itself.
+    return static_cast<uint32_t>(token * per_token_ + place / min_rows_);
+  }
+
+  // None is here.
+  void Clear() { std::fill(is_here_.begin(), is_here_.end(), 0); }
+  std::byte* data(uint32_t slot) {
+    return sums_.data() + slot * hidden_size_ * sizeof(float);
+  }
+  void SetHere(uint32_t slot) { is_here_[slot] = 1; }
+
+  // The sum of the group at places [place, end), null where it is not here.
+  const float* Find(int64_t token, int64_t place, int64_t end) const {
+    if (per_token_ == 0 || !IsSmaller(end - place)) return nullptr;
+    const uint32_t slot = Slot(token, place);
+    return is_here_[slot] ? sums_.as<float>() + slot * hidden_size_ : nullptr;
+  }
+  // Requires: it is here.
+  void Forget(int64_t token, int64_t place) {
+    is_here_[Slot(token, place)] = 0;
+  }
+
+ private:
+  const int64_t hidden_size_;
+  const int64_t min_rows_;
+  const int64_t per_token_;       // groups that have so many rows, at most
+  std::vector<uint8_t> is_here_;  // [max_tokens, per_token_]
+  Buffer sums_;                   // [max_tokens, per_token_, hidden_size] f32
+};
+
+}  // namespace expertmesh::router
