@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <iterator>
 #include <new>
 
@@ -18,7 +17,7 @@ size_t RoundUp(size_t bytes, size_t unit) {
   return (bytes + unit - 1) / unit * unit;
 }
 
-// `bytes`, a multiple of kHugePageBytes, of zeros that begin at one.
+// `bytes`, a multiple of kHugePageBytes, aligned to it.
 std::byte* Map(size_t bytes) {
   const size_t with_slack = bytes + kHugePageBytes;
   void* const mapped = mmap(nullptr, with_slack, PROT_READ | PROT_WRITE,
@@ -47,7 +46,7 @@ HugePageArena::~HugePageArena() {
 }
 
 std::shared_ptr<std::byte> HugePageArena::Allocate(size_t bytes) {
-  bytes = RoundUp(bytes, kAlignment);
+  bytes = RoundUp(std::max<size_t>(bytes, 1), kAlignment);
   std::byte* piece = nullptr;
   {
     MutexLock lock(&mutex_);
@@ -57,7 +56,6 @@ std::shared_ptr<std::byte> HugePageArena::Allocate(size_t bytes) {
       piece = Take(bytes);
     }
   }
-  std::memset(piece, 0, bytes);
   return {piece, [this, bytes](std::byte* freed) { Free(freed, bytes); }};
 }
 

@@ -27,8 +27,8 @@ class HugePageArena {
   HugePageArena(const HugePageArena&) = delete;
   HugePageArena& operator=(const HugePageArena&) = delete;
 
-  // `bytes` > 0 of zeros, 64-byte aligned. The arena must outlive them. Throws
-  // std::bad_alloc where memory ends, as operator new does.
+  // `bytes`, 64-byte aligned, uninitialised. The arena must outlive them.
+  // Throws std::bad_alloc where memory ends, as operator new does.
   std::shared_ptr<std::byte> Allocate(size_t bytes);
 
   // Of all blocks.

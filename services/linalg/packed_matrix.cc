@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "services/core/huge_page_arena.h"
 #include "services/core/status_macros.h"
 #include "services/linalg/quantize.h"
 
@@ -196,9 +197,9 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(
   const int64_t k = parts[0].shape[1];
   int64_t n = 0;
   for (const TensorView& part : parts) n += part.shape[0];
-  const auto buffer = std::make_shared<Buffer>(PackedBytes(n, k, format));
-  PackedMatrix packed = FromPanels(
-      n, k, format, std::shared_ptr<const std::byte>(buffer, buffer->data()));
+  const std::shared_ptr<std::byte> panels = HugePageArena::Shared().Allocate(
+      static_cast<size_t>(PackedBytes(n, k, format)));
+  PackedMatrix packed = FromPanels(n, k, format, panels);
 
   const int64_t panel_source_bytes =
       kPanelWidth * std::max<int64_t>(k, 1) *
@@ -214,7 +215,7 @@ absl::StatusOr<PackedMatrix> PackedMatrix::Pack(
   }
   std::vector<absl::Status> statuses(packed.num_panels());
   const auto pack = [&](int64_t index) {
-    std::byte* panel = buffer->data() + index * packed.panel_bytes_;
+    std::byte* panel = panels.get() + index * packed.panel_bytes_;
     std::memset(panel, 0, packed.panel_bytes_);
     statuses[index] = PackPanel(RowsOfPanel(parts, index), format, panel);
     const int64_t run = index / run_panels;

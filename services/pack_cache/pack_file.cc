@@ -13,6 +13,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "services/checkpoint/mapped_file.h"
+#include "services/core/huge_page_arena.h"
 #include "services/core/status_macros.h"
 #include "services/linalg/isa/panel_layout.h"
 
@@ -195,26 +196,26 @@ absl::StatusOr<std::vector<PackedMatrix>> ReadPackFile(
   const auto fault = [&](absl::string_view what) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", what));
   };
-  ASSIGN_OR_RETURN(MappedFile opened, MappedFile::Open(path));
-  const auto file = std::make_shared<const MappedFile>(std::move(opened));
-  if (file->size() < kPageBytes) return fault("is not whole");
+  ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+  if (file.size() < kPageBytes) return fault("is not whole");
   PackFileHeader header;
-  std::memcpy(&header, file->data(), sizeof(header));
-  if (const std::string what = FaultOf(header, file->size(), source);
+  std::memcpy(&header, file.data(), sizeof(header));
+  if (const std::string what = FaultOf(header, file.size(), source);
       !what.empty()) {
     return fault(what);
   }
-  file->Prefetch(file->data(), file->size());
+  file.Prefetch(file.data(), file.size());
   std::vector<PackedMatrix> matrices;
   for (uint64_t i = 0; i < header.num_matrices; ++i) {
     const MatrixHeader& matrix = header.matrices[i];
-    const std::byte* data = file->data() + matrix.offset;
-    const absl::string_view bytes(reinterpret_cast<const char*>(data),
+    const std::shared_ptr<std::byte> panels =
+        HugePageArena::Shared().Allocate(matrix.bytes);
+    std::memcpy(panels.get(), file.data() + matrix.offset, matrix.bytes);
+    const absl::string_view bytes(reinterpret_cast<const char*>(panels.get()),
                                   matrix.bytes);
     if (PackChecksum(bytes) != matrix.checksum) return fault("is corrupt");
     matrices.push_back(PackedMatrix::FromPanels(
-        matrix.n, matrix.k, static_cast<WeightFormat>(matrix.format),
-        std::shared_ptr<const std::byte>(file, data)));
+        matrix.n, matrix.k, static_cast<WeightFormat>(matrix.format), panels));
   }
   return matrices;
 }
