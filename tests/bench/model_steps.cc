@@ -54,7 +54,7 @@ LocalModelOptions BenchOptions(int64_t max_seqs,
   options.router_dtype =
       format && IsQuantized(*format) ? DType::kF32 : DType::kBF16;
   options.router_format = options.expert_format = format;
-  options.kv_dtype = DType::kBF16;
+  options.kv_format = KvFormat::kBF16;
   options.wire_dtype = DType::kBF16;
   options.max_context_tokens = kContextTokens;
   options.kv_cache_tokens = max_seqs * kContextTokens;
