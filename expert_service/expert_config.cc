@@ -36,7 +36,7 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
       ->capture_default_str();
   app.add_option("--pack-cache", config->pack_cache,
                  "Folder where packed weights are kept, so that the next start "
-                 "maps them instead of packing; services may share it");
+                 "reads them instead of packing; services may share it");
   app.add_option("--experts", config->experts,
                  "Experts held at first: 0-3,7 in every layer, 17@3 for expert "
                  "17 of layer 3 only, none for a host that is given experts "

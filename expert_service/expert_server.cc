@@ -74,7 +74,7 @@ absl::Status ExpertServer::Load() {
   ASSIGN_OR_RETURN(format_, PackedFormat(*checkpoint_, format));
   if (!config_.pack_cache.empty()) {
     pack_cache_ = std::make_unique<PackCache>(config_.pack_cache,
-                                              checkpoint_->fingerprint());
+                                              checkpoint_->local_id());
   }
   weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
       model.num_layers, model.num_experts, std::vector<ExpertSlot>(),

@@ -122,7 +122,7 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       "--weights-from; default: whoever reaches --listen may read the weights");
   app.add_option("--pack-cache", config->pack_cache,
                  "Folder where packed weights are kept, so that the next start "
-                 "maps them instead of packing; services may share it");
+                 "reads them instead of packing; services may share it");
   app.add_option("--router-dtype", config->router_dtype,
                  "The router's own arithmetic: auto (as the checkpoint), f32, "
                  "bf16; or int8, int4: weights in codes, the rest as auto")

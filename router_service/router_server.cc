@@ -230,8 +230,7 @@ absl::Status RouterServer::Impl::LoadWeights(
   DenseLoadOptions options = {.format = format, .pool = pool_.get()};
   std::optional<PackCache> cache;
   if (!config_.pack_cache.empty()) {
-    options.cache =
-        &cache.emplace(config_.pack_cache, checkpoint_->fingerprint());
+    options.cache = &cache.emplace(config_.pack_cache, checkpoint_->local_id());
   }
   LoadProgress progress(RouterMatrixBytes(*checkpoint_));
   options.progress = [&progress](int64_t bytes) {

@@ -44,7 +44,7 @@ absl::StatusOr<PackedExpert> LoadCachedExpert(
   const WeightFormat kept_as = format.value_or(FormatOf(gate_proj.dtype));
   const std::string name =
       absl::StrCat("layer", slot.layer, "-expert", slot.expert, ".",
-                   WeightFormatName(kept_as));
+                   format ? WeightFormatName(*format) : "stored");
   const uint64_t sample =
       has_tensors ? SampleOf(checkpoint, {gate_proj, up_proj, down_proj}) : 0;
 

@@ -1,7 +1,5 @@
 #include "expert_service/weights/expert_contents.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -55,7 +53,6 @@ absl::Status ExpertContents::Unload(absl::Span<const ExpertSlot> slots,
   // count only falls, and freeing them here spares the executor the time.
   while (held.use_count() > 1) absl::SleepFor(kInUsePoll);
   held.reset();
-  malloc_trim(0);  // else the heap keeps smaller matrices for itself
   return absl::OkStatus();
 }
 

@@ -1,6 +1,7 @@
 #include "router_service/dispatch/batch_builder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <tuple>
 
@@ -107,11 +108,14 @@ void BatchBuilder::AskForSumsOf(uint32_t token, BatchAttempt* attempt) {
   int64_t end;
   for (int64_t place = 0; place < top_k && rows[place] >= 0; place = end) {
     end = source_.groups->EndOfGroup(rows, top_k, place);
-    const auto is_here = [&](int32_t row) {
-      return row_in_message_[row] != kNotInMessage;
+    // A weight that is not finite stays here: a message with one would be
+    // refused as a whole, for the fault of one token.
+    const auto can_be_added = [&](int32_t row) {
+      return row_in_message_[row] != kNotInMessage &&
+             std::isfinite(source_.plan->row_weight[row]);
     };
     if (!source_.sums->IsSmaller(end - place) ||
-        !std::all_of(rows + place, rows + end, is_here)) {
+        !std::all_of(rows + place, rows + end, can_be_added)) {
       continue;
     }
     const auto sum = static_cast<uint32_t>(attempt->sum_slots.size());

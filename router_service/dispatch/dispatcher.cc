@@ -189,7 +189,7 @@ void Dispatcher::AddPiece(int32_t expert_id, uint32_t first_row,
 }
 
 void Dispatcher::Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
-                       MustWait must_wait) {
+                       MustWait must_wait, RetryReason reason) {
   const DispatchPlan& plan = *ticket->source_.plan;
   std::vector<uint32_t> sorted(rows.begin(), rows.end());
   std::sort(sorted.begin(), sorted.end());
@@ -202,6 +202,7 @@ void Dispatcher::Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
   ticket->exchange_.pieces.clear();
   for (const uint32_t row : rows) {
     AddPiece(plan.ExpertOf(row), row, row + 1, ticket);
+    if (reason == RetryReason::kMissing) continue;
     for (const DispatchTicket::Served& served : ticket->served_) {
       if (served.first_row <= row && row < served.last_row) {
         ticket->exchange_.pieces.back().bad_from = served.endpoint;

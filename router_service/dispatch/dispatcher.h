@@ -23,6 +23,9 @@
 
 namespace expertmesh::router {
 
+// Why rows are asked for once more.
+enum class RetryReason { kBadValues, kMissing };
+
 struct DispatcherOptions {
   DType wire_dtype = DType::kF32;
   int64_t hidden_size = 0;
@@ -156,8 +159,9 @@ class Dispatcher {
   // After Finish: has some rows of the plan computed once more, by another
   // replica where there is one; they come back by themselves. They are failures
   // only if nobody computes them this time.
+  // Whoever gave bad values is not asked for them again where there is another.
   void Retry(absl::Span<const uint32_t> rows, DispatchTicket* ticket,
-             MustWait must_wait);
+             MustWait must_wait, RetryReason reason = RetryReason::kBadValues);
 
   const DispatcherOptions& options() const { return options_; }
   // Rows that went to an endpoint of another numerics_id, since the start.

@@ -86,7 +86,6 @@ void Loader::BeginFile(absl::string_view name) {
   if (options_.cache == nullptr) return;
   file_name_ = absl::StrCat("router-", name, ".",
                             format_ ? WeightFormatName(*format_) : "stored");
-  // The fingerprint has seen each of the router's tensors.
   kept_ = options_.cache->Load(file_name_, /*sample=*/0);
 }
 

@@ -146,7 +146,8 @@ void MoeLayer::RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait) {
     if (wanted.empty()) return;
     std::sort(wanted.begin(), wanted.end());
     wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
-    dispatcher_->Retry(wanted, &ticket->dispatch, must_wait);
+    dispatcher_->Retry(wanted, &ticket->dispatch, must_wait,
+                       RetryReason::kMissing);
   }
 }
 
@@ -193,7 +194,9 @@ void MoeLayer::RetryBadTokens(MoeTicket* ticket, Dispatcher::MustWait must_wait,
   for (const uint32_t token : bad_tokens_) {
     ticket->dispatch.TakeBadRows(token, &rows);
   }
+  times_.End(StepPhase::kCombine);
   dispatcher_->Retry(rows, &ticket->dispatch, must_wait);
+  times_.End(StepPhase::kExperts);
   CombineTokens(*ticket, y, pool);
   FindBadTokens(*ticket);
 }

@@ -126,6 +126,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(
       std::make_unique<Files>(Files{.index = std::move(index)});
   RETURN_IF_ERROR(checkpoint->CheckTensors(data));
   RETURN_IF_ERROR(checkpoint->ComputeFingerprint());
+  RETURN_IF_ERROR(checkpoint->ComputeLocalId(data));
   return checkpoint;
 }
 
@@ -255,6 +256,24 @@ absl::Status Checkpoint::ComputeFingerprint() {
   };
   RETURN_IF_ERROR(VisitSampledTensors(config_, *family_, sample));
   fingerprint_ = hash.Hex();
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::ComputeLocalId(Data data) {
+  local_id_ = fingerprint_;
+  // Holes are filled as tensors come.
+  if (data == Data::kPartial) return absl::OkStatus();
+  Hash hash;
+  for (const SafetensorsFile& file : files_->index.files()) {
+    std::error_code error;
+    const auto written = std::filesystem::last_write_time(file.path(), error);
+    if (error) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(file.path(), ": ", error.message()));
+    }
+    hash.Add(static_cast<uint64_t>(written.time_since_epoch().count()));
+  }
+  absl::StrAppend(&local_id_, "-", hash.Hex());
   return absl::OkStatus();
 }
 

@@ -59,6 +59,11 @@ class Checkpoint {
   // offsets and file sizes, and the first bytes of some (VisitSampledTensors).
   const std::string& fingerprint() const { return fingerprint_; }
 
+  // The fingerprint, and when the files were written where they are whole: for
+  // what is kept of them on this host, which a byte that the fingerprint does
+  // not see would make stale.
+  const std::string& local_id() const { return local_id_; }
+
  private:
   struct Files;
   Checkpoint();
@@ -68,6 +73,7 @@ class Checkpoint {
   absl::Status CheckJoinedTypes() const;
   absl::Status CheckTiedHead() const;
   absl::Status ComputeFingerprint();
+  absl::Status ComputeLocalId(Data data);
 
   std::string directory_;
   ModelConfig config_;
@@ -75,6 +81,7 @@ class Checkpoint {
   GenerationDefaults defaults_;
   std::string config_text_;  // config.json in one normal form
   std::string fingerprint_;
+  std::string local_id_;
   std::unique_ptr<Files> files_;
 };
 

@@ -102,7 +102,7 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
 
   AddPassedOn(app, "--pack-cache", both,
               "Folder where the services keep packed weights, so that the next "
-              "start maps them instead of packing")
+              "start reads them instead of packing")
       ->type_name("DIR");
 
   AddNumber(app, "--capacity-factor", router,

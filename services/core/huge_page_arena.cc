@@ -97,9 +97,16 @@ void HugePageArena::Free(std::byte* piece, size_t bytes) {
       own = previous;
     }
   }
-  if (own->second < block.bytes) return;
-  munmap(memory, block.bytes);
-  blocks_.erase(found);
+  if (own->second == block.bytes) {
+    munmap(memory, block.bytes);
+    blocks_.erase(found);
+    return;
+  }
+  // Whole pages go back although their block stays.
+  const size_t first = RoundUp(own->first, kHugePageBytes);
+  const size_t last =
+      (own->first + own->second) / kHugePageBytes * kHugePageBytes;
+  if (first < last) madvise(memory + first, last - first, MADV_DONTNEED);
 }
 
 size_t HugePageArena::size_bytes() const {

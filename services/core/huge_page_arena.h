@@ -13,8 +13,8 @@ namespace expertmesh {
 
 // Gives out pieces of blocks that the system is asked to back with huge pages:
 // weights that are read once per token would otherwise miss the TLB on every
-// 4 KiB. Pieces next to each other are joined again when they are freed, and a
-// block without pieces goes back to the system. Thread-safe.
+// 4 KiB. Pieces next to each other are joined again when they are freed; huge
+// pages without a piece, and then blocks, go back to the system. Thread-safe.
 class HugePageArena {
  public:
   static constexpr size_t kBlockBytes = size_t{32} << 20;

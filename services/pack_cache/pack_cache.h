@@ -1,6 +1,7 @@
 #pragma once
 
-// Packed matrices on disk, so that the next start maps them instead of packing.
+// Packed matrices on disk, so that the next start reads them instead of
+// packing.
 
 #include <atomic>
 #include <cstdint>
@@ -21,9 +22,9 @@ namespace expertmesh {
 // Thread-safe.
 class PackCache {
  public:
-  // Keeps files in `directory`/`fingerprint`, which is made where it is
-  // missing.
-  PackCache(const std::string& directory, const std::string& fingerprint);
+  // Keeps files in `directory`/`checkpoint`, which is made where it is missing.
+  // `checkpoint`: its local_id.
+  PackCache(const std::string& directory, const std::string& checkpoint);
 
   // The matrices kept under `name`, or none. `sample`: see PackSource.
   std::vector<PackedMatrix> Load(absl::string_view name, uint64_t sample);

@@ -1,6 +1,7 @@
 #include "services/pack_cache/pack_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,7 +13,6 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "services/checkpoint/mapped_file.h"
 #include "services/core/huge_page_arena.h"
 #include "services/core/status_macros.h"
 #include "services/linalg/isa/panel_layout.h"
@@ -113,6 +113,20 @@ absl::Status WriteAll(int fd, const PackFileHeader& header,
   return WriteAt(fd, 0, BytesOf(header));
 }
 
+// Fills `out`. Whether the file has so much there.
+bool ReadAt(int fd, uint64_t offset, size_t bytes, void* out) {
+  auto* to = static_cast<std::byte*>(out);
+  while (bytes > 0) {
+    const ssize_t read = pread(fd, to, bytes, static_cast<off_t>(offset));
+    if (read < 0 && errno == EINTR) continue;
+    if (read <= 0) return false;
+    to += read;
+    offset += static_cast<uint64_t>(read);
+    bytes -= static_cast<size_t>(read);
+  }
+  return true;
+}
+
 // What keeps a file from being used, in words; "" where nothing does.
 std::string FaultOf(const PackFileHeader& header, uint64_t file_bytes,
                     const PackSource& source) {
@@ -120,7 +134,10 @@ std::string FaultOf(const PackFileHeader& header, uint64_t file_bytes,
   if (HeaderChecksum(header) != header.checksum) return "has a broken header";
   if (header.layout != kPanelLayoutVersion) return "has another layout";
   if (header.file_bytes != file_bytes) return "is not whole";
-  if (source.fingerprint != header.fingerprint ||
+  const absl::string_view fingerprint(
+      header.fingerprint,
+      strnlen(header.fingerprint, sizeof(header.fingerprint)));
+  if (source.fingerprint != fingerprint ||
       (source.sample != 0 && source.sample != header.sample)) {
     return "is of other weights";
   }
@@ -196,21 +213,30 @@ absl::StatusOr<std::vector<PackedMatrix>> ReadPackFile(
   const auto fault = [&](absl::string_view what) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", what));
   };
-  ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  if (file.size() < kPageBytes) return fault("is not whole");
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 && errno == ENOENT) {
+    return absl::NotFoundError(absl::StrCat(path, ": no such file"));
+  }
+  if (fd < 0) return fault(std::strerror(errno));
+  const absl::Cleanup close_file = [fd] { close(fd); };
+  struct stat status;
+  if (fstat(fd, &status) != 0) return fault(std::strerror(errno));
+  const auto file_bytes = static_cast<uint64_t>(status.st_size);
+  if (file_bytes < kPageBytes) return fault("is not whole");
   PackFileHeader header;
-  std::memcpy(&header, file.data(), sizeof(header));
-  if (const std::string what = FaultOf(header, file.size(), source);
+  if (!ReadAt(fd, 0, sizeof(header), &header)) return fault("cannot be read");
+  if (const std::string what = FaultOf(header, file_bytes, source);
       !what.empty()) {
     return fault(what);
   }
-  file.Prefetch(file.data(), file.size());
   std::vector<PackedMatrix> matrices;
   for (uint64_t i = 0; i < header.num_matrices; ++i) {
     const MatrixHeader& matrix = header.matrices[i];
     const std::shared_ptr<std::byte> panels =
         HugePageArena::Shared().Allocate(matrix.bytes);
-    std::memcpy(panels.get(), file.data() + matrix.offset, matrix.bytes);
+    if (!ReadAt(fd, matrix.offset, matrix.bytes, panels.get())) {
+      return fault("cannot be read");
+    }
     const absl::string_view bytes(reinterpret_cast<const char*>(panels.get()),
                                   matrix.bytes);
     if (PackChecksum(bytes) != matrix.checksum) return fault("is corrupt");

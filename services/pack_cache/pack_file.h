@@ -35,10 +35,8 @@ struct PackSource {
 absl::Status WritePackFile(const std::string& path, const PackSource& source,
                            absl::Span<const PackedMatrix> matrices);
 
-// The matrices of a file. It may be replaced by renaming and removed meanwhile,
-// not shortened: a mapped page that is no longer there ends the process.
-// Errors: NOT_FOUND; FAILED_PRECONDITION for one that is not whole, of another
-// layout, or of another source; both name the path.
+// The matrices of a file. Errors: NOT_FOUND; FAILED_PRECONDITION for one that
+// is not whole, of another layout, or of another source; both name the path.
 absl::StatusOr<std::vector<PackedMatrix>> ReadPackFile(
     const std::string& path, const PackSource& source);
 

@@ -16,7 +16,8 @@ namespace {
 constexpr size_t kRingBytes = size_t{4} << 20;
 
 // Of buffers for messages read, of one end: there are as many ends as streams.
-constexpr size_t kMaxIdleBytes = 2 * kRingBytes;
+// Room for the replies to a part of a large prefill, which the pool rounds up.
+constexpr size_t kMaxIdleBytes = 8 * kRingBytes;
 
 // A slice around a pooled buffer, which it gives back in the end.
 grpc::Slice SliceOf(PayloadRef payload) {

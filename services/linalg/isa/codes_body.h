@@ -109,7 +109,7 @@ struct Int4Groups {
   F32x16 max, zero, least, most;
 };
 
-// Adds term(0) to term(15) in the tree of SumLanes (vector_body.h).
+// Adds term(0) to term(15) in the tree of SumLanes (simd_*.h).
 template <int kFirst, int kStride, typename Term>
 EXPERTMESH_INLINE F32x16 SumTree(const Term& term) {
   if constexpr (kStride == 16) {

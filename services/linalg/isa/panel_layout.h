@@ -25,7 +25,8 @@
 namespace expertmesh {
 
 // Of the bytes of packed matrices, which are kept on disk: raise it with every
-// change of what is said above, and of the codes that are chosen.
+// change of what is said above, of the codes that are chosen, and of which
+// tensors a file of services/pack_cache holds in which order.
 inline constexpr uint64_t kPanelLayoutVersion = 1;
 
 // Outputs per panel. A panel is the unit of work splitting.

@@ -704,6 +704,19 @@ TEST_F(DispatcherTest, RowsOfAGroupComeBackAsTheirSum) {
   EXPECT_EQ(sent[0].num_sums, 3u);
 }
 
+// The service would refuse the message of all for the fault of one.
+TEST_F(DispatcherTest, WeightsThatAreNotFiniteStayHere) {
+  options_.combine_group_size = 4;
+  PlaceAdding({{0}, {0}, {0}, {0}});
+  PlanForCombine({0, 1, 2, 3}, 3);
+  plan_.row_weight[4] = NAN;  // of token 1
+  Exchange();
+  const auto sent = mesh_.sent();
+  ASSERT_EQ(sent.size(), 1u);
+  EXPECT_EQ(sent[0].num_rows, 12u);
+  EXPECT_EQ(sent[0].num_sums, 2u);
+}
+
 TEST_F(DispatcherTest, WhoCannotAddIsNotAskedTo) {
   options_.combine_group_size = 4;
   Place({{0}, {0}, {0}, {0}});
@@ -826,6 +839,24 @@ TEST_F(DispatcherTest, WhatIsAskedForAgainComesAsRows) {
   Exchange();
   EXPECT_EQ(NumSums(), 12u);
   ExpectCombined();
+}
+
+// Only who gave bad values is avoided, not who gave good ones.
+TEST_F(DispatcherTest, WhatIsAskedForAgainMayComeFromTheSameEndpoint) {
+  options_.uncovered_timeout = absl::ZeroDuration();
+  options_.combine_group_size = 2;
+  PlaceAdding({{0}, {0}});
+  PlanForCombine({0, 1}, 2);
+  Exchange();
+  std::vector<uint32_t> rows;
+  ticket_->ForgetSums(1, &rows);
+  mesh_.Hold(1);
+  PlaceAdding({{0, 1}, {0, 1}});
+  dispatcher_->Retry(rows, ticket_.get(), must_wait_, RetryReason::kMissing);
+  mesh_.Release(1);
+  ExpectCombined();
+  EXPECT_EQ(mesh_.num_sent(0), 2);
+  EXPECT_EQ(mesh_.num_sent(1), 0);
 }
 
 TEST_F(DispatcherTest, OfABadSumAllRowsAreTaken) {
