@@ -841,24 +841,6 @@ TEST_F(DispatcherTest, WhatIsAskedForAgainComesAsRows) {
   ExpectCombined();
 }
 
-// Only who gave bad values is avoided, not who gave good ones.
-TEST_F(DispatcherTest, WhatIsAskedForAgainMayComeFromTheSameEndpoint) {
-  options_.uncovered_timeout = absl::ZeroDuration();
-  options_.combine_group_size = 2;
-  PlaceAdding({{0}, {0}});
-  PlanForCombine({0, 1}, 2);
-  Exchange();
-  std::vector<uint32_t> rows;
-  ticket_->ForgetSums(1, &rows);
-  mesh_.Hold(1);
-  PlaceAdding({{0, 1}, {0, 1}});
-  dispatcher_->Retry(rows, ticket_.get(), must_wait_, RetryReason::kMissing);
-  mesh_.Release(1);
-  ExpectCombined();
-  EXPECT_EQ(mesh_.num_sent(0), 2);
-  EXPECT_EQ(mesh_.num_sent(1), 0);
-}
-
 TEST_F(DispatcherTest, OfABadSumAllRowsAreTaken) {
   options_.combine_group_size = 2;
   PlaceAdding({{0}, {0}, {0}});

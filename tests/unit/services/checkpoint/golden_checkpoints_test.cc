@@ -1,7 +1,9 @@
 // Every checkpoint of the repository opens, and its configuration reads as the
 // reference reads it.
 
+#include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <set>
 #include <string>
 #include <vector>
@@ -215,6 +217,26 @@ TEST(FingerprintTest, DiffersWhereOnlyExpertsWereTuned) {
     open();
   }
   EXPECT_EQ(fingerprints.size(), 3u);
+}
+
+// A byte that the fingerprint does not see must not bring back old packed
+// weights.
+TEST(FingerprintTest, TheLocalIdTellsWhenFilesWereWritten) {
+  auto parts = MakeCheckpoint(TinyConfig("qwen3_moe"));
+  const TempFolder folder;
+  parts.Write(folder.path());
+  const auto first = OpenOrFail(folder.path());
+  const auto again = OpenOrFail(folder.path());
+  ASSERT_TRUE(first != nullptr && again != nullptr);
+  EXPECT_EQ(first->local_id(), again->local_id());
+  EXPECT_THAT(first->local_id(), HasSubstr(first->fingerprint()));
+  const std::filesystem::path file = folder.File("model.safetensors");
+  std::filesystem::last_write_time(
+      file, std::filesystem::last_write_time(file) + std::chrono::seconds(1));
+  const auto later = OpenOrFail(folder.path());
+  ASSERT_NE(later, nullptr);
+  EXPECT_EQ(later->fingerprint(), first->fingerprint());
+  EXPECT_NE(later->local_id(), first->local_id());
 }
 
 }  // namespace
