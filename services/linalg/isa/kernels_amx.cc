@@ -7,6 +7,7 @@
 #include "services/linalg/isa/attention_body.h"
 #include "services/linalg/isa/bytes_amx.h"
 #include "services/linalg/isa/codes_body.h"
+#include "services/linalg/isa/few_rows_amx.h"
 #include "services/linalg/isa/quantized_body.h"
 #include "services/linalg/isa/table_body.h"
 
@@ -26,15 +27,16 @@ void MultiplyBF16Rows(const GemmPanelArgs& args, int64_t first_row, int rows,
     __builtin_memcpy(tail[r], x + r * args.x_stride + args.k - rest,
                      rest * sizeof(uint16_t));
   }
-  MultiplyTiles<BF16Product>(
-      {.x = reinterpret_cast<const char*>(x),
-       .x_stride = args.x_stride * static_cast<int64_t>(sizeof(uint16_t)),
-       .x_tail = rest != 0 ? reinterpret_cast<const char*>(tail) : nullptr,
-       .panel = static_cast<const char*>(args.panel),
-       .steps = PaddedHalfK(args.k) / kStep,
-       .sums = reinterpret_cast<char*>(sums),
-       .sums_stride = sums_stride * static_cast<int64_t>(sizeof(float))},
-      rows);
+  const TileArgs tiles = {
+      .x = reinterpret_cast<const char*>(x),
+      .x_stride = args.x_stride * static_cast<int64_t>(sizeof(uint16_t)),
+      .x_tail = rest != 0 ? reinterpret_cast<const char*>(tail) : nullptr,
+      .panel = static_cast<const char*>(args.panel),
+      .steps = PaddedHalfK(args.k) / kStep,
+      .sums = reinterpret_cast<char*>(sums),
+      .sums_stride = sums_stride * static_cast<int64_t>(sizeof(float))};
+  if (rows <= kFewRows) return MultiplyFewRows(tiles, rows);
+  MultiplyTiles<BF16Product>(tiles, rows);
 }
 
 void GemmPanelBF16(const GemmPanelArgs& args) {
