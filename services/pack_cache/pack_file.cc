@@ -214,7 +214,7 @@ absl::StatusOr<std::vector<PackedMatrix>> ReadPackFile(
     return absl::FailedPreconditionError(absl::StrCat(path, ": ", what));
   };
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0 && errno == ENOENT) {
+  if (fd < 0 && (errno == ENOENT || errno == ENOTDIR)) {
     return absl::NotFoundError(absl::StrCat(path, ": no such file"));
   }
   if (fd < 0) return fault(std::strerror(errno));
