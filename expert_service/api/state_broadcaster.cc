@@ -12,7 +12,7 @@ namespace {
 constexpr absl::Duration kDefaultInterval = absl::Seconds(1);
 constexpr absl::Duration kMinInterval = absl::Milliseconds(10);
 
-grpc::Status ShuttingDown() {
+grpc::Status ServiceStops() {
   return grpc::Status(grpc::StatusCode::UNAVAILABLE,
                       "the expert service is shutting down");
 }
@@ -129,7 +129,7 @@ grpc::ServerWriteReactor<v1::EndpointState>* StateBroadcaster::Watch(
     changed_.NotifyAll();  // the loop may sleep longer than the new interval
   }
   if (ended) {
-    watcher->End(ShuttingDown());
+    watcher->End(ServiceStops());
   } else {
     watcher->Send();
   }
@@ -158,7 +158,7 @@ void StateBroadcaster::EndAll() {
     ended_ = true;
     watchers = watchers_;
   }
-  for (const auto& watcher : watchers) watcher->End(ShuttingDown());
+  for (const auto& watcher : watchers) watcher->End(ServiceStops());
 }
 
 void StateBroadcaster::Remove(Watcher* watcher) {

@@ -23,7 +23,7 @@ uint32_t TimeoutMs(absl::Duration timeout) {
 
 // What an answer other than OK means to the sender. An endpoint refuses a
 // batch's shape only if the two sides disagree on the model or the protocol.
-absl::Status Refusal(const DecodedResult& result) {
+absl::Status RefusalStatus(const DecodedResult& result) {
   absl::Status status = FromWireCode(result.code(), result.message());
   if (status.code() != absl::StatusCode::kInvalidArgument) return status;
   return absl::InternalError(
@@ -210,7 +210,7 @@ BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch,
   answer.credit_rows = result.credit_rows();
   answer.computed = absl::Microseconds(result.compute_us());
   if (result.code() != expert::v1::CODE_OK) {
-    answer.status = Named(Refusal(result));
+    answer.status = Named(RefusalStatus(result));
     return answer;
   }
   const absl::Status shape = result.CheckShape(batch.answer);

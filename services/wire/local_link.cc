@@ -17,7 +17,7 @@ constexpr size_t kRingBytes = size_t{4} << 20;
 
 // Of buffers for messages read, of one end: there are as many ends as streams.
 // Room for the replies to a part of a large prefill, which the pool rounds up.
-constexpr size_t kMaxIdleBytes = 8 * kRingBytes;
+constexpr size_t kMaxPooledBytes = 8 * kRingBytes;
 
 // A slice around a pooled buffer, which it gives back in the end.
 grpc::Slice SliceOf(PayloadRef payload) {
@@ -62,7 +62,7 @@ LocalLink::LocalLink(SharedMemory memory, bool is_creator)
       reader_(Ring(is_creator ? 1 : 0)),
       bell_(&words()->bells[is_creator ? 0 : 1].word),
       peer_bell_(&words()->bells[is_creator ? 1 : 0].word),
-      pool_(kMaxIdleBytes) {}
+      pool_(kMaxPooledBytes) {}
 
 absl::StatusOr<std::unique_ptr<LocalLink>> LocalLink::Create() {
   ASSIGN_OR_RETURN(SharedMemory memory, SharedMemory::Create(MemoryBytes()));

@@ -22,13 +22,19 @@ class PeakMemory {
   }
 
   // The peak since then, above what was resident then; nothing where the
-  // kernel does not say.
+  // kernel does not say, or a sanitizer keeps what was freed.
   std::optional<int64_t> RiseBytes() const {
-    if (!before_bytes_) return std::nullopt;
+    if (kSanitized || !before_bytes_) return std::nullopt;
     return Field("VmHWM:") - *before_bytes_;
   }
 
  private:
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  static constexpr bool kSanitized = true;
+#else
+  static constexpr bool kSanitized = false;
+#endif
+
   static int64_t Field(const std::string& name) {
     std::ifstream status("/proc/self/status");
     std::string word;

@@ -224,7 +224,7 @@ TEST(PeakMemoryTest, OfPackingIsLittleAboveThePackedBytes) {
     const auto weights =
         LoadExperts(**checkpoint, {.experts = {0, 1}, .format = format});
     ASSERT_TRUE(weights.ok()) << weights.status();
-    if (!peak.RiseBytes()) GTEST_SKIP() << "the kernel tells no peaks";
+    if (!peak.RiseBytes()) GTEST_SKIP() << "no peaks are told here";
     const auto packed = static_cast<int64_t>((*weights)->size_bytes());
     const int64_t bound = packed + packed * 15 / 100 + kSlackBytes;
     EXPECT_LE(*peak.RiseBytes(), bound) << WeightFormatName(format);

@@ -50,7 +50,7 @@ TEST_P(DenseWeightsTest, PeakIsLittleAboveThePackedBytes) {
     const auto weights =
         DenseWeights::Load(*checkpoint_, {.format = format, .pool = &pool});
     ASSERT_TRUE(weights.ok()) << weights.status();
-    if (!peak.RiseBytes()) GTEST_SKIP() << "the kernel tells no peaks";
+    if (!peak.RiseBytes()) GTEST_SKIP() << "no peaks are told here";
     const auto packed = static_cast<int64_t>(weights->size_bytes);
     const int64_t bound = packed + packed * 15 / 100 + kSlackBytes;
     EXPECT_LE(*peak.RiseBytes(), bound);
