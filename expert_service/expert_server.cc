@@ -206,17 +206,19 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);
   endpoint.set_adds_rows(true);
+  endpoint.set_int8_rows(true);
   endpoint.set_instance_id(RandomInstanceId());
   return endpoint;
 }
 
 absl::Status ExpertServer::StartExecutor() {
   const ModelConfig& model = checkpoint_->config();
-  // Of the executor and the kernel, in the wider type; the codes of quantized
-  // experts are a quarter more at most.
+  // Of the executor and the kernel, which for rows of int8 has them once more,
+  // in the widest type; the codes of quantized experts are a quarter more at
+  // most.
   const auto workspace_bytes = static_cast<uint64_t>(
       config_.max_batch_rows *
-      (2 * model.hidden_size + model.expert_intermediate_size) *
+      (4 * model.hidden_size + model.expert_intermediate_size) *
       (IsQuantized(format_) ? 5 : 4));
   const auto memory_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
                             static_cast<uint64_t>(sysconf(_SC_PAGESIZE));

@@ -43,7 +43,7 @@ absl::Status CheckRange(const Range& range) {
 }
 
 absl::Status CheckDType(absl::string_view flag, const std::string& value,
-                        absl::string_view choices = "auto, f32 or bf16") {
+                        absl::string_view choices) {
   if (value == "auto" || value == "f32" || value == "bf16") {
     return absl::OkStatus();
   }
@@ -133,7 +133,7 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       ->capture_default_str();
   app.add_option("--wire-dtype", config->wire_dtype,
                  "Activations to and from experts: auto (as the checkpoint), "
-                 "f32, bf16")
+                 "f32, bf16; or int8: codes of 8 bits with a scale per row")
       ->capture_default_str();
   app.add_option("--combine-group-size", config->combine_group_size,
                  "Experts whose outputs are added up first, by the service "
@@ -241,7 +241,10 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
     RETURN_IF_ERROR(
         CheckDType("--kv-dtype", config.kv_dtype, "auto, f32, bf16 or int8"));
   }
-  RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype));
+  if (config.wire_dtype != "int8") {
+    RETURN_IF_ERROR(CheckDType("--wire-dtype", config.wire_dtype,
+                               "auto, f32, bf16 or int8"));
+  }
   if (CombineGroupSize(config, /*num_experts=*/1) == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("--combine-group-size is '", config.combine_group_size,
@@ -329,6 +332,11 @@ int64_t CombineGroupSize(const RouterConfig& config, int64_t num_experts) {
   int64_t size = 0;
   if (!absl::SimpleAtoi(config.combine_group_size, &size) || size < 1) return 0;
   return std::min(size, num_experts);
+}
+
+DType WireDType(const RouterConfig& config, DType checkpoint) {
+  if (config.wire_dtype == "int8") return DType::kInt8;
+  return ActivationDType(config.wire_dtype, checkpoint);
 }
 
 DType ActivationDType(const std::string& flag, DType checkpoint) {

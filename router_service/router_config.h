@@ -32,7 +32,7 @@ struct RouterConfig {
   std::string pack_cache;  // folder for packed weights; "": none are kept
   std::string router_dtype = "auto";  // auto, f32, bf16, int8, int4
   std::string kv_dtype = "auto";      // auto, f32, bf16, int8
-  std::string wire_dtype = "auto";    // auto, f32, bf16
+  std::string wire_dtype = "auto";    // auto, f32, bf16, int8
   // Experts whose outputs are added up first; a number, or all.
   std::string combine_group_size = "1";
   int threads = 0;  // 0: the CPUs at hand
@@ -85,6 +85,9 @@ absl::Status CheckRouterConfig(const RouterConfig& config);
 // The type a dtype flag stands for: itself, or the checkpoint's activation
 // type. f16 checkpoints run in f32: their activations may exceed f16's range.
 DType ActivationDType(const std::string& flag, DType checkpoint);
+
+// The type of rows to and from experts that --wire-dtype stands for.
+DType WireDType(const RouterConfig& config, DType checkpoint);
 
 // The type of keys and values that --kv-dtype stands for; auto: that of
 // activations.

@@ -193,7 +193,7 @@ absl::Status RouterServer::Impl::LoadModel() {
       std::string(SumOrder(format.value_or(FormatOf(activation_dtype_))));
   router_dtype_ = std::string(format ? WeightFormatName(*format)
                                      : DTypeName(activation_dtype_));
-  wire_dtype_ = ActivationDType(config_.wire_dtype, model().dtype);
+  wire_dtype_ = WireDType(config_, model().dtype);
   combine_group_size_ = CombineGroupSize(config_, model().num_experts);
 
   metrics_ = std::make_unique<Metrics>("router", IsaName());
@@ -334,7 +334,8 @@ void RouterServer::Impl::Connect() {
                    .num_layers = static_cast<uint32_t>(model().num_layers),
                    .num_experts = static_cast<uint32_t>(model().num_experts),
                    .checkpoint_fingerprint = checkpoint_->fingerprint(),
-                   .expert_dtype = mesh_.expert_dtype};
+                   .expert_dtype = mesh_.expert_dtype,
+                   .int8_rows = wire_dtype_ == DType::kInt8};
   options.on_change = [this](const std::vector<EndpointInfo>& endpoints) {
     OnEndpoints(endpoints);
   };
@@ -542,7 +543,8 @@ v1::Model RouterServer::Impl::Describe() const {
       combine_group_size_ > 1 && combine_group_size_ < config.num_experts;
   out.set_numerics_id(absl::StrCat(
       "cpu-", sum_order_, "-", router_dtype_, "-kv-", KvFormatName(kv_format_),
-      "-v2", is_grouped ? absl::StrCat("-groups-", combine_group_size_) : ""));
+      wire_dtype_ == DType::kInt8 ? "-wire-int8" : "", "-v2",
+      is_grouped ? absl::StrCat("-groups-", combine_group_size_) : ""));
   out.set_overflow_policy(config_.overflow_policy);
   out.set_capacity_factor(config_.capacity_factor);
   out.set_kv_cache_tokens(

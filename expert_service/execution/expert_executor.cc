@@ -21,8 +21,10 @@ ExpertExecutor::ExpertExecutor(const Options& options, const Metrics& metrics,
     : options_(options),
       metrics_(metrics),
       parts_(parts),
-      x_(static_cast<size_t>(options.max_rows * options.hidden_size) *
-         DTypeBytes(DType::kF32)),
+      // Of the widest type: a single element is smaller than its scale.
+      x_(static_cast<size_t>(options.max_rows) *
+         std::max(RowBytes(DType::kF32, options.hidden_size),
+                  RowBytes(DType::kInt8, options.hidden_size))),
       y_(x_.size()),
       thread_([this] { Loop(); }) {}
 
@@ -46,7 +48,9 @@ void ExpertExecutor::RunMerged() {
   if (merged_.works.empty()) return;
   weights_ = parts_.weights->Get();
   PrepareReplies();
-  for (const DType dtype : {DType::kF32, DType::kBF16}) RunType(dtype);
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kInt8}) {
+    RunType(dtype);
+  }
   weights_.reset();  // unloaded ones can go
   FinishAll(started);
 }
@@ -68,7 +72,7 @@ void ExpertExecutor::PrepareReplies() {
     const auto hidden = static_cast<size_t>(options_.hidden_size);
     if (outcome.status.ok() && work->num_lone_rows > 0) {
       outcome.output.rows = parts_.replies->Acquire(
-          work->num_lone_rows * hidden * DTypeBytes(work->dtype));
+          work->num_lone_rows * RowBytes(work->dtype, hidden));
     }
     if (outcome.status.ok() && work->num_sums > 0) {
       const size_t bytes = work->num_sums * hidden * sizeof(float);
@@ -118,7 +122,8 @@ void ExpertExecutor::RunType(DType dtype) {
 }
 
 absl::Status ExpertExecutor::RunChunk(DType dtype, std::byte* y) {
-  const int64_t row_bytes = options_.hidden_size * DTypeBytes(dtype);
+  const auto row_bytes =
+      static_cast<int64_t>(RowBytes(dtype, options_.hidden_size));
   std::byte* x = x_.data();
   for (const RowRange& range : chunk_.ranges) {
     merged_.works[range.work]->CopyRows(range.first, range.last, x);
@@ -133,7 +138,7 @@ absl::Status ExpertExecutor::RunChunk(DType dtype, std::byte* y) {
 
 void ExpertExecutor::Scatter(DType dtype, const std::byte* y) {
   const auto row_bytes =
-      static_cast<int64_t>(options_.hidden_size * DTypeBytes(dtype));
+      static_cast<int64_t>(RowBytes(dtype, options_.hidden_size));
   summed_.clear();
   for (const RowRange& range : chunk_.ranges) {
     const int64_t bytes = range.num_rows() * row_bytes;

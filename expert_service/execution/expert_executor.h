@@ -88,7 +88,7 @@ class ExpertExecutor {
   const Options options_;
   const Metrics metrics_;
   const Parts parts_;
-  Buffer x_;  // [max_rows, hidden_size] of the wider type
+  Buffer x_;  // [max_rows, hidden_size] of the widest type
   Buffer y_;
   MergedBatch merged_;
   std::shared_ptr<const ExpertWeights> weights_;  // while a batch runs

@@ -30,9 +30,10 @@ struct PackedExpert {
 struct GroupedRows {
   absl::Span<const PackedExpert* const> experts;  // [num_groups]
   absl::Span<const uint32_t> group_offsets;       // [num_groups + 1]
-  DType dtype = DType::kF32;                      // of x and y: f32 or bf16
-  const void* x = nullptr;  // [num_rows, hidden_size], 64-byte aligned
-  void* y = nullptr;        // [num_rows, hidden_size], must not alias x
+  DType dtype = DType::kF32;  // of x and y: f32, bf16 or int8
+  // [num_rows, hidden_size], rows RowBytes apart, 64-byte aligned.
+  const void* x = nullptr;
+  void* y = nullptr;  // likewise, must not alias x
 };
 
 // Runs down(silu(gate x) · up x) for every row group. Accumulates in f32; the
@@ -40,6 +41,11 @@ struct GroupedRows {
 // is y. Quantized experts take x and the intermediate product in codes instead
 // (QuantizeRow) and accumulate in integers. Gate weights are applied later, in
 // combine. A row's result does not depend on the other rows.
+//
+// Rows of int8 are what quantized experts take, so that these give what they
+// give for the f32 rows that became codes; others take them as bf16 where their
+// weights are, else as f32. Outputs are computed in f32 and become codes at the
+// end.
 // Source: arXiv:2002.05202 (SwiGLU), arXiv:2211.15841 (grouping).
 class GroupedFfn {
  public:

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "expert_service/kernels/grouped_ffn.h"
+#include "services/linalg/activation_row.h"
 #include "services/linalg/quantized_rows.h"
 #include "services/linalg/vector_ops.h"
 
@@ -34,6 +35,15 @@ const void* RowOf(const void* data, DType dtype, int64_t columns, int64_t row) {
          row * columns * static_cast<int64_t>(DTypeBytes(dtype));
 }
 
+// What the products of one Run take and give.
+struct Operands {
+  DType x_type;
+  const void* x;  // [num_rows, hidden_size]; quantized experts take codes
+  DType h_type;
+  DType y_type;  // f32 or bf16
+  void* y;       // [num_rows, hidden_size]
+};
+
 // A task is one row block times one panel of outputs; both products run all of
 // them over the pool. Every output is computed by GemmPanel from one row and
 // one panel, so neither blocks nor threads change a bit.
@@ -42,27 +52,31 @@ class GroupedFfnCpu final : public GroupedFfn {
   GroupedFfnCpu(const GroupedFfnOptions& options, WorkerPool* pool)
       : options_(options),
         pool_(*pool),
-        h_(options.max_rows * options.intermediate_size * sizeof(float)) {
+        h_(options.max_rows * options.intermediate_size * sizeof(float)),
+        wide_y_(options.max_rows * options.hidden_size * sizeof(float)) {
     blocks_.reserve(options.max_rows);  // a block has at least one row
     if (options.quantized) {
       x_codes_ = QuantizedRows(options.max_rows, options.hidden_size);
       h_codes_ = QuantizedRows(options.max_rows, options.intermediate_size);
+    } else {
+      wide_x_ = Buffer(wide_y_.size());
     }
   }
 
   absl::Status Run(const GroupedRows& rows) override {
     SplitRows(rows);
-    if (options_.quantized) QuantizeX(rows);
+    const Operands operands = Prepare(rows);
     const int64_t num_blocks = static_cast<int64_t>(blocks_.size());
     const int64_t h_panels = CeilDiv(options_.intermediate_size, kPanelWidth);
     pool_.ParallelFor(num_blocks * h_panels, [&](int64_t task) {
-      GateAndUp(rows, blocks_[task / h_panels], task % h_panels);
+      GateAndUp(operands, blocks_[task / h_panels], task % h_panels);
     });
     if (options_.quantized) QuantizeH(rows);
     const int64_t y_panels = CeilDiv(options_.hidden_size, kPanelWidth);
     pool_.ParallelFor(num_blocks * y_panels, [&](int64_t task) {
-      Down(rows, blocks_[task / y_panels], task % y_panels);
+      Down(operands, blocks_[task / y_panels], task % y_panels);
     });
+    if (rows.dtype == DType::kInt8) StoreY(rows);
     return absl::OkStatus();
   }
 
@@ -97,14 +111,74 @@ class GroupedFfnCpu final : public GroupedFfn {
     });
   }
 
+  // Brings x into the form that the experts take.
+  Operands Prepare(const GroupedRows& rows) {
+    Operands operands = {.x_type = rows.dtype,
+                         .x = rows.x,
+                         .h_type = rows.dtype,
+                         .y_type = rows.dtype,
+                         .y = rows.y};
+    if (rows.dtype == DType::kInt8) {
+      operands.x_type = operands.h_type = WideType(rows);
+      operands.x = wide_x_.data();
+      operands.y_type = DType::kF32;
+      operands.y = wide_y_.data();
+    }
+    if (options_.quantized) {
+      operands.h_type = DType::kF32;  // quantized from there
+      QuantizeX(rows);
+    } else if (rows.dtype == DType::kInt8) {
+      WidenX(rows, operands.x_type);
+    }
+    return operands;
+  }
+
+  static DType WideType(const GroupedRows& rows) {
+    const bool is_bf16 =
+        !rows.experts.empty() &&
+        rows.experts.front()->gate_proj.format() == WeightFormat::kBF16;
+    return is_bf16 ? DType::kBF16 : DType::kF32;
+  }
+
+  CodedRow CodedX(const GroupedRows& rows, int64_t row) const {
+    return ReadCodedRow(static_cast<const std::byte*>(rows.x) +
+                        row * RowBytes(DType::kInt8, options_.hidden_size));
+  }
+
   void QuantizeX(const GroupedRows& rows) {
     const int64_t width = options_.hidden_size;
     ForRows(rows, [&](int64_t row) {
-      if (rows.dtype == DType::kF32) {
+      if (rows.dtype == DType::kInt8) {
+        const CodedRow coded = CodedX(rows, row);
+        x_codes_.StoreCodes(row, coded.scale, coded.codes);
+      } else if (rows.dtype == DType::kF32) {
         x_codes_.Store(row, static_cast<const float*>(rows.x) + row * width);
       } else {
         x_codes_.Store(row, static_cast<const BF16*>(rows.x) + row * width);
       }
+    });
+  }
+
+  void WidenX(const GroupedRows& rows, DType type) {
+    const int64_t width = options_.hidden_size;
+    ForRows(rows, [&](int64_t row) {
+      const CodedRow x = CodedX(rows, row);
+      if (type == DType::kF32) {
+        DequantizeRow(x.scale, x.codes, width,
+                      wide_x_.as<float>() + row * width);
+      } else {
+        DequantizeRow(x.scale, x.codes, width,
+                      wide_x_.as<BF16>() + row * width);
+      }
+    });
+  }
+
+  void StoreY(const GroupedRows& rows) {
+    const int64_t width = options_.hidden_size;
+    ForRows(rows, [&](int64_t row) {
+      StoreRow(wide_y_.as<float>() + row * width, width, DType::kInt8,
+               static_cast<std::byte*>(rows.y) +
+                   row * RowBytes(DType::kInt8, width));
     });
   }
 
@@ -114,25 +188,20 @@ class GroupedFfnCpu final : public GroupedFfn {
     });
   }
 
-  // Of the intermediate product: quantized from f32.
-  DType HType(const GroupedRows& rows) const {
-    return options_.quantized ? DType::kF32 : rows.dtype;
-  }
-
-  ActivationView XFrom(const GroupedRows& rows, int64_t row) const {
+  ActivationView XFrom(const Operands& operands, int64_t row) const {
     if (options_.quantized) return {.quantized = x_codes_.view(row)};
-    return {RowOf(rows.x, rows.dtype, options_.hidden_size, row), rows.dtype,
-            options_.hidden_size};
+    return {RowOf(operands.x, operands.x_type, options_.hidden_size, row),
+            operands.x_type, options_.hidden_size};
   }
 
-  ActivationView HFrom(const GroupedRows& rows, int64_t row) const {
+  ActivationView HFrom(const Operands& operands, int64_t row) const {
     if (options_.quantized) return {.quantized = h_codes_.view(row)};
-    return {RowOf(h_.data(), rows.dtype, options_.intermediate_size, row),
-            rows.dtype, options_.intermediate_size};
+    return {RowOf(h_.data(), operands.h_type, options_.intermediate_size, row),
+            operands.h_type, options_.intermediate_size};
   }
 
   // h = silu(gate x) * up x for one panel of h's columns.
-  void GateAndUp(const GroupedRows& rows, const RowBlock& block,
+  void GateAndUp(const Operands& operands, const RowBlock& block,
                  int64_t panel) {
     alignas(64) float gate[kStepRows * kPanelWidth];
     alignas(64) float up[kStepRows * kPanelWidth];
@@ -141,12 +210,12 @@ class GroupedFfnCpu final : public GroupedFfn {
         std::min(kPanelWidth, options_.intermediate_size - column);
     for (int64_t row = block.begin; row < block.end; row += kStepRows) {
       const int64_t count = std::min(kStepRows, block.end - row);
-      const ActivationView x = XFrom(rows, row);
+      const ActivationView x = XFrom(operands, row);
       GemmPanel(x, count, block.expert->gate_proj, panel, gate, kPanelWidth);
       GemmPanel(x, count, block.expert->up_proj, panel, up, kPanelWidth);
       for (int64_t i = 0; i < count; ++i) {
         const int64_t at = (row + i) * options_.intermediate_size + column;
-        if (HType(rows) == DType::kF32) {
+        if (operands.h_type == DType::kF32) {
           SiluMul(gate + i * kPanelWidth, up + i * kPanelWidth, width,
                   h_.as<float>() + at);
         } else {
@@ -158,12 +227,12 @@ class GroupedFfnCpu final : public GroupedFfn {
   }
 
   // One panel of y's columns.
-  void Down(const GroupedRows& rows, const RowBlock& block, int64_t panel) {
+  void Down(const Operands& operands, const RowBlock& block, int64_t panel) {
     const PackedMatrix& w = block.expert->down_proj;
     const int64_t column = panel * kPanelWidth;
-    if (rows.dtype == DType::kF32) {
-      GemmPanel(HFrom(rows, block.begin), block.end - block.begin, w, panel,
-                static_cast<float*>(rows.y) +
+    if (operands.y_type == DType::kF32) {
+      GemmPanel(HFrom(operands, block.begin), block.end - block.begin, w, panel,
+                static_cast<float*>(operands.y) +
                     block.begin * options_.hidden_size + column,
                 options_.hidden_size);
       return;
@@ -172,10 +241,10 @@ class GroupedFfnCpu final : public GroupedFfn {
     const int64_t width = std::min(kPanelWidth, options_.hidden_size - column);
     for (int64_t row = block.begin; row < block.end; row += kStepRows) {
       const int64_t count = std::min(kStepRows, block.end - row);
-      GemmPanel(HFrom(rows, row), count, w, panel, sums, kPanelWidth);
+      GemmPanel(HFrom(operands, row), count, w, panel, sums, kPanelWidth);
       for (int64_t i = 0; i < count; ++i) {
         ConvertToBF16(sums + i * kPanelWidth, width,
-                      static_cast<BF16*>(rows.y) +
+                      static_cast<BF16*>(operands.y) +
                           (row + i) * options_.hidden_size + column);
       }
     }
@@ -183,7 +252,10 @@ class GroupedFfnCpu final : public GroupedFfn {
 
   const GroupedFfnOptions options_;
   WorkerPool& pool_;
-  Buffer h_;  // [max_rows, intermediate_size], of HType
+  Buffer h_;  // [max_rows, intermediate_size] of h_type
+  // [max_rows, hidden_size], touched only where rows are int8.
+  Buffer wide_x_;
+  Buffer wide_y_;
   QuantizedRows x_codes_;
   QuantizedRows h_codes_;
   std::vector<RowBlock> blocks_;

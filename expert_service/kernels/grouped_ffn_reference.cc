@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
+
+#include "services/linalg/activation_row.h"
 
 namespace expertmesh::expert {
 namespace {
@@ -55,21 +58,47 @@ float QuantizedProduct(const std::vector<float>& x, const PackedMatrix& w,
          (max / 127.0f);
 }
 
-float ElementAt(const void* data, DType dtype, int64_t index) {
-  return dtype == DType::kF32 ? static_cast<const float*>(data)[index]
-                              : ToF32(static_cast<const BF16*>(data)[index]);
+std::vector<float> ReadRow(const std::byte* row, DType dtype, int64_t n) {
+  std::vector<float> x(n);
+  for (int64_t i = 0; i < n; ++i) {
+    if (dtype == DType::kInt8) {
+      const CodedRow coded = ReadCodedRow(row);
+      x[i] = coded.scale * static_cast<float>(coded.codes[i]);
+    } else {
+      x[i] = dtype == DType::kF32
+                 ? reinterpret_cast<const float*>(row)[i]
+                 : ToF32(reinterpret_cast<const BF16*>(row)[i]);
+    }
+  }
+  return x;
 }
 
-void SetElement(void* data, DType dtype, int64_t index, float value) {
-  if (dtype == DType::kF32) {
-    static_cast<float*>(data)[index] = value;
-  } else {
-    static_cast<BF16*>(data)[index] = ToBF16(value);
+void WriteRow(const std::vector<float>& y, DType dtype, std::byte* row) {
+  float max = 0;
+  for (const float value : y) max = std::max(max, std::abs(value));
+  const float scale = max / 127.0f;
+  if (dtype == DType::kInt8) std::memcpy(row, &scale, sizeof(scale));
+  for (size_t i = 0; i < y.size(); ++i) {
+    if (dtype == DType::kF32) {
+      reinterpret_cast<float*>(row)[i] = y[i];
+    } else if (dtype == DType::kBF16) {
+      reinterpret_cast<BF16*>(row)[i] = ToBF16(y[i]);
+    } else {
+      reinterpret_cast<int8_t*>(row + sizeof(scale))[i] =
+          max == 0 ? 0
+                   : static_cast<int8_t>(std::nearbyint(y[i] * (127.0f / max)));
+    }
   }
 }
 
 float RoundTo(DType dtype, float x) {
   return dtype == DType::kF32 ? x : ToF32(ToBF16(x));
+}
+
+// What activations of `dtype` are as they enter products.
+DType ProductType(DType dtype, WeightFormat format) {
+  if (dtype != DType::kInt8) return dtype;
+  return format == WeightFormat::kBF16 ? DType::kBF16 : DType::kF32;
 }
 
 float Product(const std::vector<float>& x, const PackedMatrix& w, int64_t n) {
@@ -99,23 +128,27 @@ class GroupedFfnReference final : public GroupedFfn {
  private:
   void RunRow(const GroupedRows& rows, const PackedExpert& expert,
               int64_t row) const {
-    std::vector<float> x(options_.hidden_size);
+    const int64_t offset =
+        row * static_cast<int64_t>(RowBytes(rows.dtype, options_.hidden_size));
+    std::vector<float> x =
+        ReadRow(static_cast<const std::byte*>(rows.x) + offset, rows.dtype,
+                options_.hidden_size);
+    const DType type = ProductType(rows.dtype, expert.gate_proj.format());
+    for (float& value : x) value = RoundTo(type, value);
     std::vector<float> h(options_.intermediate_size);
-    for (int64_t i = 0; i < options_.hidden_size; ++i) {
-      x[i] = ElementAt(rows.x, rows.dtype, row * options_.hidden_size + i);
-    }
+    std::vector<float> y(options_.hidden_size);
     for (int64_t i = 0; i < options_.intermediate_size; ++i) {
       const float gate = Product(x, expert.gate_proj, i);
       const float up = Product(x, expert.up_proj, i);
       h[i] = gate / (1.0f + std::exp(-gate)) * up;
       if (!IsQuantized(expert.down_proj.format())) {
-        h[i] = RoundTo(rows.dtype, h[i]);
+        h[i] = RoundTo(type, h[i]);
       }
     }
     for (int64_t i = 0; i < options_.hidden_size; ++i) {
-      SetElement(rows.y, rows.dtype, row * options_.hidden_size + i,
-                 Product(h, expert.down_proj, i));
+      y[i] = Product(h, expert.down_proj, i);
     }
+    WriteRow(y, rows.dtype, static_cast<std::byte*>(rows.y) + offset);
   }
 
   const GroupedFfnOptions options_;

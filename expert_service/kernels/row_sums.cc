@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "services/linalg/vector_ops.h"
+#include "services/linalg/activation_row.h"
 
 namespace expertmesh::expert {
 namespace {
@@ -16,13 +16,7 @@ constexpr int64_t kFewElements = 1 << 16;
 void AddColumns(absl::Span<const SummedRow> rows, DType dtype, int64_t begin,
                 int64_t end) {
   for (const SummedRow& row : rows) {
-    if (dtype == DType::kF32) {
-      const auto* x = reinterpret_cast<const float*>(row.row);
-      AddScaled(row.weight, x + begin, end - begin, row.sum + begin);
-    } else {
-      const auto* x = reinterpret_cast<const BF16*>(row.row);
-      AddScaledBF16(row.weight, x + begin, end - begin, row.sum + begin);
-    }
+    AddScaledRow(row.weight, row.row, dtype, begin, end, row.sum + begin);
   }
 }
 

@@ -18,7 +18,7 @@ struct SummedRow {
   float* sum;
 };
 
-// Adds one row after the other, of `dtype` (f32 or bf16), to f32 sums. Product
+// Adds one row after the other, of `dtype`, to f32 sums. Product
 // and sum are rounded apart, as where the router adds, so that it makes no
 // difference who does; nor do the threads of `pool`.
 void AddRows(absl::Span<const SummedRow> rows, DType dtype, int64_t hidden_size,

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <tuple>
 
-#include "services/linalg/vector_ops.h"
+#include "services/linalg/activation_row.h"
 
 namespace expertmesh::router {
 namespace {
@@ -58,7 +57,7 @@ void BatchBuilder::CollectTokens() {
 bool BatchBuilder::Next(BatchAttempt* attempt) {
   if (last_ == tokens_.size()) return false;
   const size_t token_bytes =
-      options_.hidden_size * DTypeBytes(options_.wire_dtype);
+      RowBytes(options_.wire_dtype, options_.hidden_size);
   const size_t most =
       std::max<size_t>(1, options_.max_message_bytes / token_bytes);
   first_ = last_;
@@ -165,16 +164,12 @@ void BatchBuilder::AddRows(uint32_t index, uint32_t end_token,
 
 PayloadRef BatchBuilder::Gather() {
   const int64_t hidden = options_.hidden_size;
-  const size_t row_bytes = hidden * DTypeBytes(options_.wire_dtype);
+  const size_t row_bytes = RowBytes(options_.wire_dtype, hidden);
   PayloadRef payload = payloads_.Acquire((last_ - first_) * row_bytes);
   std::byte* to = payload.data();
   for (size_t i = first_; i < last_; ++i, to += row_bytes) {
-    const float* from = source_.hidden_states + tokens_[i] * hidden;
-    if (options_.wire_dtype == DType::kF32) {
-      std::memcpy(to, from, row_bytes);
-    } else {
-      ConvertToBF16(from, hidden, reinterpret_cast<BF16*>(to));
-    }
+    StoreRow(source_.hidden_states + tokens_[i] * hidden, hidden,
+             options_.wire_dtype, to);
   }
   return payload;
 }

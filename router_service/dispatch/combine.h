@@ -15,8 +15,8 @@ namespace expertmesh::router {
 // What experts gave for a plan's rows.
 struct ExpertOutputs {
   DType dtype = DType::kF32;
-  // [plan.num_rows(), hidden_size] of `dtype`, in the plan's order, 64-byte
-  // aligned; undefined for rows of a sum that is here.
+  // [plan.num_rows(), hidden_size] of `dtype`, RowBytes apart, in the plan's
+  // order; undefined for rows of a sum that is here.
   const std::byte* rows = nullptr;
   const CombineGroups* groups = nullptr;  // null: each expert by itself
   const PartialSums* sums = nullptr;      // null: none
@@ -32,8 +32,5 @@ struct ExpertOutputs {
 void Combine(const DispatchPlan& plan, int64_t top_k,
              const ExpertOutputs& outputs, int64_t hidden_size,
              int64_t first_token, int64_t last_token, float* y);
-
-// Whether no value of one row [hidden_size] of `dtype` is infinite or NaN.
-bool IsFiniteRow(DType dtype, const std::byte* row, int64_t hidden_size);
 
 }  // namespace expertmesh::router

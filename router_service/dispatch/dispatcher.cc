@@ -7,6 +7,7 @@
 #include "router_service/dispatch/dispatch_times.h"
 #include "services/core/clock.h"
 #include "services/core/log.h"
+#include "services/linalg/activation_row.h"
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
@@ -23,8 +24,9 @@ constexpr absl::Duration kOfferAgain = absl::Milliseconds(20);
 DispatchTicket::DispatchTicket(const DispatcherOptions& options)
     : wire_dtype_(options.wire_dtype),
       top_k_(options.top_k),
-      rows_(options.max_tokens * options.top_k * options.hidden_size *
-            DTypeBytes(options.wire_dtype)),
+      hidden_size_(options.hidden_size),
+      rows_(options.max_tokens * options.top_k *
+            RowBytes(options.wire_dtype, options.hidden_size)),
       groups_(options.combine_group_size),
       sums_({.wire_dtype = options.wire_dtype,
              .group_size = options.combine_group_size,
@@ -32,7 +34,7 @@ DispatchTicket::DispatchTicket(const DispatcherOptions& options)
              .top_k = options.top_k,
              .hidden_size = options.hidden_size}) {
   exchange_.rows = rows_.data();
-  exchange_.row_bytes = options.hidden_size * DTypeBytes(options.wire_dtype);
+  exchange_.row_bytes = RowBytes(options.wire_dtype, options.hidden_size);
 }
 
 template <typename Visit>
@@ -55,20 +57,18 @@ void DispatchTicket::ForgetSums(uint32_t token, std::vector<uint32_t>* rows) {
 }
 
 void DispatchTicket::TakeBadRows(uint32_t token, std::vector<uint32_t>* rows) {
-  const auto hidden =
-      static_cast<int64_t>(exchange_.row_bytes / DTypeBytes(wire_dtype_));
   ForGroups(token, [&](const float* sum, int64_t place, const int32_t* first,
                        const int32_t* last) {
     if (sum != nullptr) {
-      if (AllFinite(sum, hidden)) return;
+      if (AllFinite(sum, hidden_size_)) return;
       sums_.Forget(token, place);
       rows->insert(rows->end(), first, last);
       return;
     }
     // The good ones stay: another replica may be the one that gives bad ones.
     std::copy_if(first, last, std::back_inserter(*rows), [&](int32_t row) {
-      return !IsFiniteRow(wire_dtype_, rows_.data() + row * exchange_.row_bytes,
-                          hidden);
+      return !IsFiniteRow(rows_.data() + row * exchange_.row_bytes, wire_dtype_,
+                          hidden_size_);
     });
   });
 }

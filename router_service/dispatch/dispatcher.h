@@ -93,6 +93,7 @@ class DispatchTicket {
 
   const DType wire_dtype_;
   const int64_t top_k_;
+  const int64_t hidden_size_;
   BatchBuilder::Source source_ = {};
   Buffer rows_;  // [max_tokens · top_k, hidden_size] of wire_dtype_
   CombineGroups groups_;

@@ -28,7 +28,9 @@ class PartialSums {
       : hidden_size_(options.hidden_size),
         // So many take more bytes than their sum, and two at least.
         min_rows_(static_cast<int64_t>(
-            sizeof(float) / DTypeBytes(options.wire_dtype) + 1)),
+            options.hidden_size * sizeof(float) /
+                RowBytes(options.wire_dtype, options.hidden_size) +
+            1)),
         per_token_(std::min(options.group_size, options.top_k) / min_rows_ > 0
                        ? options.top_k / min_rows_
                        : 0),

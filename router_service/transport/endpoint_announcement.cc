@@ -52,8 +52,8 @@ absl::string_view EndpointStateName(EndpointState state) {
 
 absl::string_view RefusalReasonName(RefusalReason reason) {
   constexpr std::array<absl::string_view, kNumRefusalReasons> kNames = {
-      "wire_version", "model",          "checkpoint",
-      "expert_dtype", "hosted_experts", "duplicate"};
+      "wire_version",   "model",     "checkpoint", "expert_dtype",
+      "hosted_experts", "duplicate", "wire_dtype"};
   return kNames[static_cast<size_t>(reason)];
 }
 
@@ -93,6 +93,11 @@ std::optional<Refusal> CheckAnnouncement(
         absl::StrCat("holds weights as ", state.expert_dtype(),
                      ", the services in use as ", model.expert_dtype,
                      "; start it with the same --expert-dtype as those")};
+  }
+  if (model.int8_rows && !state.int8_rows()) {
+    return Refusal{RefusalReason::kWireDType,
+                   "does not know rows of int8; update it, or start the "
+                   "routers with another --wire-dtype"};
   }
   return CheckHosted(model, state);
 }

@@ -216,7 +216,7 @@ BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch,
   const absl::Status shape = result.CheckShape(batch.answer);
   if (shape.ok()) {
     incoming->row_bytes =
-        batch.answer.hidden_size * DTypeBytes(batch.answer.dtype);
+        RowBytes(batch.answer.dtype, batch.answer.hidden_size);
     answer.rows = incoming;
   } else {
     answer.status = Named(absl::InternalError(shape.message()));

@@ -32,11 +32,12 @@ enum class RefusalReason {
   kExpertDType,    // holds the weights in another type than the mesh
   kHostedExperts,  // names experts the model lacks, or one twice
   kDuplicate,      // is in use already, by another address
+  kWireDType,      // does not know the type of rows that is sent
 };
-constexpr size_t kNumRefusalReasons = 6;
+constexpr size_t kNumRefusalReasons = 7;
 
 // "wire_version", "model", "checkpoint", "expert_dtype", "hosted_experts",
-// "duplicate": values of the metric's label.
+// "duplicate", "wire_dtype": values of the metric's label.
 absl::string_view RefusalReasonName(RefusalReason reason);
 
 // One (layer, expert).
@@ -100,6 +101,7 @@ struct ModelIdentity {
   std::string checkpoint_fingerprint;  // empty: not compared
   // Type of the expert weights; empty: that of the endpoints in use.
   std::string expert_dtype;
+  bool int8_rows = false;  // must know rows of int8
 };
 
 }  // namespace expertmesh::router

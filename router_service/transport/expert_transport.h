@@ -24,7 +24,8 @@ struct ExpertBatch {
   DType dtype = DType::kF32;  // of hidden_states and of the rows that come back
   uint32_t hidden_size = 0;
   uint32_t num_tokens = 0;
-  PayloadRef hidden_states;  // [num_tokens, hidden_size], each token once
+  // [num_tokens, hidden_size], rows RowBytes apart, each token once.
+  PayloadRef hidden_states;
   absl::Span<const uint32_t> expert_ids;     // [num_groups], ascending
   absl::Span<const uint32_t> group_offsets;  // [num_groups + 1]
   absl::Span<const uint32_t> row_token;      // [num_rows]

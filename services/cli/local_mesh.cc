@@ -77,8 +77,6 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   const std::vector<FlagValues*> experts = {&mesh.expert_flags};
   const std::vector<FlagValues*> both = {&mesh.router_flags,
                                          &mesh.expert_flags};
-  const std::vector<std::string> dtypes = {"auto", "f32", "bf16"};
-
   const std::vector<std::string> formats = {"auto", "f32", "bf16", "int8",
                                             "int4"};
 
@@ -87,7 +85,7 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
             "weights as int8 or int4; default auto: the checkpoint's type");
   AddChoice(app, "--kv-dtype", {"auto", "f32", "bf16", "int8"}, router,
             "Type of keys and values; default auto: that of activations");
-  AddChoice(app, "--wire-dtype", dtypes, router,
+  AddChoice(app, "--wire-dtype", {"auto", "f32", "bf16", "int8"}, router,
             "Type of activations between services; default auto: the "
             "checkpoint's");
   AddPassedOn(app, "--combine-group-size", router,

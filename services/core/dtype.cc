@@ -12,6 +12,8 @@ absl::string_view DTypeName(DType dtype) {
       return "bf16";
     case DType::kF16:
       return "f16";
+    case DType::kInt8:
+      return "int8";
   }
   return "?";
 }

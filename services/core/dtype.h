@@ -1,6 +1,7 @@
 #pragma once
 
-// Element types of tensors, and exact conversions between the float types.
+// Element types of tensors and of rows of activations, and exact conversions
+// between the float types.
 
 #include <bit>
 #include <cstddef>
@@ -12,17 +13,31 @@
 
 namespace expertmesh {
 
-enum class DType : uint8_t { kF32, kBF16, kF16 };
+// kInt8 is of rows between services only: a scale in front of a row's codes
+// (services/linalg/activation_row.h). No tensor is of it.
+enum class DType : uint8_t { kF32, kBF16, kF16, kInt8 };
 
+// Of one element.
 constexpr size_t DTypeBytes(DType dtype) {
+  if (dtype == DType::kInt8) return 1;
   return dtype == DType::kF32 ? 4 : 2;
 }
 
-// "f32", "bf16", "f16".
+// In front of each row.
+constexpr size_t RowScaleBytes(DType dtype) {
+  return dtype == DType::kInt8 ? sizeof(float) : 0;
+}
+
+// Of a row of `n` elements.
+constexpr size_t RowBytes(DType dtype, size_t n) {
+  return RowScaleBytes(dtype) + n * DTypeBytes(dtype);
+}
+
+// "f32", "bf16", "f16", "int8".
 absl::string_view DTypeName(DType dtype);
 
-// Accepts the names above and the spellings of safetensors ("F32", "BF16",
-// "F16") and config.json ("float32", "bfloat16", "float16").
+// Accepts the names of types of tensors and the spellings of safetensors
+// ("F32", "BF16", "F16") and config.json ("float32", "bfloat16", "float16").
 // Errors: INVALID_ARGUMENT naming the value.
 absl::StatusOr<DType> ParseDType(absl::string_view name);
 

@@ -2,6 +2,7 @@
 
 // Activations as quantized weights take them.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "services/core/dtype.h"
@@ -27,6 +28,17 @@ class QuantizedRows {
   void Store(int64_t row, const T* values) {
     scales_.as<float>()[row] =
         QuantizeRow(values, k_, codes_.as<uint8_t>() + row * stride_);
+  }
+
+  // Takes a row [k] that is in signed codes already.
+  void StoreCodes(int64_t row, float scale, const int8_t* values) {
+    scales_.as<float>()[row] = scale;
+    uint8_t* codes = codes_.as<uint8_t>() + row * stride_;
+    for (int64_t i = 0; i < k_; ++i) {
+      codes[i] = static_cast<uint8_t>(values[i] + kActivationZero);
+    }
+    std::fill(codes + k_, codes + PaddedQuantizedK(k_),
+              static_cast<uint8_t>(kActivationZero));
   }
 
   QuantizedView view(int64_t first_row = 0) const {

@@ -42,6 +42,18 @@ float QuantizeRow(const BF16* x, int64_t n, uint8_t* codes) {
   return ActiveKernels().quantize_row_bf16(Bits(x), n, codes);
 }
 
+float QuantizeRow(const float* x, int64_t n, int8_t* codes) {
+  return ActiveKernels().quantize_row_signed(x, n, codes);
+}
+
+void DequantizeRow(float scale, const int8_t* codes, int64_t n, float* out) {
+  ActiveKernels().dequantize_row(scale, codes, n, out);
+}
+
+void DequantizeRow(float scale, const int8_t* codes, int64_t n, BF16* out) {
+  ActiveKernels().dequantize_row_bf16(scale, codes, n, Bits(out));
+}
+
 void Add(const float* x, int64_t n, float* y) { ActiveKernels().add(x, n, y); }
 
 void AddScaled(float a, const float* x, int64_t n, float* y) {
@@ -50,6 +62,11 @@ void AddScaled(float a, const float* x, int64_t n, float* y) {
 
 void AddScaledBF16(float a, const BF16* x, int64_t n, float* y) {
   ActiveKernels().add_scaled_bf16(a, Bits(x), n, y);
+}
+
+void AddScaledCodes(float a, float scale, const int8_t* codes, int64_t n,
+                    float* y) {
+  ActiveKernels().add_scaled_codes(a, scale, codes, n, y);
 }
 
 void SiluMul(const float* gate, const float* up, int64_t n, float* out) {

@@ -28,6 +28,12 @@ void ConvertToF32(const BF16* x, int64_t n, float* out);
 // one with a value that is not finite.
 float QuantizeRow(const float* x, int64_t n, uint8_t* codes);
 float QuantizeRow(const BF16* x, int64_t n, uint8_t* codes);
+// The same numbers without 128 added, and without padding: -127 to 127.
+float QuantizeRow(const float* x, int64_t n, int8_t* codes);
+
+// out = scale · code, which for BF16 is then rounded.
+void DequantizeRow(float scale, const int8_t* codes, int64_t n, float* out);
+void DequantizeRow(float scale, const int8_t* codes, int64_t n, BF16* out);
 
 // y += x
 void Add(const float* x, int64_t n, float* y);
@@ -35,6 +41,9 @@ void Add(const float* x, int64_t n, float* y);
 // y += a x
 void AddScaled(float a, const float* x, int64_t n, float* y);
 void AddScaledBF16(float a, const BF16* x, int64_t n, float* y);
+// y += a (scale · code)
+void AddScaledCodes(float a, float scale, const int8_t* codes, int64_t n,
+                    float* y);
 
 // out = silu(gate) * up, silu(g) = g / (1 + e^-g). `out` may be gate or up.
 void SiluMul(const float* gate, const float* up, int64_t n, float* out);

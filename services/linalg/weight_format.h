@@ -27,6 +27,8 @@ constexpr WeightFormat FormatOf(DType dtype) {
       return WeightFormat::kBF16;
     case DType::kF16:
       return WeightFormat::kF16;
+    case DType::kInt8:
+      break;  // no tensor is
   }
   return WeightFormat::kF32;
 }

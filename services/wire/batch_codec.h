@@ -46,9 +46,9 @@ struct BatchFields {
 };
 
 // Writes one ExpertBatch to *out.
-//   hidden_states  [num_tokens, hidden_size] of dtype; may be longer. Shared
-//                  with gRPC, not copied: unchanged until its last reference
-//                  is gone
+//   hidden_states  [num_tokens, hidden_size] of dtype, rows RowBytes apart; may
+//                  be longer. Shared with gRPC, not copied: unchanged until its
+//                  last reference is gone
 // Errors: INVALID_ARGUMENT for a type that does not travel (f16), a payload
 // shorter than its shape, or a message over kMaxMessageBytes.
 absl::Status EncodeBatch(const BatchFields& fields, PayloadRef hidden_states,
@@ -95,7 +95,7 @@ class DecodedBatch {
   // The following require that Validate returned OK.
   DType dtype() const { return dtype_; }
   size_t num_rows() const { return row_token_.size(); }
-  size_t row_bytes() const { return hidden_size_ * DTypeBytes(dtype_); }
+  size_t row_bytes() const { return RowBytes(dtype_, hidden_size_); }
   // Rows that come back by themselves; known after Release as well.
   uint32_t num_lone_rows() const { return num_lone_rows_; }
   // Of the rows and sums that come back.

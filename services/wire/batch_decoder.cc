@@ -30,6 +30,8 @@ std::optional<DType> FromWireDataType(uint32_t data_type) {
       return DType::kF32;
     case expert::v1::DATA_TYPE_BF16:
       return DType::kBF16;
+    case expert::v1::DATA_TYPE_INT8:
+      return DType::kInt8;
     default:
       return std::nullopt;
   }
@@ -128,8 +130,8 @@ bool DecodedBatch::ReadField(FieldReader& reader) {
 absl::Status DecodedBatch::Validate() {
   const std::optional<DType> dtype = FromWireDataType(data_type_);
   if (!dtype.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("data_type ", data_type_, " is neither F32 nor BF16"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "data_type ", data_type_, " is neither F32, BF16 nor INT8"));
   }
   dtype_ = *dtype;
   if (hidden_size_ == 0) {
@@ -176,11 +178,12 @@ absl::Status DecodedBatch::ValidateSums() {
 }
 
 absl::Status DecodedBatch::ValidateSizes() const {
-  const Wide row_bytes = Wide{hidden_size_} * DTypeBytes(dtype_);
+  const Wide row_bytes = RowBytes(dtype_, hidden_size_);
   if (num_tokens_ * row_bytes != payload_size_) {
     return absl::InvalidArgumentError(absl::StrCat(
         "hidden_states has ", payload_size_, " bytes, but num_tokens is ",
-        num_tokens_, " and hidden_size ", hidden_size_));
+        num_tokens_, " and hidden_size ", hidden_size_, ": a row of ",
+        DTypeName(dtype_), " takes ", RowBytes(dtype_, hidden_size_)));
   }
   // Tokens without rows are harmless, but not as a way around the queue's bound
   // on rows.
@@ -325,7 +328,7 @@ absl::Status DecodedResult::CheckShape(const ResultShape& shape) const {
                                                    data_type_, " instead of ",
                                                    DTypeName(shape.dtype)));
   }
-  const Wide row_bytes = Wide{hidden_size_} * DTypeBytes(shape.dtype);
+  const Wide row_bytes = RowBytes(shape.dtype, hidden_size_);
   const Wide sum_bytes = Wide{hidden_size_} * sizeof(float);
   if (num_rows_ * row_bytes != rows_.size ||
       num_sums_ * sum_bytes != sums_.size) {

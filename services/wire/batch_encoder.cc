@@ -81,8 +81,17 @@ void PutArray(Sink& sink, uint32_t field, absl::Span<const float> values) {
 }
 
 uint32_t WireDataType(DType dtype) {
-  return dtype == DType::kF32 ? expert::v1::DATA_TYPE_F32
-                              : expert::v1::DATA_TYPE_BF16;
+  switch (dtype) {
+    case DType::kF32:
+      return expert::v1::DATA_TYPE_F32;
+    case DType::kBF16:
+      return expert::v1::DATA_TYPE_BF16;
+    case DType::kInt8:
+      return expert::v1::DATA_TYPE_INT8;
+    case DType::kF16:
+      break;  // refused before
+  }
+  return expert::v1::DATA_TYPE_UNSPECIFIED;
 }
 
 template <typename Sink>
@@ -131,14 +140,14 @@ absl::Status SetSize(uint64_t rows, uint64_t hidden_size, DType dtype,
   if (dtype == DType::kF16) {
     return absl::InvalidArgumentError("f16 activations do not travel");
   }
-  // Both factors are 32-bit numbers: only the element size can overflow.
-  const uint64_t elements = rows * hidden_size;
-  if (elements > kMaxMessageBytes / DTypeBytes(dtype)) {
+  // Both factors are 32-bit numbers, which a row's bytes may exceed.
+  const uint64_t row_bytes = RowBytes(dtype, hidden_size);
+  if (rows > 0 && row_bytes > kMaxMessageBytes / rows) {
     return absl::InvalidArgumentError(
         absl::StrCat(rows, " x ", hidden_size, " activations exceed ",
                      kMaxMessageBytes, " bytes, the largest message"));
   }
-  payload->size = elements * DTypeBytes(dtype);
+  payload->size = rows * row_bytes;
   if (payload->data.size() < payload->size) {
     return absl::InvalidArgumentError(
         absl::StrCat("field ", payload->field, " has ", payload->data.size(),

@@ -83,6 +83,7 @@ class ExpertNumpyTest(unittest.TestCase):
         self.assertTrue(state.checkpoint_fingerprint)
         self.assertEqual(state.device, "cpu")
         self.assertTrue(state.adds_rows)
+        self.assertTrue(state.int8_rows)
         self.assertFalse(state.draining)
         self.assertGreaterEqual(state.memory_bytes,
                                 LAYERS * EXPERTS * 3 * HIDDEN * 40 * 4)
@@ -108,13 +109,48 @@ class ExpertNumpyTest(unittest.TestCase):
             # The intermediate product and the output are rounded: 2^-8 each.
             self.check(batch, tokens, stream.ask(batch), 2e-2)
 
+    def test_every_expert_in_int8(self):
+        tokens = self.tokens(5)
+        tokens[1] *= 1e-3  # each row has a scale of its own
+        coded = expert_client.widen_int8(expert_client.round_to_int8(tokens))
+        with expert_client.ForwardStream(self.channel) as stream:
+            rows = {e: [1, 2, 3] for e in range(EXPERTS)}
+            batch = make_batch(1, 2, tokens, rows, pb.DATA_TYPE_INT8)
+            result = stream.ask(batch)
+            self.assertEqual(result.code, pb.CODE_OK, result.message)
+            self.assertEqual(result.data_type, pb.DATA_TYPE_INT8)
+            self.assertEqual(len(result.hidden_states),
+                             len(batch.row_token) * (4 + HIDDEN))
+            answer = expert_client.decode(result)
+            for g, expert in enumerate(batch.expert_ids):
+                x = coded[[1, 2, 3]].astype(np.float64)
+                expected = swiglu(self.tensors, batch.layer, expert, x)
+                # Half a step of a 127th of the row's largest, and f32's own.
+                most = np.abs(expected).max(axis=1, keepdims=True) / 253
+                error = np.abs(answer[3 * g:3 * g + 3] - expected)
+                self.assertTrue((error <= most).all(), error / most)
+
+    def test_int8_keeps_what_is_not_finite_to_its_row(self):
+        tokens = self.tokens(3)
+        rows = expert_client.round_to_int8(tokens)
+        rows["scale"][1] = np.nan
+        rows[2] = 0
+        batch = make_batch(1, 0, tokens, {0: [0, 1, 2]}, pb.DATA_TYPE_INT8)
+        batch.hidden_states = rows.tobytes()
+        with expert_client.ForwardStream(self.channel) as stream:
+            answer = expert_client.decode(stream.ask(batch))
+        self.assertTrue(np.isfinite(answer[0]).all())
+        self.assertTrue(np.isnan(answer[1]).all())
+        np.testing.assert_array_equal(answer[2], 0)
+
     def test_sums_are_those_of_the_rows_to_the_bit(self):
         tokens = self.tokens(6)
         rows_of_expert = {e: [0, 2, 5] for e in range(EXPERTS)}
         rows_of_expert[3] = [0, 1, 5]
         weights = self.random.random(3 * EXPERTS, np.float32)
         with expert_client.ForwardStream(self.channel) as stream:
-            for data_type in (pb.DATA_TYPE_F32, pb.DATA_TYPE_BF16):
+            for data_type in (pb.DATA_TYPE_F32, pb.DATA_TYPE_BF16,
+                              pb.DATA_TYPE_INT8):
                 batch = make_batch(1, 1, tokens, rows_of_expert, data_type)
                 rows = expert_client.decode(stream.ask(batch))
                 # Tokens 0, 2 and 5 have a sum each, token 1 none.
@@ -206,6 +242,8 @@ class ExpertNumpyTest(unittest.TestCase):
             "hidden_states": lambda b: setattr(b, "hidden_states", b"12345"),
             "num_tokens": lambda b: setattr(b, "num_tokens", 3),
             "data_type": lambda b: setattr(b, "data_type", 9),
+            "row of int8": lambda b: setattr(b, "data_type",
+                                             pb.DATA_TYPE_INT8),
             "group_offsets": set_offset,
             "row_token": set_token,
             "expert_ids": swap_experts,

@@ -57,6 +57,7 @@ TEST_P(GoldenOverGrpcTest, EqualsOneProcessToTheBit) {
 struct GroupCase {
   std::string folder;
   DType dtype;
+  DType wire_dtype;
   int64_t group_size;
 };
 
@@ -68,7 +69,8 @@ TEST_P(GroupsOverGrpcTest, WhoeverAddsRowsAndWhereverTheyAre) {
       CheckpointVariant::WithTopK(Folder(GetParam().folder), 5);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   LocalModelOptions options;
-  options.router_dtype = options.wire_dtype = GetParam().dtype;
+  options.router_dtype = GetParam().dtype;
+  options.wire_dtype = GetParam().wire_dtype;
   options.combine_group_size = GetParam().group_size;
   options.adds_rows = false;
   auto local = LocalModel::Load(checkpoint->directory(), options);
@@ -96,14 +98,20 @@ TEST_P(GroupsOverGrpcTest, WhoeverAddsRowsAndWhereverTheyAre) {
 
 INSTANTIATE_TEST_SUITE_P(
     Sizes, GroupsOverGrpcTest,
-    ::testing::Values(GroupCase{"qwen3_moe", DType::kF32, 1},
-                      GroupCase{"qwen3_moe", DType::kF32, 4},
-                      GroupCase{"qwen3_moe", DType::kF32, 8},
-                      GroupCase{"qwen3_moe_bf16", DType::kBF16, 1},
-                      GroupCase{"qwen3_moe_bf16", DType::kBF16, 4},
-                      GroupCase{"qwen3_moe_bf16", DType::kBF16, 8}),
+    ::testing::Values(
+        GroupCase{"qwen3_moe", DType::kF32, DType::kF32, 1},
+        GroupCase{"qwen3_moe", DType::kF32, DType::kF32, 4},
+        GroupCase{"qwen3_moe", DType::kF32, DType::kF32, 8},
+        GroupCase{"qwen3_moe_bf16", DType::kBF16, DType::kBF16, 1},
+        GroupCase{"qwen3_moe_bf16", DType::kBF16, DType::kBF16, 4},
+        GroupCase{"qwen3_moe_bf16", DType::kBF16, DType::kBF16, 8},
+        GroupCase{"qwen3_moe", DType::kF32, DType::kInt8, 1},
+        GroupCase{"qwen3_moe_bf16", DType::kBF16, DType::kInt8, 1},
+        GroupCase{"qwen3_moe_bf16", DType::kBF16, DType::kInt8, 8}),
     [](const auto& info) {
-      return absl::StrCat(info.param.folder, "_", info.param.group_size);
+      return absl::StrCat(info.param.folder, "_wire_",
+                          DTypeName(info.param.wire_dtype), "_",
+                          info.param.group_size);
     });
 
 std::vector<Case> AllCases() {

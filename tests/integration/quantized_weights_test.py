@@ -1,5 +1,5 @@
-"""Weights, keys and values in codes: what they cost in quality, and their
-bits."""
+"""Weights, keys, values and rows on the wire in codes: what they cost in
+quality, and their bits."""
 
 import contextlib
 import json
@@ -32,14 +32,16 @@ class QuantizedWeightsTest(unittest.TestCase):
                             (["--expert-dtype", "int4"], 0.01),
                             (["--expert-dtype", "int8",
                               "--router-dtype", "int8"], 0.002),
-                            (["--kv-dtype", "int8"], 0.002)):
+                            (["--kv-dtype", "int8"], 0.002),
+                            (["--wire-dtype", "int8"], 0.002)):
             quantized = perplexity(*flags)
             # It is something else, or the flags do nothing.
             self.assertNotEqual(quantized, plain, flags)
             self.assertLess(abs(quantized / plain - 1), most, flags)
 
     def test_instruction_sets_give_the_same_bits(self):
-        for dtype, kv in (("int8", "int8"), ("int4", "f32")):
+        for dtype, kv, wire in (("int8", "int8", "int8"),
+                                ("int4", "f32", "f32")):
             answers, ids = set(), set()
             for isa in ("", "avx2", "portable"):
                 with contextlib.ExitStack() as stack:
@@ -49,7 +51,7 @@ class QuantizedWeightsTest(unittest.TestCase):
                         et.DEMO_MODEL, "--expert-dtype", dtype))
                     router = stack.enter_context(et.router(
                         et.DEMO_MODEL, [expert.address], "--router-dtype",
-                        dtype, "--kv-dtype", kv))
+                        dtype, "--kv-dtype", kv, "--wire-dtype", wire))
                     answers.add(et.cli(
                         "score", "--server", router.address, "--text",
                         "All the world's a stage", "--json").stdout)

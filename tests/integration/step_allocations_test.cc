@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 #include "tests/support/allocation_counter.h"
@@ -32,8 +33,11 @@ void MakeDecode(int64_t position, router::TokenBatch* batch) {
   }
 }
 
-TEST(StepAllocationsTest, AWarmStepAllocatesNothingButSlices) {
+class StepAllocationsTest : public ::testing::TestWithParam<DType> {};
+
+TEST_P(StepAllocationsTest, AWarmStepAllocatesNothingButSlices) {
   LocalModelOptions options;
+  options.wire_dtype = GetParam();
   options.max_context_tokens = kContext;
   options.kv_cache_tokens = kContext;
   auto remote =
@@ -57,6 +61,12 @@ TEST(StepAllocationsTest, AWarmStepAllocatesNothingButSlices) {
   EXPECT_LE(NumAllocations() - before,
             num_messages * kSlicesPerMessage + kElsewhere);
 }
+
+INSTANTIATE_TEST_SUITE_P(WireTypes, StepAllocationsTest,
+                         ::testing::Values(DType::kF32, DType::kInt8),
+                         [](const auto& info) {
+                           return std::string(DTypeName(info.param));
+                         });
 
 }  // namespace
 }  // namespace expertmesh::testing

@@ -14,7 +14,8 @@ SECONDS = 120
 STEPS = 32
 CONFIG = json.loads((et.DEMO_MODEL / "config.json").read_text())
 LAYERS = CONFIG["num_hidden_layers"]
-ROW_BYTES = CONFIG["hidden_size"] * 2  # bf16
+ROW_BYTES = {"bf16": CONFIG["hidden_size"] * 2,
+             "int8": CONFIG["hidden_size"] + 4}  # codes and their scale
 # Of a message beside its activations: a batch of one token names its rows,
 # experts and offsets.
 BATCH_OVERHEAD = 128
@@ -61,19 +62,20 @@ class WireCountsTest(unittest.TestCase):
                                for name in NAMES])
         return [longer - shorter for shorter, longer in zip(*counts)]
 
-    def check(self, experts, *router_flags):
-        messages, sent, received, rows = self.decode_counts(experts,
-                                                            router_flags)
+    def check(self, experts, *router_flags, wire="bf16"):
+        row_bytes = ROW_BYTES[wire]
+        messages, sent, received, rows = self.decode_counts(
+            experts, [*router_flags, "--wire-dtype", wire])
         self.assertEqual(rows, STEPS * LAYERS * CONFIG["num_experts_per_tok"])
         # One for each layer and service that holds a chosen expert.
         self.assertGreaterEqual(messages, STEPS * LAYERS)
         self.assertLessEqual(messages, STEPS * LAYERS * len(experts))
         # A token goes once to each service, and comes back once for each row.
-        self.assertGreater(sent, messages * ROW_BYTES)
-        self.assertLessEqual(sent, messages * (ROW_BYTES + BATCH_OVERHEAD))
-        self.assertGreater(received, rows * ROW_BYTES)
+        self.assertGreater(sent, messages * row_bytes)
+        self.assertLessEqual(sent, messages * (row_bytes + BATCH_OVERHEAD))
+        self.assertGreater(received, rows * row_bytes)
         self.assertLessEqual(received,
-                             rows * ROW_BYTES + messages * ANSWER_OVERHEAD)
+                             rows * row_bytes + messages * ANSWER_OVERHEAD)
 
     def test_one_service_through_shared_memory(self):
         self.check(["0-15"])
@@ -83,6 +85,10 @@ class WireCountsTest(unittest.TestCase):
 
     def test_one_service_over_grpc(self):
         self.check(["0-15"], "--no-shared-memory")
+
+    def test_codes_take_half(self):
+        self.check(["0-7", "8-15"], wire="int8")
+        self.check(["0-15"], "--no-shared-memory", wire="int8")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "expert_service/weights/expert_loader.h"
 #include "services/core/status_macros.h"
+#include "services/linalg/activation_row.h"
 
 namespace expertmesh::testing {
 
@@ -66,7 +67,7 @@ std::shared_ptr<const router::Placement> LocalTransport::placement() const {
 
 void LocalTransport::Send(int endpoint, const router::ExpertBatch& batch,
                           router::BatchCompletion* completion) {
-  rows_.row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
+  rows_.row_bytes = RowBytes(batch.dtype, batch.hidden_size);
   router::BatchAnswer answer;
   answer.status = Run(endpoint, batch);
   if (answer.status.ok()) answer.rows = &rows_;
@@ -91,7 +92,7 @@ absl::Status LocalTransport::Run(int endpoint,
           absl::StrCat("expert ", expert, " is not at endpoint ", endpoint));
     }
   }
-  const size_t row_bytes = batch.hidden_size * DTypeBytes(batch.dtype);
+  const size_t row_bytes = RowBytes(batch.dtype, batch.hidden_size);
   for (size_t row = 0; row < batch.num_rows(); ++row) {
     std::memcpy(x_.data() + row * row_bytes,
                 batch.hidden_states.data() + batch.row_token[row] * row_bytes,
@@ -104,7 +105,7 @@ absl::Status LocalTransport::Run(int endpoint,
   rows.x = x_.data();
   rows.y = y_.data();
   RETURN_IF_ERROR(ffn_->Run(rows));
-  // All bits set are a NaN in every type.
+  // All bits set are a NaN in every type, of the scale in int8.
   if (endpoint == poisoned_endpoint_ || (poisoned_ > 0 && poisoned_--)) {
     std::memset(y_.data(), 0xff, row_bytes);
   }
@@ -114,7 +115,7 @@ absl::Status LocalTransport::Run(int endpoint,
 
 void LocalTransport::AddUp(const router::ExpertBatch& batch) {
   const size_t hidden = batch.hidden_size;
-  const size_t row_bytes = hidden * DTypeBytes(batch.dtype);
+  const size_t row_bytes = RowBytes(batch.dtype, hidden);
   rows_.num_sums = batch.num_sums;
   rows_.sums.assign(batch.num_sums * hidden, 0.0f);
   num_sums_ += batch.num_sums;
@@ -129,14 +130,9 @@ void LocalTransport::AddUp(const router::ExpertBatch& batch) {
       lone += row_bytes;
       continue;
     }
-    float* const sum = rows_.sums.data() + batch.row_sum[row] * hidden;
-    for (size_t i = 0; i < hidden; ++i) {
-      const float value = batch.dtype == DType::kF32
-                              ? reinterpret_cast<const float*>(y)[i]
-                              : ToF32(reinterpret_cast<const BF16*>(y)[i]);
-      const float product = batch.row_weight[row] * value;
-      sum[i] += product;
-    }
+    AddScaledRow(batch.row_weight[row], y, batch.dtype, 0,
+                 static_cast<int64_t>(hidden),
+                 rows_.sums.data() + batch.row_sum[row] * hidden);
   }
 }
 

@@ -74,6 +74,11 @@ struct Kernels {
   QuantizedPanelFn gemm_panel_quantized[2];
   float (*quantize_row)(const float* x, int64_t n, uint8_t* codes);
   float (*quantize_row_bf16)(const uint16_t* x, int64_t n, uint8_t* codes);
+  float (*quantize_row_signed)(const float* x, int64_t n, int8_t* codes);
+  void (*dequantize_row)(float scale, const int8_t* codes, int64_t n,
+                         float* out);
+  void (*dequantize_row_bf16)(float scale, const int8_t* codes, int64_t n,
+                              uint16_t* out);
   // [int8, int4]. Every instruction set gives the same bits.
   QuantizeColumnsFn quantize_columns[2];
   // [keys and values f32, bf16, int8], as in KvFormat.
@@ -89,6 +94,8 @@ struct Kernels {
   void (*add)(const float* x, int64_t n, float* y);
   void (*add_scaled)(float a, const float* x, int64_t n, float* y);
   void (*add_scaled_bf16)(float a, const uint16_t* x, int64_t n, float* y);
+  void (*add_scaled_codes)(float a, float scale, const int8_t* codes, int64_t n,
+                           float* y);
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*silu_mul_bf16)(const float* gate, const float* up, int64_t n,
                         uint16_t* out);

@@ -91,9 +91,9 @@ void GemmPanelInt4(const QuantizedPanelArgs& args) {
   MultiplyCodes<Bytes>(args, args.scratch);
 }
 
-// One row to codes; returns its scale. See vector_ops.h.
+// One row to codes, not padded; returns its scale. See vector_ops.h.
 template <typename T>
-float QuantizeRow(const T* x, int64_t n, uint8_t* codes) {
+EXPERTMESH_INLINE float RowToCodes(const T* x, int64_t n, uint8_t* codes) {
   // The largest magnitude, in any order, NaN before all.
   F32x16 magnitudes = Broadcast(0.0f);
   const auto look = [&](F32x16 v) {
@@ -125,9 +125,21 @@ float QuantizeRow(const T* x, int64_t n, uint8_t* codes) {
   } else {
     __builtin_memset(codes, kActivationZero, n);
   }
-  __builtin_memset(codes + n, kActivationZero, PaddedQuantizedK(n) - n);
   if (is_plain) return max / 127.0f;
   return is_finite ? 0.0f : __builtin_nanf("");
+}
+
+template <typename T>
+float QuantizeRow(const T* x, int64_t n, uint8_t* codes) {
+  __builtin_memset(codes + n, kActivationZero, PaddedQuantizedK(n) - n);
+  return RowToCodes(x, n, codes);
+}
+
+float QuantizeRowSigned(const float* x, int64_t n, int8_t* codes) {
+  auto* bytes = reinterpret_cast<uint8_t*>(codes);
+  const float scale = RowToCodes(x, n, bytes);
+  for (int64_t i = 0; i < n; ++i) bytes[i] ^= kActivationZero;
+  return scale;
 }
 
 }  // namespace

@@ -110,6 +110,25 @@ void AddScaled(float a, const In* x, int64_t n, float* y) {
       static_cast<const float*>(y), x);
 }
 
+void AddScaledCodes(float a, float scale, const int8_t* codes, int64_t n,
+                    float* y) {
+  const F32x16 factor = Broadcast(a);
+  const F32x16 step = Broadcast(scale);
+  Map(
+      n, y,
+      [&](F32x16 sum, F32x16 code) {
+        return Add(sum, Mul(factor, Mul(step, code)));
+      },
+      static_cast<const float*>(y), codes);
+}
+
+template <typename Out>
+void DequantizeRow(float scale, const int8_t* codes, int64_t n, Out* out) {
+  const F32x16 step = Broadcast(scale);
+  Map(
+      n, out, [&](F32x16 code) { return Mul(step, code); }, codes);
+}
+
 template <typename Out>
 void SiluMul(const float* gate, const float* up, int64_t n, Out* out) {
   Map(

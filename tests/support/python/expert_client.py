@@ -14,12 +14,34 @@ METHOD = "/expertmesh.expert.v1.ExpertService/Forward"
 
 
 def encode(array, data_type):
+    if data_type == pb.DATA_TYPE_INT8:
+        return round_to_int8(array).tobytes()
     if data_type == pb.DATA_TYPE_BF16:
         array = safetensors_files.f32_to_bf16(array)
     return np.ascontiguousarray(array).tobytes()
 
 
+def _int8_rows(hidden_size):
+    return np.dtype([("scale", "<f4"), ("codes", "i1", hidden_size)])
+
+
+def round_to_int8(tokens):
+    """Rows as DATA_TYPE_INT8 has them."""
+    rows = np.zeros(len(tokens), _int8_rows(tokens.shape[1]))
+    largest = np.abs(tokens).max(axis=1, keepdims=True)
+    rows["scale"] = largest[:, 0] / np.float32(127)
+    rows["codes"] = np.rint(tokens * (np.float32(127) / largest))
+    return rows
+
+
+def widen_int8(rows):
+    return rows["scale"][:, None] * rows["codes"].astype(np.float32)
+
+
 def decode(result):
+    if result.data_type == pb.DATA_TYPE_INT8:
+        return widen_int8(np.frombuffer(result.hidden_states,
+                                        _int8_rows(result.hidden_size)))
     if result.data_type == pb.DATA_TYPE_BF16:
         rows = safetensors_files.bf16_to_f32(
             np.frombuffer(result.hidden_states, "<u2"))

@@ -21,6 +21,20 @@ RouterConfig Config() {
   return config;
 }
 
+TEST(RouterConfigTest, TypesOfRowsOnTheWire) {
+  RouterConfig config = Config();
+  EXPECT_EQ(WireDType(config, DType::kF16), DType::kF32);
+  EXPECT_EQ(WireDType(config, DType::kBF16), DType::kBF16);
+  config.wire_dtype = "f32";
+  EXPECT_EQ(WireDType(config, DType::kBF16), DType::kF32);
+  config.wire_dtype = "int8";
+  EXPECT_TRUE(CheckRouterConfig(config).ok());
+  EXPECT_EQ(WireDType(config, DType::kBF16), DType::kInt8);
+  config.wire_dtype = "int4";
+  EXPECT_THAT(CheckRouterConfig(config).ToString(),
+              ContainsRegex("--wire-dtype is 'int4'.*int8"));
+}
+
 TEST(RouterConfigTest, DefaultsAreValid) {
   EXPECT_TRUE(CheckRouterConfig(Config()).ok());
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "services/core/worker_pool.h"
+#include "services/linalg/activation_row.h"
 #include "services/wire/row_sum.h"
 #include "tests/support/allocation_counter.h"
 #include "tests/support/fake_clock.h"
@@ -26,23 +27,22 @@ constexpr int64_t kLayers = 2;
 constexpr int64_t kExperts = 4;
 constexpr int64_t kMaxRows = 16;
 
-// Multiples of 1/64 below 2: exact in both types.
-void FillRandom(std::byte* out, int64_t count, DType dtype, uint32_t seed) {
+// Multiples of 1/64 below 2: exact in f32 and bf16.
+void FillRandom(std::byte* out, int64_t num_rows, int64_t width, DType dtype,
+                uint32_t seed) {
   std::mt19937 random(seed);
-  for (int64_t i = 0; i < count; ++i) {
-    const float value = (static_cast<float>(random() % 256) - 128.0f) / 64.0f;
-    if (dtype == DType::kF32) {
-      std::memcpy(out + i * 4, &value, 4);
-    } else {
-      const BF16 rounded = ToBF16(value);
-      std::memcpy(out + i * 2, &rounded, 2);
+  std::vector<float> row(width);
+  for (int64_t r = 0; r < num_rows; ++r, out += RowBytes(dtype, width)) {
+    for (float& value : row) {
+      value = (static_cast<float>(random() % 256) - 128.0f) / 64.0f;
     }
+    StoreRow(row.data(), width, dtype, out);
   }
 }
 
 PackedMatrix RandomMatrix(int64_t n, int64_t k, uint32_t seed) {
   Buffer data(static_cast<size_t>(n * k) * 4);
-  FillRandom(data.data(), n * k, DType::kF32, seed);
+  FillRandom(data.data(), n, k, DType::kF32, seed);
   return *PackedMatrix::Pack(TensorView{data.data(), DType::kF32, {n, k}});
 }
 
@@ -77,7 +77,7 @@ class TestWork final : public ExpertWork {
     group_offsets = offsets_;
     num_rows = num_lone_rows = offsets_.back();
     in_ = Buffer(static_cast<size_t>(num_rows) * row_bytes());
-    FillRandom(in_.data(), num_rows * kHidden, dtype, seed);
+    FillRandom(in_.data(), num_rows, kHidden, dtype, seed);
   }
 
   // Has so many sums, and every row go into one of them or, now and then, not.
@@ -95,7 +95,7 @@ class TestWork final : public ExpertWork {
     num_sums = sums;
   }
 
-  size_t row_bytes() const { return kHidden * DTypeBytes(dtype); }
+  size_t row_bytes() const { return RowBytes(dtype, kHidden); }
 
   void CopyRows(int64_t first, int64_t last, std::byte* out) const override {
     std::memcpy(out, in_.data() + static_cast<size_t>(first) * row_bytes(),
@@ -153,13 +153,8 @@ class TestWork final : public ExpertWork {
         rows.append(reinterpret_cast<const char*>(y), row_bytes());
         continue;
       }
-      for (int64_t i = 0; i < kHidden; ++i) {
-        const float x = dtype == DType::kF32
-                            ? reinterpret_cast<const float*>(y)[i]
-                            : ToF32(reinterpret_cast<const BF16*>(y)[i]);
-        const float product = row_weight[row] * x;
-        sums[row_sum[row] * kHidden + i] += product;
-      }
+      AddScaledRow(row_weight[row], y, dtype, 0, kHidden,
+                   &sums[row_sum[row] * kHidden]);
     }
     rows.append(reinterpret_cast<const char*>(sums.data()),
                 sums.size() * sizeof(float));
@@ -271,6 +266,8 @@ TEST_F(ExpertExecutorTest, ElementTypesRunApart) {
   Add(a_, 0, DType::kF32, {0, 1}, {2, 2});
   Add(b_, 0, DType::kBF16, {0, 1}, {3, 1});
   Add(a_, 0, DType::kBF16, {1, 2}, {1, 1});
+  Add(b_, 0, DType::kInt8, {0, 2}, {4, 1});
+  Add(a_, 0, DType::kInt8, {0}, {2});
   Start();
   ExpectAllRight();
 }
@@ -279,6 +276,7 @@ TEST_F(ExpertExecutorTest, MoreRowsThanTheWorkspaceRunInChunks) {
   Add(a_, 0, DType::kF32, {0, 1, 2}, {3, 50, 7});
   Add(b_, 0, DType::kF32, {1}, {16});
   Add(b_, 0, DType::kF32, {1, 2}, {17, 1});
+  Add(b_, 0, DType::kInt8, {1, 2}, {33, 2});
   Start();
   ExpectAllRight();
 }
@@ -287,7 +285,7 @@ TEST_F(ExpertExecutorTest, RowsAreAddedUpWhereTheBatchAsks) {
   // Alone, and alone in one chunk and in several.
   for (const std::vector<uint32_t>& rows :
        std::vector<std::vector<uint32_t>>{{1, 1, 1}, {5, 4, 7}, {30, 9, 25}}) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kInt8}) {
       Add(a_, 0, dtype, {0, 1, 2}, rows, 1);
       Add(a_, 1, dtype, {0, 1, 2}, rows, 3);
     }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "expert_service/kernels/grouped_ffn_reference.h"
+#include "services/linalg/activation_row.h"
 #include "tests/unit/services/linalg/isa_test_util.h"
 
 namespace expertmesh::expert {
@@ -42,16 +43,23 @@ class Problem {
                           pack(shape.intermediate, shape.hidden, 3 * e + 2),
                           pack(shape.hidden, shape.intermediate, 3 * e + 3)});
     }
-    const TypedValues x(RandomFloats(max_rows * shape.hidden, 77), type);
-    x_ = Buffer(x.bytes.size());
-    std::memcpy(x_.data(), x.bytes.data(), x.bytes.size());
+    const std::vector<float> x = RandomFloats(max_rows * shape.hidden, 77);
+    x_ = Buffer(max_rows * RowBytes());
+    for (int64_t row = 0; row < max_rows; ++row) {
+      StoreRow(&x[row * shape.hidden], shape.hidden, type,
+               x_.data() + row * RowBytes());
+    }
   }
 
   GroupedFfnOptions Options() const {
     return {shape_.hidden, shape_.intermediate, max_rows_, Activation::kSiluGlu,
             IsQuantized(format_)};
   }
-  int64_t RowBytes() const { return shape_.hidden * DTypeBytes(type_); }
+  int64_t RowBytes() const {
+    return expertmesh::RowBytes(type_, shape_.hidden);
+  }
+  DType type() const { return type_; }
+  WeightFormat format() const { return format_; }
 
   // Rows per expert, expert e being experts_[e]; y as bytes.
   std::vector<std::byte> Run(GroupedFfn& ffn,
@@ -79,18 +87,24 @@ class Problem {
   void ExpectNear(const std::vector<std::byte>& y,
                   const std::vector<std::byte>& expected) const {
     ASSERT_EQ(y.size(), expected.size());
-    const int64_t n = y.size() / DTypeBytes(type_);
-    const auto at = [&](const std::vector<std::byte>& bytes, int64_t i) {
-      return type_ == DType::kF32
-                 ? reinterpret_cast<const float*>(bytes.data())[i]
-                 : ToF32(reinterpret_cast<const BF16*>(bytes.data())[i]);
-    };
-    // Two roundings to bf16, or one to a code, may each fall to the other side.
+    const std::vector<float> rows = AsF32(y);
+    const std::vector<float> expected_rows = AsF32(expected);
+    // Two roundings to bf16, or to codes, may each fall to the other side.
     const float tolerance =
         type_ == DType::kF32 && !IsQuantized(format_) ? 2e-6f : 2e-2f;
-    for (int64_t i = 0; i < n; ++i) {
-      ASSERT_NEAR(at(y, i), at(expected, i), tolerance) << "element " << i;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      ASSERT_NEAR(rows[i], expected_rows[i], tolerance) << "element " << i;
     }
+  }
+
+  std::vector<float> AsF32(const std::vector<std::byte>& y) const {
+    const int64_t num_rows = y.size() / RowBytes();
+    std::vector<float> rows(num_rows * shape_.hidden);
+    for (int64_t row = 0; row < num_rows; ++row) {
+      AddScaledRow(1.0f, &y[row * RowBytes()], type_, 0, shape_.hidden,
+                   &rows[row * shape_.hidden]);
+    }
+    return rows;
   }
 
  private:
@@ -120,7 +134,7 @@ TEST_P(GroupedFfnTest, MatchesTheReference) {
       {{16, 16}, {0, 0}},        {{16, 16}, {}},
   };
   for (const WeightFormat weight : kFormats) {
-    for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const DType type : {DType::kF32, DType::kBF16, DType::kInt8}) {
       for (const Case& c : cases) {
         SCOPED_TRACE(testing::Message()
                      << DTypeName(type) << " x " << WeightFormatName(weight)
@@ -147,10 +161,14 @@ TEST_P(GroupedFfnTest, ManyExpertsWithAFewRowsEach) {
 }
 
 TEST_P(GroupedFfnTest, NeitherCompanyNorThreadsChangeABit) {
+  std::vector<Problem> problems;
   for (const WeightFormat format : kFormats) {
     const DType type =
         format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-    Problem problem({70, 100}, 3, 300, format, type);
+    problems.emplace_back(Shape{70, 100}, 3, 300, format, type);
+    problems.emplace_back(Shape{70, 100}, 3, 300, format, DType::kInt8);
+  }
+  for (Problem& problem : problems) {
     const std::vector<uint32_t> counts = {1, 250, 13};
     const auto ffn = MakeGroupedFfnCpu(problem.Options(), &pool_);
     const std::vector<std::byte> together = problem.Run(*ffn, counts);
@@ -165,9 +183,30 @@ TEST_P(GroupedFfnTest, NeitherCompanyNorThreadsChangeABit) {
         const std::vector<std::byte> alone = problem.Run(*ffn, {1}, row, e);
         const auto begin = together.begin() + row * problem.RowBytes();
         ASSERT_TRUE(std::equal(alone.begin(), alone.end(), begin))
-            << WeightFormatName(format) << " row " << row;
+            << DTypeName(problem.type()) << " x "
+            << WeightFormatName(problem.format()) << " row " << row;
       }
     }
+  }
+}
+
+// What travels in codes is what they would have made of it: on the way to
+// quantized experts nothing is lost, only on the way back.
+TEST_P(GroupedFfnTest, QuantizedExpertsTakeCodesAsTheyCome) {
+  constexpr int64_t kHidden = 70;
+  const std::vector<uint32_t> counts = {1, 40, 13};
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    Problem floats({kHidden, 100}, 3, 60, format, DType::kF32);
+    Problem codes({kHidden, 100}, 3, 60, format, DType::kInt8);
+    const auto ffn = MakeGroupedFfnCpu(floats.Options(), &pool_);
+    const std::vector<float> y = floats.AsF32(floats.Run(*ffn, counts));
+    const std::vector<std::byte> coded = codes.Run(*ffn, counts);
+    std::vector<std::byte> expected(coded.size());
+    for (size_t row = 0; row * kHidden < y.size(); ++row) {
+      StoreRow(&y[row * kHidden], kHidden, DType::kInt8,
+               &expected[row * codes.RowBytes()]);
+    }
+    EXPECT_EQ(coded, expected) << WeightFormatName(format);
   }
 }
 

@@ -6,6 +6,8 @@
 #include <random>
 #include <vector>
 
+#include "services/linalg/activation_row.h"
+
 namespace expertmesh::expert {
 namespace {
 
@@ -16,24 +18,25 @@ TEST(RowSumsTest, ThreadsChangeNoBit) {
   constexpr int64_t kSums = 7;
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kInt8}) {
+    const size_t row_bytes = RowBytes(dtype, kHidden);
     std::vector<float> values(kRows * kHidden);
-    std::vector<BF16> rounded(values.size());
-    for (size_t i = 0; i < values.size(); ++i) {
-      values[i] = normal(random);
-      rounded[i] = ToBF16(values[i]);
-      if (dtype == DType::kBF16) values[i] = ToF32(rounded[i]);
+    std::vector<std::byte> data(kRows * row_bytes);
+    for (float& value : values) value = normal(random);
+    for (int64_t row = 0; row < kRows; ++row) {
+      float* const x = &values[row * kHidden];
+      std::byte* const stored = &data[row * row_bytes];
+      StoreRow(x, kHidden, dtype, stored);
+      // As it travels.
+      std::fill_n(x, kHidden, 0.0f);
+      AddScaledRow(1.0f, stored, dtype, 0, kHidden, x);
     }
-    const auto* data = dtype == DType::kF32
-                           ? reinterpret_cast<const std::byte*>(values.data())
-                           : reinterpret_cast<const std::byte*>(rounded.data());
     std::vector<float> expected(kSums * kHidden), sums(kSums * kHidden);
     std::vector<SummedRow> rows;
     for (int64_t row = 0; row < kRows; ++row) {
       const int64_t sum = static_cast<int64_t>(random() % kSums) * kHidden;
       const float weight = normal(random);
-      rows.push_back({data + row * kHidden * DTypeBytes(dtype), weight,
-                      sums.data() + sum});
+      rows.push_back({&data[row * row_bytes], weight, sums.data() + sum});
       for (int64_t i = 0; i < kHidden; ++i) {
         const float product = weight * values[row * kHidden + i];
         expected[sum + i] += product;

@@ -267,10 +267,18 @@ TEST(CombineOrderTest, ReadsEveryTypeAndOnlyItsTokens) {
   const std::vector<float> f32 = {2.0f, 3.0f};
   const std::vector<BF16> bf16 = {ToBF16(2.0f), ToBF16(3.0f)};
   const std::vector<uint16_t> f16 = {0x4000, 0x4200};
+  // 0.5 · 4 and 0.25 · 12; a row is as long as its scale and a byte.
+  std::vector<std::byte> int8(10);
+  const float scales[] = {0.5f, 0.25f};
+  std::memcpy(&int8[0], &scales[0], 4);
+  int8[4] = std::byte{4};
+  std::memcpy(&int8[5], &scales[1], 4);
+  int8[9] = std::byte{12};
   for (const auto& [dtype, rows] :
        {std::pair<DType, const void*>(DType::kF32, f32.data()),
         std::pair<DType, const void*>(DType::kBF16, bf16.data()),
-        std::pair<DType, const void*>(DType::kF16, f16.data())}) {
+        std::pair<DType, const void*>(DType::kF16, f16.data()),
+        std::pair<DType, const void*>(DType::kInt8, int8.data())}) {
     std::vector<float> y = {-1.0f, -1.0f};
     const ExpertOutputs outputs = {dtype, static_cast<const std::byte*>(rows)};
     Combine(plan, 1, outputs, 1, 0, 2, y.data());

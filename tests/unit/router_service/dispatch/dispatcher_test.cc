@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
+#include <numeric>
 #include <random>
 #include <thread>
 
@@ -747,6 +748,22 @@ TEST_F(DispatcherTest, ASumIsAskedForOnlyWhereItIsSmaller) {
   PlanForCombine({0, 1, 2, 3}, 3);
   Exchange();
   EXPECT_EQ(NumSums(), 0u);
+}
+
+TEST_F(DispatcherTest, AScaleInFrontOfEachRowCountsToo) {
+  // A sum has 16 bytes, a row 8: three are larger than it.
+  options_.wire_dtype = DType::kInt8;
+  options_.combine_group_size = 4;
+  for (const int rows : {2, 3}) {
+    PlaceAdding({{0}, {0}, {0}, {0}});
+    std::vector<int> experts(rows);
+    std::iota(experts.begin(), experts.end(), 0);
+    PlanForCombine(experts, 5);
+    Start();
+    const size_t before = NumSums();
+    Exchange();
+    EXPECT_EQ(NumSums() - before, rows == 3 ? 5u : 0u);
+  }
 }
 
 TEST_F(DispatcherTest, RowsOfSeveralWavesComeBackAsRows) {

@@ -12,6 +12,7 @@
 
 #include "router_service/transport/expert_transport.h"
 #include "services/core/mutex.h"
+#include "services/linalg/activation_row.h"
 
 namespace expertmesh::router {
 
@@ -88,7 +89,8 @@ class FakeMesh final : public ExpertTransport {
   class Batch final : public AnsweredRows {
    public:
     Batch(const ExpertBatch& batch, BatchCompletion* completion)
-        : row_bytes_(batch.hidden_size * DTypeBytes(batch.dtype)),
+        : hidden_size_(batch.hidden_size),
+          row_bytes_(RowBytes(batch.dtype, batch.hidden_size)),
           completion_(completion),
           sums_(batch.num_sums * batch.hidden_size) {
       for (size_t row = 0; row < batch.num_rows(); ++row) {
@@ -98,11 +100,9 @@ class FakeMesh final : public ExpertTransport {
           rows_.insert(rows_.end(), from, from + row_bytes_);
           continue;
         }
-        const auto* values = reinterpret_cast<const float*>(from);
-        for (size_t i = 0; i < batch.hidden_size; ++i) {
-          sums_[batch.row_sum[row] * batch.hidden_size + i] +=
-              batch.row_weight[row] * values[i];
-        }
+        AddScaledRow(batch.row_weight[row], from, batch.dtype, 0,
+                     batch.hidden_size,
+                     &sums_[batch.row_sum[row] * batch.hidden_size]);
       }
     }
     void Answer(const absl::Status& status, uint32_t credit) {
@@ -117,11 +117,12 @@ class FakeMesh final : public ExpertTransport {
                   (last - first) * row_bytes_);
     }
     void CopySum(size_t sum, std::byte* out) const override {
-      const size_t hidden = row_bytes_ / sizeof(float);
-      std::memcpy(out, sums_.data() + sum * hidden, hidden * sizeof(float));
+      std::memcpy(out, sums_.data() + sum * hidden_size_,
+                  hidden_size_ * sizeof(float));
     }
 
    private:
+    size_t hidden_size_;
     size_t row_bytes_;
     std::vector<std::byte> rows_;
     BatchCompletion* completion_;

@@ -33,6 +33,7 @@ SequenceRequest MakeRequest(int seed, int64_t prompt_size) {
 struct Precision {
   std::string folder;
   DType dtype;
+  DType wire_dtype;
 };
 
 class CombineGroupsTest : public ::testing::TestWithParam<Precision> {
@@ -40,7 +41,7 @@ class CombineGroupsTest : public ::testing::TestWithParam<Precision> {
   LocalEngineOptions Options(int64_t group_size) const {
     LocalEngineOptions options;
     options.model.router_dtype = GetParam().dtype;
-    options.model.wire_dtype = GetParam().dtype;
+    options.model.wire_dtype = GetParam().wire_dtype;
     options.model.combine_group_size = group_size;
     return options;
   }
@@ -88,9 +89,10 @@ TEST_P(CombineGroupsTest, PlacementChangesNoBit) {
       // Five experts of eight are never at one of two endpoints, and three of a
       // group of four never at one of four.
       const bool any =
-          endpoints == 1 ? group_size > 1
-                         : group_size == 4 && (endpoints == 2 ||
-                                               GetParam().dtype == DType::kF32);
+          endpoints == 1
+              ? group_size > 1
+              : group_size == 4 &&
+                    (endpoints == 2 || GetParam().wire_dtype == DType::kF32);
       EXPECT_EQ(sums > 0, any) << group_size << " at " << endpoints;
     }
   }
@@ -194,8 +196,8 @@ TEST_P(CombineGroupsTest, OneSumForEachTokenAndLayer) {
     SingleSequence(model->get()).Append(tokens, kTokens);
     const ModelConfig& config = (*model)->config();
     const int64_t rows = sums > 0 ? 0 : kTopK;
-    const auto row_bytes =
-        static_cast<int64_t>(config.hidden_size * DTypeBytes(GetParam().dtype));
+    const auto row_bytes = static_cast<int64_t>(
+        RowBytes(GetParam().wire_dtype, config.hidden_size));
     EXPECT_EQ((*model)->local_transport->answer_bytes(),
               kTokens * config.num_layers *
                   (rows * row_bytes + sums * config.hidden_size * 4))
@@ -203,11 +205,15 @@ TEST_P(CombineGroupsTest, OneSumForEachTokenAndLayer) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, CombineGroupsTest,
-                         ::testing::Values(Precision{"qwen3_moe", DType::kF32},
-                                           Precision{"qwen3_moe_bf16",
-                                                     DType::kBF16}),
-                         [](const auto& info) { return info.param.folder; });
+INSTANTIATE_TEST_SUITE_P(
+    DTypes, CombineGroupsTest,
+    ::testing::Values(Precision{"qwen3_moe", DType::kF32, DType::kF32},
+                      Precision{"qwen3_moe_bf16", DType::kBF16, DType::kBF16},
+                      Precision{"qwen3_moe", DType::kF32, DType::kInt8}),
+    [](const auto& info) {
+      return info.param.folder + "_wire_" +
+             std::string(DTypeName(info.param.wire_dtype));
+    });
 
 }  // namespace
 }  // namespace expertmesh::testing

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,7 @@ struct Precision {
   std::string folder;
   DType dtype;
   KvFormat kv_format;
+  std::optional<DType> wire_dtype = std::nullopt;  // unset: dtype
 };
 
 class DeterminismTest : public ::testing::TestWithParam<Precision> {
@@ -53,7 +55,7 @@ class DeterminismTest : public ::testing::TestWithParam<Precision> {
   LocalEngineOptions Options() const {
     LocalEngineOptions options;
     options.model.router_dtype = GetParam().dtype;
-    options.model.wire_dtype = GetParam().dtype;
+    options.model.wire_dtype = GetParam().wire_dtype.value_or(GetParam().dtype);
     options.model.kv_format = GetParam().kv_format;
     return options;
   }
@@ -170,15 +172,19 @@ TEST_P(DeterminismTest, Preempted) {
 
 INSTANTIATE_TEST_SUITE_P(
     DTypes, DeterminismTest,
-    ::testing::Values(Precision{"qwen3_moe", DType::kF32, KvFormat::kF32},
-                      Precision{"qwen3_moe_bf16", DType::kBF16,
-                                KvFormat::kBF16},
-                      Precision{"qwen2_moe", DType::kF32, KvFormat::kF32},
-                      Precision{"qwen3_moe", DType::kF32, KvFormat::kInt8},
-                      Precision{"qwen2_moe", DType::kF32, KvFormat::kInt8}),
+    ::testing::Values(
+        Precision{"qwen3_moe", DType::kF32, KvFormat::kF32},
+        Precision{"qwen3_moe_bf16", DType::kBF16, KvFormat::kBF16},
+        Precision{"qwen2_moe", DType::kF32, KvFormat::kF32},
+        Precision{"qwen3_moe", DType::kF32, KvFormat::kInt8},
+        Precision{"qwen2_moe", DType::kF32, KvFormat::kInt8},
+        Precision{"qwen3_moe", DType::kF32, KvFormat::kF32, DType::kInt8}),
     [](const auto& info) {
       return info.param.folder + "_kv_" +
-             std::string(KvFormatName(info.param.kv_format));
+             std::string(KvFormatName(info.param.kv_format)) +
+             (info.param.wire_dtype
+                  ? "_wire_" + std::string(DTypeName(*info.param.wire_dtype))
+                  : "");
     });
 
 }  // namespace

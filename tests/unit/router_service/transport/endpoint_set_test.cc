@@ -433,6 +433,20 @@ TEST(EndpointSet, TheMeshMaySayWhichTypeWeightsAreHeldIn) {
   harness.Await(0, EndpointState::kRefused, "bf16");
 }
 
+TEST(EndpointSet, RowsOfInt8GoOnlyWhereTheyAreKnown) {
+  FakeExpertService older, newer;
+  expert::v1::EndpointState state = GoodState();
+  older.SetState(state);
+  state.set_int8_rows(true);
+  newer.SetState(state);
+  ModelIdentity model = kModel;
+  model.int8_rows = true;
+  Harness harness({older.address(), newer.address()}, {}, absl::Seconds(60),
+                  model);
+  harness.Await(0, EndpointState::kRefused, "does not know rows of int8");
+  harness.Await(1, EndpointState::kReady);
+}
+
 TEST(EndpointSet, AddressesComeAndGo) {
   FakeExpertService stays, goes, comes;
   for (FakeExpertService* service : {&stays, &goes, &comes}) {

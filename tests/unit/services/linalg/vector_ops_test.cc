@@ -87,6 +87,38 @@ TEST_P(VectorOpsTest, SumsOfSpans) {
   }
 }
 
+TEST_P(VectorOpsTest, SignedCodesAreTheOthersWithout128) {
+  for (const int64_t n : kSizes) {
+    const std::vector<float> x = RandomFloats(n, 8, 3.0f);
+    std::vector<uint8_t> shifted(n + 64);
+    std::vector<int8_t> codes(n + 16, 77);
+    const float scale = QuantizeRow(x.data(), n, shifted.data());
+    EXPECT_EQ(BitsOf(QuantizeRow(x.data(), n, codes.data())), BitsOf(scale));
+    for (int64_t i = 0; i < n; ++i) EXPECT_EQ(codes[i], shifted[i] - 128);
+    for (size_t i = n; i < codes.size(); ++i) EXPECT_EQ(codes[i], 77);
+  }
+}
+
+TEST_P(VectorOpsTest, CodesTimesTheirScale) {
+  for (const int64_t n : kSizes) {
+    std::vector<int8_t> codes(n);
+    for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<int8_t>(37 * i + 5);
+    const std::vector<float> start = RandomFloats(n, 9);
+    std::vector<float> widened(n), sums = start;
+    std::vector<BF16> half(n);
+    DequantizeRow(0.0123f, codes.data(), n, widened.data());
+    DequantizeRow(0.0123f, codes.data(), n, half.data());
+    AddScaledCodes(0.3f, 0.0123f, codes.data(), n, sums.data());
+    for (int64_t i = 0; i < n; ++i) {
+      const float value = 0.0123f * static_cast<float>(codes[i]);
+      EXPECT_EQ(widened[i], value);
+      EXPECT_EQ(half[i].bits, ToBF16(value).bits);
+      const float product = 0.3f * value;
+      EXPECT_EQ(sums[i], start[i] + product);
+    }
+  }
+}
+
 TEST_P(VectorOpsTest, RmsNormMatchesItsFormula) {
   for (const int64_t n : {1, 7, 16, 24, 100, 1000}) {
     const std::vector<float> x = RandomFloats(n, 3, 5.0f);

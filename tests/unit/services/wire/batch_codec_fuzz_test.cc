@@ -16,7 +16,7 @@ std::string SomeBatch(std::mt19937& random) {
   expert::v1::ExpertBatch m;
   m.set_sequence_number(random());
   m.set_layer(random() % 100);
-  m.set_data_type(static_cast<expert::v1::DataType>(1 + random() % 2));
+  m.set_data_type(static_cast<expert::v1::DataType>(1 + random() % 3));
   m.set_hidden_size(1 + random() % 5);
   m.set_num_tokens(1 + random() % 6);
   m.add_group_offsets(0);
@@ -35,9 +35,10 @@ std::string SomeBatch(std::mt19937& random) {
     }
   }
   if (random() % 2) m.set_traceparent("00-ab-cd-01");
-  const size_t element = m.data_type() == expert::v1::DATA_TYPE_F32 ? 4 : 2;
+  constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kInt8};
+  const DType dtype = kTypes[m.data_type() - 1];
   m.set_hidden_states(
-      std::string(m.num_tokens() * m.hidden_size() * element, 'h'));
+      std::string(m.num_tokens() * RowBytes(dtype, m.hidden_size()), 'h'));
   return m.SerializeAsString();
 }
 
@@ -154,10 +155,14 @@ TEST(BatchCodecFuzz, MutatedResults) {
     expert::v1::ExpertResult m;
     m.set_sequence_number(random());
     m.set_code(expert::v1::CODE_OK);
-    m.set_data_type(expert::v1::DATA_TYPE_BF16);
+    const bool in_codes = random() % 2;
+    const DType dtype = in_codes ? DType::kInt8 : DType::kBF16;
+    const size_t rows_bytes = 4 * RowBytes(dtype, 3);
+    m.set_data_type(in_codes ? expert::v1::DATA_TYPE_INT8
+                             : expert::v1::DATA_TYPE_BF16);
     m.set_hidden_size(3);
     m.set_num_rows(4);
-    m.set_hidden_states(std::string(24, 'r'));
+    m.set_hidden_states(std::string(rows_bytes, 'r'));
     m.set_num_sums(2);
     m.set_partial_sums(std::string(24, 's'));
     const std::string bytes = Mutate(m.SerializeAsString(), random);
@@ -171,12 +176,12 @@ TEST(BatchCodecFuzz, MutatedResults) {
     if (!ours.CheckShape({.num_rows = 4,
                           .num_sums = 2,
                           .hidden_size = 3,
-                          .dtype = DType::kBF16})
+                          .dtype = dtype})
              .ok()) {
       continue;
     }
     ++well_shaped;
-    std::string rows(24, '\0');
+    std::string rows(rows_bytes, '\0');
     ours.CopyRows(reinterpret_cast<std::byte*>(rows.data()));
     if (parsed) {
       ASSERT_EQ(rows, theirs.hidden_states());

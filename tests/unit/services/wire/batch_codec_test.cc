@@ -117,6 +117,63 @@ TEST(BatchCodec, TheGeneratedClassReadsOurBytes) {
   EXPECT_EQ(message.SerializeAsString(), example.Message().SerializeAsString());
 }
 
+// A scale in front of each row's codes, whatever their number.
+TEST(BatchCodec, RowsInCodes) {
+  Example example;
+  BatchFields fields = example.Fields();
+  fields.dtype = DType::kInt8;
+  constexpr size_t kRowBytes = 4 + kHidden;
+  grpc::ByteBuffer bytes;
+  ASSERT_EQ(EncodeBatch(fields, example.payload, &bytes), absl::OkStatus());
+  expert::v1::ExpertBatch message;
+  ASSERT_TRUE(message.ParseFromString(Flatten(bytes)));
+  EXPECT_EQ(message.data_type(), expert::v1::DATA_TYPE_INT8);
+  EXPECT_EQ(message.hidden_states(),
+            AsString(example.payload).substr(0, 3 * kRowBytes));
+  DecodedBatch batch;
+  ASSERT_EQ(batch.Decode(bytes), absl::OkStatus());
+  ASSERT_EQ(batch.Validate(), absl::OkStatus());
+  EXPECT_EQ(batch.dtype(), DType::kInt8);
+  EXPECT_EQ(batch.row_bytes(), kRowBytes);
+  // Two rows that come back alone, and a sum of f32.
+  EXPECT_EQ(batch.result_bytes(), 2 * kRowBytes + kHidden * 4);
+  std::string row(kRowBytes, '\0');
+  batch.CopyRows(0, 1, reinterpret_cast<std::byte*>(row.data()));
+  EXPECT_EQ(row, message.hidden_states().substr(2 * kRowBytes));
+
+  // As many codes, but a scale too few.
+  message.mutable_hidden_states()->resize(3 * kRowBytes - 4);
+  std::mt19937 random(8);
+  ASSERT_EQ(batch.Decode(Shatter(message.SerializeAsString(), random, 9)),
+            absl::OkStatus());
+  EXPECT_THAT(batch.Validate().message(),
+              HasSubstr("hidden_states has 23 bytes, but num_tokens is 3 and "
+                        "hidden_size 5: a row of int8 takes 9"));
+}
+
+TEST(BatchCodec, ResultsInCodes) {
+  PayloadPool pool;
+  constexpr uint32_t kRows = 2;
+  constexpr size_t kRowBytes = 4 + kHidden;
+  const PayloadRef payload = FilledPayload(pool, kRows * kRowBytes, 4);
+  ResultFields fields;
+  fields.dtype = DType::kInt8;
+  fields.hidden_size = kHidden;
+  fields.num_rows = kRows;
+  grpc::ByteBuffer bytes;
+  ASSERT_EQ(EncodeResult(fields, {payload, {}}, &bytes), absl::OkStatus());
+  DecodedResult result;
+  ASSERT_EQ(result.Decode(bytes), absl::OkStatus());
+  ResultShape shape = {
+      .num_rows = kRows, .hidden_size = kHidden, .dtype = DType::kInt8};
+  ASSERT_EQ(result.CheckShape(shape), absl::OkStatus());
+  std::string rows(kRows * kRowBytes, '\0');
+  result.CopyRows(reinterpret_cast<std::byte*>(rows.data()));
+  EXPECT_EQ(rows, AsString(payload));
+  shape.dtype = DType::kBF16;
+  EXPECT_FALSE(result.CheckShape(shape).ok());
+}
+
 TEST(BatchCodec, SendingCopiesNoPayload) {
   Example example;
   const std::byte* data = example.payload.data();
