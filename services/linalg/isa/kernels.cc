@@ -29,12 +29,12 @@ bool CpuHasAvx2() {
 }
 
 bool CpuHasAvx512() {
-  return CpuHasAvx2() && __builtin_cpu_supports("avx512f");
+  return CpuHasAvx2() && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw");
 }
 
 bool CpuHasAvx512Vnni() {
-  return CpuHasAvx512() && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vnni");
+  return CpuHasAvx512() && __builtin_cpu_supports("avx512vnni");
 }
 
 bool CpuHasAvx512BF16() {
