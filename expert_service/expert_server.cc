@@ -89,7 +89,8 @@ absl::Status ExpertServer::Load() {
   contents_ = std::make_unique<ExpertContents>(options, metrics_.contents,
                                                weights_.get());
   RETURN_IF_ERROR(LoadFirst());
-  RETURN_IF_ERROR(CheckKernels());
+  RETURN_IF_ERROR(UseIsaThatPasses([this] { return CheckKernels(); }));
+  registry_.SetIsa(IsaName());
   load_ = std::make_unique<SlotLoad>(model.num_layers, model.num_experts);
   endpoint_ = DescribeEndpoint();
   return absl::OkStatus();

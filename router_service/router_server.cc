@@ -189,8 +189,6 @@ absl::Status RouterServer::Impl::LoadModel() {
   kv_format_ = RouterKvFormat(config_, dtype);
   // What is not in codes is little: the gates' products, the same everywhere.
   activation_dtype_ = format ? DType::kF32 : dtype;
-  sum_order_ =
-      std::string(SumOrder(format.value_or(FormatOf(activation_dtype_))));
   router_dtype_ = std::string(format ? WeightFormatName(*format)
                                      : DTypeName(activation_dtype_));
   wire_dtype_ = WireDType(config_, model().dtype);
@@ -211,7 +209,10 @@ absl::Status RouterServer::Impl::LoadModel() {
   pool_ = std::make_unique<WorkerPool>(config_.threads > 0 ? config_.threads
                                                            : AvailableCpus());
   RETURN_IF_ERROR(LoadWeights(format));
-  RETURN_IF_ERROR(CheckKernels());
+  RETURN_IF_ERROR(UseIsaThatPasses([this] { return CheckKernels(); }));
+  metrics_->SetIsa(IsaName());
+  sum_order_ =
+      std::string(SumOrder(format.value_or(FormatOf(activation_dtype_))));
   Log(LogLevel::kInfo, "model loaded",
       {{"model", checkpoint_->name()},
        {"model_type", model().model_type},

@@ -199,7 +199,8 @@ ServiceSpec LocalMesh::ExpertSpecOf(const std::string& name,
                                      experts,
                                      "--ready-file",
                                      ready_file,
-                                     "--exit-with-parent"};
+                                     "--exit-with-parent",
+                                     "--progress-lines"};
     Append(argv, {"--listen", previous ? previous->grpc : "127.0.0.1:0"});
     Append(argv, {"--metrics-listen", previous && !previous->metrics.empty()
                                           ? AddressOf(previous->metrics)
@@ -220,7 +221,8 @@ ServiceSpec LocalMesh::RouterSpec(
                                                const ReadyInfo* previous) {
     std::vector<std::string> argv = {mesh.router_binary, "--model",
                                      mesh.model,         "--ready-file",
-                                     ready_file,         "--exit-with-parent"};
+                                     ready_file,         "--exit-with-parent",
+                                     "--progress-lines"};
     Append(argv, {"--listen", previous ? previous->grpc : mesh.listen});
     Append(argv, {"--metrics-listen", previous && !previous->metrics.empty()
                                           ? AddressOf(previous->metrics)

@@ -24,6 +24,7 @@
 #include "services/cli/local_mesh.h"
 #include "services/cli/local_pools.h"
 #include "services/cli/pool_scaler.h"
+#include "services/cli/start_progress.h"
 #include "services/cli/supervisor.h"
 #include "services/cli/terminal.h"
 #include "services/core/status_macros.h"
@@ -167,17 +168,26 @@ void DivideCpus(int64_t num_services, LocalMesh* mesh) {
       1, AvailableCpus() / std::max<int64_t>(1, num_services));
 }
 
+StartProgress MakeStartProgress() {
+  StartProgress::Options options;
+  if (isatty(STDERR_FILENO)) options.show = ShowProgress;
+  options.print = PrintLine;
+  return StartProgress(std::move(options));
+}
+
 absl::Status StartExperts(std::vector<ServiceSpec> specs,
-                          Supervisor& supervisor) {
-  ShowProgress(absl::StrCat("starting ", specs.size(), " expert services"));
+                          Supervisor& supervisor, StartProgress& progress) {
+  progress.Begin(absl::StrCat("starting ", specs.size(), " expert service",
+                              specs.size() == 1 ? "" : "s"));
   RETURN_IF_ERROR(supervisor.Start(std::move(specs)));
-  ShowProgress("starting the router");
+  progress.Begin("starting the router");
   return absl::OkStatus();
 }
 
 // Every expert on --replicas of --expert-services, and managed ones besides.
 absl::Status StartSpread(const ServeFlags& flags, LocalMesh mesh,
-                         int64_t num_experts, Supervisor& supervisor) {
+                         int64_t num_experts, Supervisor& supervisor,
+                         StartProgress& progress) {
   const int64_t num_services = NumExpertServices(flags, num_experts);
   if (num_services > num_experts) {
     return absl::InvalidArgumentError(
@@ -194,7 +204,7 @@ absl::Status StartSpread(const ServeFlags& flags, LocalMesh mesh,
   for (int64_t i = 0; i < flags.managed_services; ++i) {
     experts.push_back(mesh.ManagedSpec(flags.managed_memory));
   }
-  RETURN_IF_ERROR(StartExperts(std::move(experts), supervisor));
+  RETURN_IF_ERROR(StartExperts(std::move(experts), supervisor, progress));
   return supervisor.Start({mesh.RouterSpec(
       {"--experts-at",
        absl::StrJoin(Addresses(supervisor, kStaticPoolName), ",")})});
@@ -203,7 +213,8 @@ absl::Status StartSpread(const ServeFlags& flags, LocalMesh mesh,
 // The pools of --mesh-config.
 absl::StatusOr<LocalPools> StartPools(const ServeFlags& flags, LocalMesh mesh,
                                       const ModelConfig& model,
-                                      Supervisor& supervisor) {
+                                      Supervisor& supervisor,
+                                      StartProgress& progress) {
   ASSIGN_OR_RETURN(MeshConfig config,
                    ReadMeshFile(flags.mesh_config, model, Targets::kOptional));
   DivideCpus(LocalPools::NumFirst(config), &mesh);
@@ -214,7 +225,7 @@ absl::StatusOr<LocalPools> StartPools(const ServeFlags& flags, LocalMesh mesh,
     return absl::InvalidArgumentError(
         absl::StrCat(flags.mesh_config, ": ", pools.status().message()));
   }
-  RETURN_IF_ERROR(StartExperts(pools->AllSpecs(), supervisor));
+  RETURN_IF_ERROR(StartExperts(pools->AllSpecs(), supervisor, progress));
   for (const LocalPool& pool : pools->pools()) {
     RETURN_IF_ERROR(
         pools->WriteAddresses(pool, Addresses(supervisor, pool.config.name)));
@@ -272,21 +283,26 @@ absl::Status Run(const ServeFlags& flags) {
 
   Supervisor::Options options;
   options.print_line = PrintLine;
+  StartProgress progress = MakeStartProgress();
+  options.on_load = [&](const std::string& name, LoadedBytes bytes) {
+    progress.OnLoad(name, bytes);
+  };
   ASSIGN_OR_RETURN(const auto supervisor,
                    Supervisor::Create(std::move(options)));
   std::unique_ptr<PoolScaler> scaler;
   absl::Status started;
   if (flags.mesh_config.empty()) {
-    started = StartSpread(flags, mesh, model.num_experts, *supervisor);
+    started =
+        StartSpread(flags, mesh, model.num_experts, *supervisor, progress);
   } else {
-    auto pools = StartPools(flags, mesh, model, *supervisor);
+    auto pools = StartPools(flags, mesh, model, *supervisor, progress);
     started = pools.status();
     if (pools.ok()) {
       scaler = std::make_unique<PoolScaler>(*std::move(pools), supervisor.get(),
                                             Router(*supervisor).info->grpc);
     }
   }
-  ShowProgress("");
+  progress.End();
   if (absl::IsCancelled(started)) return absl::OkStatus();
   RETURN_IF_ERROR(started);
   RETURN_IF_ERROR(Watch(flags, *supervisor, scaler.get()));

@@ -297,6 +297,10 @@ absl::Time Supervisor::NextLook() const {
 void Supervisor::ReadLines(Service& service) {
   if (!service.process) return;
   service.process->ReadLines([&](absl::string_view line) {
+    if (const auto bytes = ParseProgressLine(line)) {
+      options_.on_load(service.spec.name, *bytes);
+      return;
+    }
     service.last_line = std::string(line);
     if (prints_) {
       options_.print_line(line);

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "services/cli/process.h"
 #include "services/cli/run_folder.h"
+#include "services/core/load_progress.h"
 #include "services/core/mutex.h"
 
 namespace expertmesh {
@@ -65,6 +66,10 @@ class Supervisor {
     // The lines of a service that fails to start at first are not passed on:
     // the last one becomes the error.
     std::function<void(absl::string_view line)> print_line;
+    // How far a service has loaded its weights, now and then while it starts;
+    // on the supervisor's thread.
+    std::function<void(const std::string& name, LoadedBytes bytes)> on_load =
+        [](const std::string&, LoadedBytes) {};
   };
 
   // Errors: INTERNAL when there is no place for ready files.
@@ -77,7 +82,7 @@ class Supervisor {
 
   // Starts services side by side and waits until all are ready. Errors:
   // CANCELLED after a signal to stop; FAILED_PRECONDITION with the last line of
-  // a service that ended instead; then nothing has been printed.
+  // a service that ended instead; then no line has been printed.
   absl::Status Start(std::vector<ServiceSpec> specs);
 
   // All services, in order of starting. Thread-safe.

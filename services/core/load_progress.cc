@@ -1,10 +1,21 @@
 #include "services/core/load_progress.h"
 
-#include <cmath>
+#include <unistd.h>
 
+#include <cmath>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "services/core/log.h"
 
 namespace expertmesh {
+namespace {
+
+bool writes_progress_lines = false;
+
+}  // namespace
 
 LoadProgress::LoadProgress(int64_t total_bytes, const Clock* clock)
     : total_bytes_(total_bytes),
@@ -36,6 +47,27 @@ void LogProgress(const char* what, const LoadProgress::Report& report) {
        {"loaded_bytes", report.loaded_bytes},
        {"total_bytes", report.total_bytes},
        {"seconds_left", std::ceil(absl::ToDoubleSeconds(report.left))}});
+  if (!writes_progress_lines) return;
+  const std::string line = absl::StrCat(ProgressLine(report), "\n");
+  (void)!write(STDERR_FILENO, line.data(), line.size());  // or nobody reads
+}
+
+void WriteProgressLines() { writes_progress_lines = true; }
+
+std::string ProgressLine(const LoadProgress::Report& report) {
+  return absl::StrCat("progress: ", report.loaded_bytes, " of ",
+                      report.total_bytes, " bytes");
+}
+
+std::optional<LoadedBytes> ParseProgressLine(absl::string_view line) {
+  const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
+  LoadedBytes bytes;
+  if (words.size() != 5 || words[0] != "progress:" || words[2] != "of" ||
+      words[4] != "bytes" || !absl::SimpleAtoi(words[1], &bytes.loaded) ||
+      !absl::SimpleAtoi(words[3], &bytes.total)) {
+    return std::nullopt;
+  }
+  return bytes;
 }
 
 }  // namespace expertmesh

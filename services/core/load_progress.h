@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "services/core/clock.h"
 #include "services/core/mutex.h"
@@ -44,6 +46,20 @@ class LoadProgress {
 };
 
 // Logs a report: `what` percent=42 loaded_bytes=… total_bytes=… seconds_left=….
+// After WriteProgressLines also writes it as a line of its own.
 void LogProgress(const char* what, const LoadProgress::Report& report);
+
+// For a launcher, which shows the loads of several processes as one: from now
+// on reports are lines on standard error whatever is logged. Once at start.
+void WriteProgressLines();
+
+// "progress: 123 of 456 bytes".
+std::string ProgressLine(const LoadProgress::Report& report);
+// Its bytes; nothing for any other line.
+struct LoadedBytes {
+  int64_t loaded = 0;
+  int64_t total = 0;
+};
+std::optional<LoadedBytes> ParseProgressLine(absl::string_view line);
 
 }  // namespace expertmesh

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "services/core/log.h"
+#include "services/linalg/isa/isa_choice.h"
 #include "services/linalg/quantized_rows.h"
 
 namespace expertmesh {
@@ -55,11 +57,10 @@ absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype,
     }
     if (std::memcmp(alone.data(), together.data(),
                     alone.size() * sizeof(float)) != 0) {
-      return absl::InternalError(absl::StrCat(
-          "products with weights [", w.n(), ", ", w.k(), "] ",
-          WeightFormatName(w.format()), " by ", IsaName(),
-          " depend on the number of rows on this machine; name another "
-          "instruction set in EXPERTMESH_ISA"));
+      return absl::InternalError(
+          absl::StrCat("products with weights [", w.n(), ", ", w.k(), "] ",
+                       WeightFormatName(w.format()), " by ", IsaName(),
+                       " depend on the number of rows on this machine"));
     }
   }
   return absl::OkStatus();
@@ -67,6 +68,36 @@ absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype,
 
 absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype) {
   return CheckRowsAgree(w, dtype, GemmPanel);
+}
+
+absl::Status UseIsaThatPasses(absl::Span<const Isa> candidates,
+                              absl::FunctionRef<absl::Status()> check) {
+  absl::Status failure;
+  for (const Isa isa : candidates) {
+    SetActiveIsa(isa);
+    const absl::Status status = check();
+    if (status.ok()) {
+      if (!failure.ok()) {
+        Log(LogLevel::kWarning, "kernels failed their check; using others",
+            {{"failed", IsaNameOf(candidates.front())},
+             {"using", IsaNameOf(isa)},
+             {"error", failure.message()}});
+      }
+      return absl::OkStatus();
+    }
+    failure.Update(status);
+  }
+  SetActiveIsa(candidates.front());
+  return absl::Status(
+      failure.code(),
+      absl::StrCat(failure.message(),
+                   candidates.size() > 1
+                       ? "; no other instruction set passes either"
+                       : "; EXPERTMESH_ISA may name another instruction set"));
+}
+
+absl::Status UseIsaThatPasses(absl::FunctionRef<absl::Status()> check) {
+  return UseIsaThatPasses(CandidateIsas(), check);
 }
 
 }  // namespace expertmesh

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "services/core/load_progress.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
@@ -38,6 +39,9 @@ void AddLogOptions(CLI::App& app, LogOptions* options) {
   app.add_option("--log-format", options->format,
                  "Form of log lines: text, json")
       ->capture_default_str();
+  app.add_flag("--progress-lines", options->progress_lines,
+               "Say on standard error how far the weights are loaded, for a "
+               "launcher to read");
 }
 
 absl::Status ApplyLogOptions(absl::string_view service,
@@ -45,6 +49,7 @@ absl::Status ApplyLogOptions(absl::string_view service,
   ASSIGN_OR_RETURN(const LogLevel level, ParseLogLevel(options.level));
   ASSIGN_OR_RETURN(const LogFormat format, ParseLogFormat(options.format));
   ConfigureLog(service, level, format);
+  if (options.progress_lines) WriteProgressLines();
   return absl::OkStatus();
 }
 

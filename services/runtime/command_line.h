@@ -24,10 +24,11 @@ void SetupCommandLine(CLI::App& app, const std::string& name);
 std::optional<int> ParseCommandLine(CLI::App& app, int argc,
                                     const char* const* argv);
 
-// --log-level and --log-format.
+// --log-level, --log-format and --progress-lines.
 struct LogOptions {
   std::string level = "info";
   std::string format = "text";
+  bool progress_lines = false;
 };
 void AddLogOptions(CLI::App& app, LogOptions* options);
 

@@ -32,14 +32,21 @@ const std::vector<double>& CountBuckets() {
 }
 
 Metrics::Metrics(absl::string_view service, absl::string_view isa)
-    : registry_(std::make_shared<prometheus::Registry>()),
-      process_(std::make_shared<ProcessCollector>()) {
-  Gauge("expertmesh_build_info", "What runs here, as labels; always 1.",
-        {{"version", std::string(Version())},
-         {"build_type", std::string(BuildType())},
-         {"isa", std::string(isa)},
-         {"service", std::string(service)}})
-      .Set(1);
+    : service_(service),
+      registry_(std::make_shared<prometheus::Registry>()),
+      process_(std::make_shared<ProcessCollector>()),
+      build_info_(GaugeFamily("expertmesh_build_info",
+                              "What runs here, as labels; always 1.")) {
+  SetIsa(isa);
+}
+
+void Metrics::SetIsa(absl::string_view isa) {
+  if (build_ != nullptr) build_info_.Remove(build_);
+  build_ = &build_info_.Add({{"version", std::string(Version())},
+                             {"build_type", std::string(BuildType())},
+                             {"isa", std::string(isa)},
+                             {"service", service_}});
+  build_->Set(1);
 }
 
 prometheus::Counter& Metrics::Counter(const std::string& name,

@@ -43,6 +43,9 @@ class Metrics {
   // `service`: "router", "expert"; `isa` as linalg's IsaName().
   Metrics(absl::string_view service, absl::string_view isa);
 
+  // For a service that finds at load that it must use another one.
+  void SetIsa(absl::string_view isa);
+
   prometheus::Counter& Counter(const std::string& name, const std::string& help,
                                const Labels& labels = {});
   prometheus::Gauge& Gauge(const std::string& name, const std::string& help,
@@ -72,8 +75,12 @@ class Metrics {
 
  private:
   friend class MetricsServer;
+
+  const std::string service_;
   std::shared_ptr<prometheus::Registry> registry_;
   std::shared_ptr<prometheus::Collectable> process_;
+  prometheus::Family<prometheus::Gauge>& build_info_;
+  prometheus::Gauge* build_ = nullptr;  // of build_info_
 };
 
 // Serves /metrics over HTTP on threads of its own, until destroyed.

@@ -10,6 +10,7 @@ namespace expertmesh {
 namespace {
 
 struct Avx2Bytes {
+  static constexpr bool kTakesZero = true;
   static constexpr int kMaxRows = 4;
   static constexpr int kInt4Rows = 0;  // always unpacked
 
@@ -46,7 +47,7 @@ struct Avx2Bytes {
   }
 
   // Of four bytes each. The instruction takes unsigned by signed and saturates
-  // sums of two, so the sign goes over to the weights: 2 · 127 · 127 fits.
+  // sums of two, so the sign goes over to the weights: 2 · 128 · 127 fits.
   template <int kRows>
   static EXPERTMESH_INLINE void DotTile(const uint8_t* x, int64_t x_stride,
                                         const int8_t* codes, int64_t k,
@@ -59,18 +60,9 @@ struct Avx2Bytes {
       acc[r][0] = _mm256_setzero_si256();
       acc[r][1] = _mm256_setzero_si256();
     }
-    // x - 128 is what is multiplied; 128 times the codes is added below.
-    __m256i offset[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    const __m256i full = _mm256_set1_epi8(1);
     for (int64_t i = 0; i < k; i += 4) {
       const int8_t* at = codes + i * kPanelWidth;
       const __m256i w[2] = {LoadBytes(at), LoadBytes(at + 32)};
-#pragma GCC unroll 2
-      for (int c = 0; c < 2; ++c) {
-        offset[c] = _mm256_add_epi32(
-            offset[c],
-            _mm256_madd_epi16(_mm256_maddubs_epi16(full, w[c]), ones));
-      }
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         int32_t four;
@@ -93,12 +85,12 @@ struct Avx2Bytes {
       for (int c = 0; c < 2; ++c) {
         _mm256_storeu_si256(
             reinterpret_cast<__m256i*>(sums + r * kPanelWidth + c * 8),
-            _mm256_add_epi32(acc[r][c], _mm256_slli_epi32(offset[c], 7)));
+            acc[r][c]);
       }
     }
   }
 
-  // Eight outputs of 32 k. See bytes_vnni.h for the arithmetic.
+  // Eight outputs of 32 k. See bytes_avx512.h for the arithmetic.
   static EXPERTMESH_INLINE void UnpackGroup(const uint8_t* steps,
                                             const uint8_t* packed,
                                             int8_t* codes) {

@@ -9,6 +9,7 @@ namespace expertmesh {
 namespace {
 
 struct PortableBytes {
+  static constexpr bool kTakesZero = false;
   static constexpr int kMaxRows = 4;
   static constexpr int kInt4Rows = 0;  // always unpacked
 

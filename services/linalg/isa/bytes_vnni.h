@@ -1,169 +1,33 @@
 #pragma once
 
-// Sums of byte products in AVX-512 with VNNI; see quantized_body.h.
+// Sums of byte products in AVX-512 with VNNI.
 
-#include <immintrin.h>
-
-#include "services/linalg/isa/panel_layout.h"
+#include "services/linalg/isa/bytes_avx512.h"
 
 namespace expertmesh {
 namespace {
 
-// acc += sums of four products, x unsigned, w signed. As assembly, because GCC
-// 12 keeps the accumulators of the intrinsic in memory.
-EXPERTMESH_INLINE void DotBytes(__m512i& acc, __m512i x, __m512i w) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
-}
-
-EXPERTMESH_INLINE __m512i BroadcastFour(const uint8_t* x) {
-  int32_t four;
-  __builtin_memcpy(&four, x, 4);
-  return _mm512_set1_epi32(four);
-}
-
-// An int4 group's steps for 16 outputs. Two codes share a 16-bit lane and a
-// multiplier, and 15 · 15 fits a byte: so one product multiplies both.
-struct GroupScale {
-  __m512i multiplier;  // in all 16-bit lanes of an output
-  __m512i zero;        // zero · multiplier in all its bytes
-
-  EXPERTMESH_INLINE explicit GroupScale(const uint8_t* steps) {
-    __m512i step = _mm512_cvtepu8_epi32(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(steps)));
-    step = _mm512_or_si512(step, _mm512_slli_epi32(step, 16));
-    multiplier = _mm512_and_si512(step, _mm512_set1_epi16(15));
-    const __m512i ones = _mm512_set1_epi16(0x101);
-    zero = _mm512_mullo_epi16(
-        multiplier,
-        _mm512_sub_epi16(_mm512_set1_epi16(kInt4Zero * 0x101),
-                         _mm512_mullo_epi16(_mm512_srli_epi16(step, 4), ones)));
-  }
-
-  // Codes in the low half of each byte to signed weights.
-  EXPERTMESH_INLINE __m512i Low(__m512i codes) const {
-    const __m512i low = _mm512_and_si512(codes, _mm512_set1_epi8(15));
-    return _mm512_sub_epi8(_mm512_mullo_epi16(low, multiplier), zero);
-  }
-  EXPERTMESH_INLINE __m512i High(__m512i codes) const {
-    return Low(_mm512_srli_epi16(codes, 4));
-  }
-};
-
-// [k / 4][64][4] codes, or int4 blocks, times kRows rows.
-template <int kRows>
-EXPERTMESH_INLINE void DotCodes(const uint8_t* x, int64_t x_stride,
-                                const int8_t* codes, int64_t k, int32_t* sums) {
-  __m512i acc[kRows][4];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) acc[r][c] = _mm512_setzero_si512();
-  }
-  for (int64_t i = 0; i < k; i += 4) {
-    const int8_t* at = codes + i * kPanelWidth;
-    __m512i w[4];
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      __builtin_prefetch(at + kPrefetchBytes + c * 64);
-      w[c] = _mm512_loadu_si512(at + c * 64);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i four = BroadcastFour(x + r * x_stride + i);
-#pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) DotBytes(acc[r][c], four, w[c]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      _mm512_storeu_si512(sums + r * kPanelWidth + c * 16, acc[r][c]);
-    }
-  }
-}
-
-template <int kRows>
-EXPERTMESH_INLINE void DotBlocks(const uint8_t* x, int64_t x_stride,
-                                 const uint8_t* blocks, int64_t k,
-                                 int32_t* sums) {
-  __m512i acc[kRows][4];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) acc[r][c] = _mm512_setzero_si512();
-  }
-  for (int64_t i = 0; i < k; i += kInt4Group) {
-    const uint8_t* block = blocks + i / 64 * kInt4BlockBytes;
-    const uint8_t* steps = block + i % 64 / kInt4Group * kPanelWidth;
-    const GroupScale scales[4] = {GroupScale(steps), GroupScale(steps + 16),
-                                  GroupScale(steps + 32),
-                                  GroupScale(steps + 48)};
-    const uint8_t* packed = block + kInt4StepBytes + i % 64 * 32;
-    for (int step = 0; step < kInt4Group / 8; ++step) {
-      const uint8_t* at = packed + step * 4 * kPanelWidth;
-      const uint8_t* x_at = x + i + step * 8;
-#pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) {
-        __builtin_prefetch(at + kPrefetchBytes + c * 64);
-        const __m512i both = _mm512_loadu_si512(at + c * 64);
-        const __m512i low = scales[c].Low(both);
-        const __m512i high = scales[c].High(both);
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) {
-          DotBytes(acc[r][c], BroadcastFour(x_at + r * x_stride), low);
-          DotBytes(acc[r][c], BroadcastFour(x_at + r * x_stride + 4), high);
-        }
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      _mm512_storeu_si512(sums + r * kPanelWidth + c * 16, acc[r][c]);
-    }
-  }
-}
-
-struct VnniBytes {
+struct VnniProduct {
+  static constexpr bool kTakesZero = false;
   static constexpr int kMaxRows = 6;
-  // Up to here the codes are unpacked in registers, once per tile of rows.
-  static constexpr int kInt4Rows = 6;
-  static constexpr int kInt4TileRows = 3;
 
-  static void Dot(const uint8_t* x, int64_t x_stride, int rows,
-                  const int8_t* codes, int64_t k, int32_t* sums) {
-    WithRowCount<kMaxRows>(rows, [&](auto count) {
-      DotCodes<decltype(count)::value>(x, x_stride, codes, k, sums);
-    });
-  }
-
-  static void DotInt4(const uint8_t* x, int64_t x_stride, int rows,
-                      const uint8_t* blocks, int64_t k, int32_t* sums) {
-    WithRowCount<kInt4TileRows>(rows, [&](auto count) {
-      DotBlocks<decltype(count)::value>(x, x_stride, blocks, k, sums);
-    });
-  }
-
-  static void Unpack(const uint8_t* blocks, int64_t k, int8_t* codes) {
-    for (int64_t i = 0; i < k; i += kInt4Group) {
-      const uint8_t* block = blocks + i / 64 * kInt4BlockBytes;
-      const uint8_t* steps = block + i % 64 / kInt4Group * kPanelWidth;
-      const uint8_t* packed = block + kInt4StepBytes + i % 64 * 32;
-      for (int c = 0; c < 4; ++c) {
-        const GroupScale scale(steps + c * 16);
-        for (int step = 0; step < kInt4Group / 8; ++step) {
-          const __m512i both =
-              _mm512_loadu_si512(packed + step * 4 * kPanelWidth + c * 64);
-          int8_t* at = codes + (i + step * 8) * kPanelWidth + c * 64;
-          _mm512_storeu_si512(at, scale.Low(both));
-          _mm512_storeu_si512(at + 4 * kPanelWidth, scale.High(both));
-        }
-      }
+  struct Four {
+    EXPERTMESH_INLINE explicit Four(const uint8_t* x) {
+      int32_t four;
+      __builtin_memcpy(&four, x, 4);
+      v = _mm512_set1_epi32(four);
     }
+    __m512i v;
+  };
+
+  // x unsigned, w signed. As assembly, because GCC 12 keeps the accumulators of
+  // the intrinsic in memory.
+  static EXPERTMESH_INLINE void Add(__m512i& acc, Four x, __m512i w) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x.v), "v"(w));
   }
 };
+
+using VnniBytes = Avx512Bytes<VnniProduct>;
 
 }  // namespace
 }  // namespace expertmesh

@@ -1,8 +1,8 @@
 #pragma once
 
-// What a tile product of bf16 gives, by AVX-512, for a few rows: tiles are made
-// for sixteen, and with one they read the weights at two thirds of the speed of
-// memory.
+// What a tile product of bf16 gives, by AVX-512, for one or two rows: tiles are
+// made for sixteen, and with one they take about a twentieth longer to read the
+// weights.
 //
 // The order of TDPBF16PS (Intel's Software Developer's Manual): over the 32 k
 // of a tile, one chain of fused multiply-adds of the even k and one of the odd

@@ -1,7 +1,6 @@
 #include "services/linalg/isa/kernels.h"
 
 #include <atomic>
-#include <cstdlib>
 #include <iterator>
 
 #if defined(__x86_64__)
@@ -11,8 +10,8 @@
 #endif
 
 #include "absl/strings/string_view.h"
-#include "services/core/log.h"
 #include "services/linalg/gemm.h"
+#include "services/linalg/isa/isa_choice.h"
 
 namespace expertmesh {
 namespace {
@@ -30,12 +29,12 @@ bool CpuHasAvx2() {
 }
 
 bool CpuHasAvx512() {
-  return CpuHasAvx2() && __builtin_cpu_supports("avx512f");
+  return CpuHasAvx2() && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw");
 }
 
 bool CpuHasAvx512Vnni() {
-  return CpuHasAvx512() && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vnni");
+  return CpuHasAvx512() && __builtin_cpu_supports("avx512vnni");
 }
 
 bool CpuHasAvx512BF16() {
@@ -81,42 +80,13 @@ Tables ProbeCpu() {
   return tables;
 }
 
-Isa HighestIsa() {
-  Isa highest = Isa::kPortable;
-  for (const Isa isa : kAllIsas) {
-    if (KernelsFor(isa) != nullptr) highest = isa;
-  }
-  return highest;
-}
-
-// The highest, but for one case: Intel's cores run vdpbf16ps at half the rate
-// of the fused multiply-adds it stands for (68 against 136 GFLOP/s measured on
-// Sapphire Rapids), so those are faster where there are no tiles, and their
-// bits are those of every other CPU.
-Isa DefaultIsa() {
-  const Isa highest = HighestIsa();
-#if defined(__x86_64__)
-  if (highest == Isa::kAvx512BF16 && __builtin_cpu_is("intel")) {
-    return Isa::kAvx512Vnni;
-  }
-#endif
-  return highest;
-}
-
-Isa ChooseIsa() {
-  const char* name = std::getenv("EXPERTMESH_ISA");
-  if (name == nullptr || *name == '\0') return DefaultIsa();
-  for (const Isa isa : kAllIsas) {
-    if (absl::string_view(name) != IsaNameOf(isa)) continue;
-    if (KernelsFor(isa) != nullptr) return isa;
-  }
-  Log(LogLevel::kWarning, "EXPERTMESH_ISA names no instruction set of this CPU",
-      {{"value", name}, {"using", IsaNameOf(DefaultIsa())}});
-  return DefaultIsa();
+Tables& AllTables() {
+  static Tables tables = ProbeCpu();
+  return tables;
 }
 
 std::atomic<Isa>& Active() {
-  static std::atomic<Isa> active{ChooseIsa()};
+  static std::atomic<Isa> active{CandidateIsas().front()};
   return active;
 }
 
@@ -141,15 +111,18 @@ const char* IsaNameOf(Isa isa) {
 }
 
 const Kernels* KernelsFor(Isa isa) {
-  static const Tables tables = ProbeCpu();
-  return tables.of[static_cast<int>(isa)];
+  return AllTables().of[static_cast<int>(isa)];
 }
 
 const Kernels& ActiveKernels() { return *KernelsFor(ActiveIsa()); }
 
 Isa ActiveIsa() { return Active().load(std::memory_order_relaxed); }
 
-void SetActiveIsaForTest(Isa isa) { Active().store(isa); }
+void SetActiveIsa(Isa isa) { Active().store(isa); }
+
+void SetKernelsForTest(Isa isa, const Kernels* table) {
+  AllTables().of[static_cast<int>(isa)] = table;
+}
 
 absl::string_view IsaName() { return IsaNameOf(ActiveIsa()); }
 

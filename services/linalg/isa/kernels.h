@@ -1,6 +1,7 @@
 #pragma once
 
-// The table of vector kernels, one per instruction set, and the choice of it.
+// The table of vector kernels, one per instruction set; isa_choice.h says which
+// is used.
 //
 // Only services/linalg and tests look here; everyone else calls gemm.h,
 // vector_ops.h and attention.h. Types are plain pointers (bf16 and f16 as
@@ -114,9 +115,13 @@ const Kernels* KernelsFor(Isa isa);
 const Kernels& ActiveKernels();
 Isa ActiveIsa();
 
-// Replaces the table in use; KernelsFor(isa) must not be null. For tests, while
-// no kernel runs.
-void SetActiveIsaForTest(Isa isa);
+// Replaces the table in use; KernelsFor(isa) must not be null. While no kernel
+// runs: at load and in tests.
+void SetActiveIsa(Isa isa);
+
+// Puts another table in the place of that of `isa`, which this CPU must have.
+// While no kernel runs. `table` outlives its use.
+void SetKernelsForTest(Isa isa, const Kernels* table);
 
 // Defined by the per-ISA files.
 extern const Kernels kPortableKernels;

@@ -5,13 +5,13 @@
 #include "services/linalg/isa/vector_body.h"
 // attention_body.h uses vector_body.h.
 #include "services/linalg/isa/attention_body.h"
-#include "services/linalg/isa/bytes_avx2.h"
+#include "services/linalg/isa/bytes_avx512bw.h"
 #include "services/linalg/isa/codes_body.h"
 #include "services/linalg/isa/quantized_body.h"
 #include "services/linalg/isa/table_body.h"
 
 namespace expertmesh {
 
-constinit const Kernels kAvx512Kernels = MakeTable<Avx2Bytes>();
+constinit const Kernels kAvx512Kernels = MakeTable<Avx512BWBytes>();
 
 }  // namespace expertmesh

@@ -10,6 +10,8 @@
 //
 // What `Bytes` has, activations x [rows, x_stride] being unsigned, codes
 // [k / 4][64][4] signed, k a multiple of 64:
+//   kTakesZero            whether Dot and DotInt4 take kActivationZero off the
+//                         activations, so that no offset is left in the sums
 //   kMaxRows              rows of one call
 //   Dot(x, x_stride, rows, codes, k, sums)   sums [rows][64] of x times codes
 //   kInt4Rows             up to so many rows are multiplied with int4 blocks as
@@ -24,16 +26,18 @@ namespace expertmesh {
 namespace {
 
 // Sums to products: [rows][64] to y [rows, width].
+template <typename Bytes>
 EXPERTMESH_INLINE void FinishSums(const QuantizedPanelArgs& args,
                                   const int32_t* sums, int64_t first_row,
                                   int rows) {
   const auto& header = *static_cast<const QuantizedPanelHeader*>(args.panel);
+  static constexpr int32_t kNoOffsets[kPanelWidth] = {};
+  const int32_t* offsets = Bytes::kTakesZero ? kNoOffsets : header.offsets;
   for (int r = 0; r < rows; ++r) {
     const F32x16 row_scale = Broadcast(args.x_scales[first_row + r]);
     float* y = args.y + (first_row + r) * args.y_stride;
     for (int64_t c = 0; c < args.width; c += 16) {
-      const F32x16 sum =
-          Difference(sums + r * kPanelWidth + c, header.offsets + c);
+      const F32x16 sum = Difference(sums + r * kPanelWidth + c, offsets + c);
       const F32x16 value = Mul(Mul(sum, Load(header.scales + c)), row_scale);
       if (c + 16 <= args.width) {
         Store(y + c, value);
@@ -45,7 +49,7 @@ EXPERTMESH_INLINE void FinishSums(const QuantizedPanelArgs& args,
 }
 
 // Calls dot(x, rows, sums) for all rows in turns of nearly equal height.
-template <int kMaxRows, typename Dot>
+template <typename Bytes, int kMaxRows, typename Dot>
 EXPERTMESH_INLINE void ForRowTurns(const QuantizedPanelArgs& args, Dot dot) {
   alignas(64) int32_t sums[kMaxRows * kPanelWidth];
   const int64_t turns = (args.num_rows + kMaxRows - 1) / kMaxRows;
@@ -53,13 +57,13 @@ EXPERTMESH_INLINE void ForRowTurns(const QuantizedPanelArgs& args, Dot dot) {
     const int64_t row = args.num_rows * t / turns;
     const int rows = static_cast<int>(args.num_rows * (t + 1) / turns - row);
     dot(args.x + row * args.x_stride, rows, sums);
-    FinishSums(args, sums, row, rows);
+    FinishSums<Bytes>(args, sums, row, rows);
   }
 }
 
 template <typename Bytes>
 void MultiplyCodes(const QuantizedPanelArgs& args, const int8_t* codes) {
-  ForRowTurns<Bytes::kMaxRows>(
+  ForRowTurns<Bytes, Bytes::kMaxRows>(
       args, [&](const uint8_t* x, int rows, int32_t* sums) {
         Bytes::Dot(x, args.x_stride, rows, codes, args.k, sums);
       });
@@ -80,7 +84,7 @@ void GemmPanelInt4(const QuantizedPanelArgs& args) {
   const auto* blocks = static_cast<const uint8_t*>(AfterHeader(args.panel));
   if constexpr (Bytes::kInt4Rows > 0) {
     if (args.num_rows <= Bytes::kInt4Rows) {
-      ForRowTurns<Bytes::kInt4TileRows>(
+      ForRowTurns<Bytes, Bytes::kInt4TileRows>(
           args, [&](const uint8_t* x, int rows, int32_t* sums) {
             Bytes::DotInt4(x, args.x_stride, rows, blocks, args.k, sums);
           });

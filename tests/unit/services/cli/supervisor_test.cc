@@ -45,6 +45,9 @@ class SupervisorTest : public testing::Test {
     options.print_line = [this](absl::string_view line) {
       lines_.emplace_back(line);
     };
+    options.on_load = [this](const std::string& name, LoadedBytes bytes) {
+      loads_.push_back(absl::StrCat(name, " ", bytes.loaded, "/", bytes.total));
+    };
     supervisor_ = *Supervisor::Create(std::move(options));
   }
   ~SupervisorTest() override {
@@ -56,7 +59,7 @@ class SupervisorTest : public testing::Test {
 
   const std::string folder_ =
       absl::StrCat(testing::TempDir(), "supervisor_test.", getpid());
-  std::vector<std::string> lines_;
+  std::vector<std::string> lines_, loads_;
   std::unique_ptr<Supervisor> supervisor_;
 };
 
@@ -79,6 +82,18 @@ TEST_F(SupervisorTest, AFailedStartIsOneError) {
   const absl::Status status = supervisor_->Start({Service("good", "h:1"), bad});
   EXPECT_EQ(status.message(), "the bad one did not start: no model");
   EXPECT_THAT(lines_, IsEmpty());
+}
+
+TEST_F(SupervisorTest, LinesOfProgressAreNoLinesOfText) {
+  const ServiceSpec bad = {
+      "the bad one", "", [](const std::string&, const ReadyInfo*) {
+        return std::vector<std::string>{
+            "/bin/sh", "-c",
+            "echo no model >&2; echo progress: 3 of 4 bytes >&2; exit 1"};
+      }};
+  const absl::Status status = supervisor_->Start({bad});
+  EXPECT_EQ(status.message(), "the bad one did not start: no model");
+  EXPECT_THAT(loads_, ElementsAre("the bad one 3/4"));
 }
 
 TEST_F(SupervisorTest, ASignalEndsTheStart) {

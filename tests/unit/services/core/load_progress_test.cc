@@ -47,5 +47,31 @@ TEST(LoadProgressTest, LeavesTheEndToWhoeverLoads) {
   EXPECT_FALSE(nothing.Add(0).has_value());
 }
 
+TEST(LoadProgressTest, LinesForALauncherComeBackAsBytes) {
+  const LoadProgress::Report report = {.percent = 25,
+                                       .loaded_bytes = 10'000'000'000,
+                                       .total_bytes = 40'000'000'000,
+                                       .left = {}};
+  EXPECT_EQ(ProgressLine(report), "progress: 10000000000 of 40000000000 bytes");
+  const auto bytes = ParseProgressLine(ProgressLine(report));
+  ASSERT_TRUE(bytes.has_value());
+  EXPECT_EQ(bytes->loaded, report.loaded_bytes);
+  EXPECT_EQ(bytes->total, report.total_bytes);
+  for (const char* line : {"", "progress: x of 4 bytes", "progress: 1 of 4",
+                           "expert: progress: 1 of 4 bytes"}) {
+    EXPECT_FALSE(ParseProgressLine(line).has_value()) << line;
+  }
+}
+
+TEST(LoadProgressTest, LinesAreWrittenWhereALauncherAsks) {
+  WriteProgressLines();
+  ::testing::internal::CaptureStderr();
+  LogProgress("packing",
+              {.percent = 25, .loaded_bytes = 1, .total_bytes = 4, .left = {}});
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find(
+                "\nprogress: 1 of 4 bytes\n"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace expertmesh

@@ -27,10 +27,8 @@ inline std::vector<Isa> AvailableIsas() {
 // Uses one instruction set as long as it lives.
 class ScopedIsa {
  public:
-  explicit ScopedIsa(Isa isa) : previous_(ActiveIsa()) {
-    SetActiveIsaForTest(isa);
-  }
-  ~ScopedIsa() { SetActiveIsaForTest(previous_); }
+  explicit ScopedIsa(Isa isa) : previous_(ActiveIsa()) { SetActiveIsa(isa); }
+  ~ScopedIsa() { SetActiveIsa(previous_); }
 
  private:
   const Isa previous_;

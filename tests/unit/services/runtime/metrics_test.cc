@@ -14,6 +14,7 @@ namespace expertmesh {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 // A plain HTTP GET; returns the whole response.
@@ -59,6 +60,16 @@ TEST(Metrics, ServesEverySeriesFromTheStart) {
         "process_start_time_seconds 1"}) {
     EXPECT_THAT(page, HasSubstr(line));
   }
+}
+
+TEST(Metrics, AnotherInstructionSetTakesThePlaceOfTheFirst) {
+  Metrics metrics("expert", "amx");
+  metrics.SetIsa("avx2");
+  const auto server = MetricsServer::Start("127.0.0.1:0", metrics);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string page = Get((*server)->address(), "/metrics");
+  EXPECT_THAT(page, HasSubstr("isa=\"avx2\""));
+  EXPECT_THAT(page, Not(HasSubstr("isa=\"amx\"")));
 }
 
 TEST(Metrics, TheSameNameAndLabelsAreTheSameSeries) {
