@@ -144,7 +144,7 @@ void BatchAttempt::CopySum(uint32_t sum, const AnsweredRows& rows) {
   const uint32_t slot = std::exchange(sum_slots[sum], kTaken);
   if (slot == kTaken) return;
   rows.CopySum(sum, exchange->sums->data(slot));
-  exchange->sums->SetHere(slot);
+  exchange->sums->SetHere(slot, endpoint);
 }
 
 void BatchAttempt::FinishPieces() {

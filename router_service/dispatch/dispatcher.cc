@@ -61,6 +61,12 @@ void DispatchTicket::TakeBadRows(uint32_t token, std::vector<uint32_t>* rows) {
                        const int32_t* last) {
     if (sum != nullptr) {
       if (AllFinite(sum, hidden_size_)) return;
+      // Another endpoint may have been the one to answer some of the rows.
+      const int endpoint = sums_.Endpoint(token, place);
+      for (const int32_t* row = first; row != last; ++row) {
+        const auto bad = static_cast<uint32_t>(*row);
+        served_.push_back({bad, bad + 1, endpoint});
+      }
       sums_.Forget(token, place);
       rows->insert(rows->end(), first, last);
       return;

@@ -84,7 +84,7 @@ class DispatchTicket {
   template <typename Visit>
   void ForGroups(uint32_t token, const Visit& visit);
 
-  // Rows of the plan and the endpoint that served them.
+  // Rows of the plan and the endpoint that served them; later ones count.
   struct Served {
     uint32_t first_row;
     uint32_t last_row;  // one past the end

@@ -34,8 +34,8 @@ class PartialSums {
         per_token_(std::min(options.group_size, options.top_k) / min_rows_ > 0
                        ? options.top_k / min_rows_
                        : 0),
-        is_here_(options.max_tokens * per_token_, 0),
-        sums_(is_here_.size() * options.hidden_size * sizeof(float)) {}
+        from_(options.max_tokens * per_token_, kNobody),
+        sums_(from_.size() * options.hidden_size * sizeof(float)) {}
 
   // Whether a sum is worth asking for: it is smaller than so many rows.
   bool IsSmaller(int64_t num_rows) const { return num_rows >= min_rows_; }
@@ -50,29 +50,38 @@ class PartialSums {
   }
 
   // None is here.
-  void Clear() { std::fill(is_here_.begin(), is_here_.end(), 0); }
+  void Clear() { std::fill(from_.begin(), from_.end(), kNobody); }
   std::byte* data(uint32_t slot) {
     return sums_.data() + slot * hidden_size_ * sizeof(float);
   }
-  void SetHere(uint32_t slot) { is_here_[slot] = 1; }
+  // It is here, as `endpoint` added it up.
+  void SetHere(uint32_t slot, int endpoint) { from_[slot] = endpoint; }
 
   // The sum of the group at places [place, end), null where it is not here.
   const float* Find(int64_t token, int64_t place, int64_t end) const {
     if (per_token_ == 0 || !IsSmaller(end - place)) return nullptr;
     const uint32_t slot = Slot(token, place);
-    return is_here_[slot] ? sums_.as<float>() + slot * hidden_size_ : nullptr;
+    return from_[slot] == kNobody ? nullptr
+                                  : sums_.as<float>() + slot * hidden_size_;
+  }
+  // The endpoint that added up the sum of the group that begins at `place`.
+  // Requires: it is here.
+  int Endpoint(int64_t token, int64_t place) const {
+    return from_[Slot(token, place)];
   }
   // Requires: it is here.
   void Forget(int64_t token, int64_t place) {
-    is_here_[Slot(token, place)] = 0;
+    from_[Slot(token, place)] = kNobody;
   }
 
  private:
+  static constexpr int kNobody = -1;  // it is not here
+
   const int64_t hidden_size_;
   const int64_t min_rows_;
-  const int64_t per_token_;       // groups that have so many rows, at most
-  std::vector<uint8_t> is_here_;  // [max_tokens, per_token_]
-  Buffer sums_;                   // [max_tokens, per_token_, hidden_size] f32
+  const int64_t per_token_;  // groups that have so many rows, at most
+  std::vector<int> from_;    // [max_tokens, per_token_] endpoints
+  Buffer sums_;              // [max_tokens, per_token_, hidden_size] f32
 };
 
 }  // namespace expertmesh::router

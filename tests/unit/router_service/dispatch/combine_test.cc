@@ -168,7 +168,7 @@ TEST_P(CombineTest, GroupsAreAddedUpFirstByWhomever) {
         if (sums.IsSmaller(end - place) && random() % 2 == 0) {
           const uint32_t slot = sums.Slot(t, place);
           std::memcpy(sums.data(slot), sum.data(), hidden * sizeof(float));
-          sums.SetHere(slot);
+          sums.SetHere(slot, 0);
           replaced.insert(replaced.end(), token_rows + place, token_rows + end);
         }
         place = end;

@@ -838,6 +838,56 @@ TEST_F(DispatcherTest, ALateSumStandsForRowsThatOthersHaveGiven) {
   EXPECT_EQ(sent[settled + 1].num_sums + sent[settled + 2].num_sums, 0u);
 }
 
+// As above, but the sums are bad: those rows that 1 has given go to 1 again,
+// not to 0, which added them up.
+TEST_F(DispatcherTest, WhoGaveABadSumIsNotAskedForItsRows) {
+  options_.hedge_budget = 0;
+  options_.uncovered_timeout = absl::Minutes(5);
+  options_.combine_group_size = 4;
+  PlanForCombine({0, 1}, 2);
+  Start();
+  for (const int endpoint : {1, 2, 0}) {
+    PlaceAdding({{endpoint}, {endpoint}});
+    for (int i = 0; i < 40; ++i) Exchange();
+  }
+  mesh_.Hold(0);
+  mesh_.Hold(2);
+  std::thread operator_thread([&] {
+    mesh_.AwaitSent(0, 41);
+    PlaceAdding({{0, 1}, {0, 2}});
+    mesh_.AwaitSent(1, 41);
+    mesh_.AwaitSent(2, 41);
+    mesh_.Release(0);
+  });
+  hidden_[2] = HUGE_VALF;  // token 0
+  Exchange();
+  operator_thread.join();
+  mesh_.Release(2);
+  for (const int endpoint : {0, 2}) mesh_.Hold(endpoint, false);
+  std::vector<uint32_t> rows;
+  ticket_->TakeBadRows(0, &rows);
+  EXPECT_THAT(rows, ElementsAre(0, 2));
+  hidden_[2] = 1;
+  dispatcher_->Retry(rows, ticket_.get(), must_wait_);
+  EXPECT_EQ(mesh_.num_sent(0), 41);
+  EXPECT_EQ(mesh_.num_sent(1), 42);
+  EXPECT_EQ(mesh_.num_sent(2), 42);
+}
+
+TEST_F(DispatcherTest, RowsOfABadSumMayComeFromTheSameEndpoint) {
+  options_.combine_group_size = 2;
+  PlaceAdding({{0}, {0}, {0}});
+  PlanForCombine({0, 1, 2}, 2);
+  hidden_[kHidden + 2] = HUGE_VALF;  // token 1
+  Exchange();
+  std::vector<uint32_t> rows;
+  ticket_->TakeBadRows(1, &rows);
+  hidden_[kHidden + 2] = 1;
+  dispatcher_->Retry(rows, ticket_.get(), must_wait_);
+  ExpectCombined();
+  EXPECT_EQ(mesh_.num_sent(0), 2);
+}
+
 TEST_F(DispatcherTest, WhatIsAskedForAgainComesAsRows) {
   options_.combine_group_size = 2;
   PlaceAdding({{0}, {0}, {0}, {0}});
