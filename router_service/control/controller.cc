@@ -12,10 +12,6 @@
 namespace expertmesh::router {
 namespace {
 
-absl::Status Stopping() {
-  return absl::UnavailableError("the router is shutting down");
-}
-
 absl::Status Undone() {
   return absl::AbortedError("the drain was taken back before its turn");
 }

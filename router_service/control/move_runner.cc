@@ -13,10 +13,6 @@
 namespace expertmesh::router {
 namespace {
 
-absl::Status Stopping() {
-  return absl::UnavailableError("the router is shutting down");
-}
-
 // "load expert 3 of layer 1 and 4 more"
 std::string OrderText(const MoveOrder& order) {
   std::string text = absl::StrCat(
@@ -45,6 +41,10 @@ struct Outcome {
 };
 
 }  // namespace
+
+absl::Status Stopping() {
+  return absl::UnavailableError("the router is shutting down");
+}
 
 absl::Status MoveRunner::Run(const std::vector<PlacementHost>& hosts,
                              const std::vector<PlacementMove>& moves,

@@ -17,6 +17,9 @@
 
 namespace expertmesh::router {
 
+// Why what is asked for does not happen any more: UNAVAILABLE.
+absl::Status Stopping();
+
 struct MovesMade {
   int moves = 0;
   int64_t bytes_loaded = 0;

@@ -3,14 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include "services/linalg/vector_ops.h"
 
 namespace expertmesh::router {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The highest of some logits for which `counts` holds. A maximum has the same
 // value in any order.

@@ -3,10 +3,13 @@
 // Logits in blocks of ids, as the sampler passes over them.
 
 #include <cstddef>
+#include <limits>
 
 #include "absl/types/span.h"
 
 namespace expertmesh::router {
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Logits looked at together, so that the compiler can use vector instructions.
 inline constexpr size_t kLanes = 16;

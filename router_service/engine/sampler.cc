@@ -12,8 +12,6 @@
 namespace expertmesh::router {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 // Higher logit first; of equal logits the lower id.
 constexpr auto kLikelier = [](const auto& a, const auto& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
