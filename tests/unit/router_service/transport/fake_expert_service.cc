@@ -101,14 +101,16 @@ grpc::Status FakeExpertService::Forward(grpc::ServerContext* context,
     EXPECT_TRUE(reader->Start().ok());
     link->Accept();
   }
+  bool is_refused;  // by an EndForward that came meanwhile
   {
     MutexLock lock(&mutex_);
+    is_refused = !forward_status_.ok();
     link_ = link;
     stream_ = stream;
     context_ = context;
     changed_.NotifyAll();
   }
-  for (grpc::ByteBuffer bytes; stream->Read(&bytes);) {
+  for (grpc::ByteBuffer bytes; !is_refused && stream->Read(&bytes);) {
     OnBytes(bytes, /*is_by_link=*/false);
   }
   if (reader != nullptr) reader->Stop();
