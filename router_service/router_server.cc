@@ -24,7 +24,6 @@
 #include "router_service/transport/expert_orders.h"
 #include "router_service/transport/resolver.h"
 #include "services/checkpoint/memory_plan.h"
-#include "services/checkpoint/required_tensors.h"
 #include "services/core/load_progress.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
@@ -66,25 +65,6 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
     return nullptr;
   }
   return Tokenizer::Load(path);
-}
-
-// What the router packs, as it lies in the checkpoint.
-int64_t RouterMatrixBytes(const Checkpoint& checkpoint) {
-  const ModelTensorNames names = checkpoint.family().ModelNames();
-  int64_t bytes = 0;
-  const auto add = [&](const RequiredTensor& required) {
-    const auto tensor = checkpoint.Tensor(required.name, required.shape);
-    const bool is_packed =
-        required.shape.size() == 2 && (required.name != names.embed_tokens ||
-                                       checkpoint.config().tie_word_embeddings);
-    if (tensor.ok() && is_packed) {
-      bytes += static_cast<int64_t>(tensor->size_bytes());
-    }
-    return absl::OkStatus();
-  };
-  VisitRouterTensors(checkpoint.config(), checkpoint.family(), add)
-      .IgnoreError();  // `add` has none
-  return bytes;
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ std::vector<MoveOrder> GroupMoves(absl::Span<const PlacementMove> moves,
   std::vector<bool> is_taken(moves.size());
   for (size_t first = 0; first < moves.size(); ++first) {
     if (is_taken[first]) continue;
-    MoveOrder order = {moves[first].kind, moves[first].host};
+    MoveOrder order = {.kind = moves[first].kind, .host = moves[first].host};
     for (size_t i = first; i < moves.size(); ++i) {
       if (is_taken[i]) continue;
       const Joins joins = CanJoin(moves[i], order);

@@ -25,20 +25,14 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
       config_(config),
       transformer_(*transformer),
       cache_(*cache),
-      pool_(*pool),
       metrics_(metrics),
       clock_(*clock),
       pages_(cache->num_pages(), options.prefix_cache),
       scheduler_(options.scheduler, &pages_),
       step_routing_(config.num_layers, config.num_experts,
                     [this](uint64_t id) { return !CancellationOf(id); }),
-      logits_(Transformer::kMaxLogitRows * config.vocab_size * sizeof(float)),
+      logits_(config.vocab_size, transformer, pool),
       expert_load_(config.num_layers, config.num_experts) {
-  for (int i = 0; i < pool->num_threads(); ++i) {
-    samplers_.emplace_back(config.vocab_size);
-  }
-  original_logits_.resize(samplers_.size());
-  logit_results_.resize(Transformer::kMaxLogitRows);
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -217,9 +211,10 @@ void Engine::Step() {
   transformer_.Forward(batch_, &cache_, &step_routing_);
   RecordStep(start);
   Advance(transformer_.num_crossed_rows() == num_crossed_rows);
-  CollectLogitRows();
+  logits_.Collect(chunks_);
   transformer_.times().End(StepPhase::kSchedule);
-  ComputeLogits();
+  logits_.Compute([this](const StepLogits::Row& row,
+                         StepLogits::Result& result) { Deliver(row, result); });
   FailPrompts();
   FinishPrompts();
   scheduler_.OnStep(clock_.Now() - start);
@@ -265,92 +260,13 @@ void Engine::Advance(bool is_exact) {
   });
 }
 
-void Engine::CollectLogitRows() {
-  logit_rows_.clear();
-  for (const ScheduledChunk& chunk : chunks_) {
-    Sequence* sequence = chunk.sequence;
-    const int64_t first_position = sequence->num_computed - chunk.num_tokens;
-    if (sequence->request.prompt_logprobs) {
-      // Position p scores prompt token p + 1; a recomputed prompt has scored
-      // some already.
-      const int64_t scored =
-          static_cast<int64_t>(sequence->prompt_logprobs.size());
-      for (int64_t i = std::max<int64_t>(0, scored - first_position);
-           i < chunk.num_tokens &&
-           first_position + i + 1 < sequence->prompt_size();
-           ++i) {
-        logit_rows_.push_back(
-            {static_cast<int32_t>(chunk.first_token + i), sequence,
-             sequence->request.prompt[first_position + i + 1]});
-      }
-    }
-    if (sequence->num_pending() == 0 && sequence->request.max_tokens > 0) {
-      logit_rows_.push_back(
-          {static_cast<int32_t>(chunk.first_token + chunk.num_tokens - 1),
-           sequence, kSample});
-    }
-  }
-}
-
-void Engine::ComputeLogits() {
-  const int64_t vocab = config_.vocab_size;
-  for (size_t first = 0; first < logit_rows_.size();
-       first += Transformer::kMaxLogitRows) {
-    const size_t count = std::min<size_t>(Transformer::kMaxLogitRows,
-                                          logit_rows_.size() - first);
-    logit_tokens_.clear();
-    for (size_t i = 0; i < count; ++i) {
-      logit_tokens_.push_back(logit_rows_[first + i].token);
-    }
-    transformer_.Logits(logit_tokens_, logits_.as<float>());
-    const size_t stride = samplers_.size();
-    pool_.ParallelFor(
-        static_cast<int64_t>(std::min(stride, count)), [&](int64_t sampler) {
-          for (size_t i = sampler; i < count; i += stride) {
-            ComputeLogitRow(
-                logit_rows_[first + i],
-                absl::MakeSpan(logits_.as<float>() + i * vocab, vocab), sampler,
-                &logit_results_[i]);
-          }
-        });
-    for (size_t i = 0; i < count; ++i) {
-      Deliver(logit_rows_[first + i], logit_results_[i]);
-    }
-    transformer_.times().End(StepPhase::kSampling);
-  }
-}
-
-void Engine::ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
-                             int64_t sampler, LogitResult* result) {
-  const Sequence& sequence = *row.sequence;
-  const SequenceRequest& request = sequence.request;
-  if (row.target != kSample) {
-    result->logprob = LogprobOf(logits, row.target, *request.prompt_logprobs);
-    return;
-  }
-  SampleContext context;
-  context.prompt = request.prompt;
-  context.generated = sequence.generated();
-  if (sequence.num_generated() < request.min_tokens) {
-    context.banned = request.stop_ids;
-  }
-  // Sampling overwrites the logits; the report is of what the model said.
-  std::vector<float>& original = original_logits_[sampler];
-  if (request.logprobs) original.assign(logits.begin(), logits.end());
-  result->token_id =
-      samplers_[sampler].Sample(request.sampling, context, logits);
-  if (request.logprobs && result->token_id >= 0) {
-    result->logprob = LogprobOf(original, result->token_id, *request.logprobs);
-  }
-}
-
-void Engine::Deliver(const LogitRow& row, LogitResult& result) {
+void Engine::Deliver(const StepLogits::Row& row, StepLogits::Result& result) {
   // Later rows still point to a sequence that failed, so it ends after them.
   if (std::find(failed_prompts_.begin(), failed_prompts_.end(), row.sequence) !=
       failed_prompts_.end()) {
     return;
   }
-  if (row.target == kSample) {
+  if (!row.scored) {
     DeliverToken(row.sequence, result);
   } else if (std::isfinite(result.logprob.logprob)) {
     row.sequence->prompt_logprobs.push_back(std::move(result.logprob));
@@ -370,7 +286,7 @@ void Engine::FailPrompts() {
   failed_prompts_.clear();
 }
 
-void Engine::DeliverToken(Sequence* sequence, LogitResult& result) {
+void Engine::DeliverToken(Sequence* sequence, StepLogits::Result& result) {
   const absl::Duration now = clock_.Now();
   if (result.token_id < 0) {
     const auto removed = scheduler_.Remove(sequence->id);

@@ -15,8 +15,8 @@
 #include "router_service/engine/engine_metrics.h"
 #include "router_service/engine/expert_load.h"
 #include "router_service/engine/kv/kv_pages.h"
-#include "router_service/engine/sampler.h"
 #include "router_service/engine/scheduler.h"
+#include "router_service/engine/step_logits.h"
 #include "router_service/engine/step_routing.h"
 #include "router_service/model/kv_cache.h"
 #include "router_service/model/transformer.h"
@@ -84,16 +84,6 @@ class Engine {
     uint64_t id;
     absl::Status status;
   };
-  struct LogitRow {
-    int32_t token;  // index into the batch
-    Sequence* sequence;
-    int32_t target;  // prompt token to score, or kSample
-  };
-  static constexpr int32_t kSample = -1;
-  struct LogitResult {
-    int32_t token_id = 0;
-    TokenLogprob logprob;
-  };
 
   void Run();
   // Takes what arrived; blocks while there is nothing to do. False: stop.
@@ -102,12 +92,8 @@ class Engine {
   // Moves chunks on by the step, and fails sequences whose rows did not come.
   //   is_exact  no row was computed by another numerics_id than the mesh's
   void Advance(bool is_exact);
-  void CollectLogitRows();
-  void ComputeLogits();
-  void ComputeLogitRow(const LogitRow& row, absl::Span<float> logits,
-                       int64_t sampler, LogitResult* result);
-  void Deliver(const LogitRow& row, LogitResult& result);
-  void DeliverToken(Sequence* sequence, LogitResult& result);
+  void Deliver(const StepLogits::Row& row, StepLogits::Result& result);
+  void DeliverToken(Sequence* sequence, StepLogits::Result& result);
   // Ends requests whose prompt could not be scored.
   void FailPrompts();
   // Ends requests that generate nothing and whose prompt is computed.
@@ -132,7 +118,6 @@ class Engine {
   const ModelConfig& config_;
   Transformer& transformer_;
   KvCache& cache_;
-  WorkerPool& pool_;
   const EngineMetrics metrics_;
   const Clock& clock_;
 
@@ -144,13 +129,7 @@ class Engine {
   std::vector<ScheduledChunk> chunks_;
   std::vector<uint64_t> finished_prompts_;
   std::vector<Sequence*> failed_prompts_;
-  std::vector<LogitRow> logit_rows_;
-  std::vector<int32_t> logit_tokens_;
-  std::vector<LogitResult> logit_results_;
-  Buffer logits_;  // [Transformer::kMaxLogitRows, vocab_size] f32
-  std::vector<Sampler> samplers_;  // one per thread of the pool
-  // Per sampler: logits as the model gave them, for log-probabilities.
-  std::vector<std::vector<float>> original_logits_;
+  StepLogits logits_;
   int64_t seen_preemptions_ = 0;
   KvPages::Counts seen_counts_;
   std::array<absl::Duration, kNumStepPhases> seen_times_ = {};

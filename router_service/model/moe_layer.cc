@@ -130,25 +130,29 @@ void MoeLayer::RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait) {
     account.kept_mass -= repair_.Repair(ticket->routing, ticket->replicas,
                                         lost_rows_, &ticket->plan, &wanted);
     budget_.Add({&account, 1}, Clock::Real()->Now());
-    for (const uint32_t row : lost_rows_) {
-      if (!IsCombined(row, config_.top_k, ticket->plan) ||
-          ticket->replicas[ticket->plan.ExpertOf(row)] > 0) {
-        continue;
-      }
-      // Too few experts are left for its token, which waits after all.
-      ticket->routing.policy[ticket->plan.row_token[row]] =
-          OverflowPolicy::kWait;
-      wanted.push_back(row);
-    }
-    for (const uint32_t row : summed_rows_) {
-      if (IsCombined(row, config_.top_k, ticket->plan)) wanted.push_back(row);
-    }
+    AddRowsToAskFor(ticket, &wanted);
     if (wanted.empty()) return;
-    std::sort(wanted.begin(), wanted.end());
-    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
     dispatcher_->Retry(wanted, &ticket->dispatch, must_wait,
                        RetryReason::kMissing);
   }
+}
+
+void MoeLayer::AddRowsToAskFor(MoeTicket* ticket,
+                               std::vector<uint32_t>* wanted) {
+  for (const uint32_t row : lost_rows_) {
+    if (!IsCombined(row, config_.top_k, ticket->plan) ||
+        ticket->replicas[ticket->plan.ExpertOf(row)] > 0) {
+      continue;
+    }
+    // Too few experts are left for its token, which waits after all.
+    ticket->routing.policy[ticket->plan.row_token[row]] = OverflowPolicy::kWait;
+    wanted->push_back(row);
+  }
+  for (const uint32_t row : summed_rows_) {
+    if (IsCombined(row, config_.top_k, ticket->plan)) wanted->push_back(row);
+  }
+  std::sort(wanted->begin(), wanted->end());
+  wanted->erase(std::unique(wanted->begin(), wanted->end()), wanted->end());
 }
 
 bool MoeLayer::FindLostRows(const MoeTicket& ticket) {

@@ -76,6 +76,9 @@ class MoeLayer {
   // Rows that nobody served go elsewhere, where their tokens' policies let
   // them.
   void RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait);
+  // Adds those of the lost rows that must be served after all, and the rows of
+  // sums that stand no more; leaves *wanted ascending.
+  void AddRowsToAskFor(MoeTicket* ticket, std::vector<uint32_t>* wanted);
   // Leaves in lost_rows_ those that did not come back and that tokens of such
   // policies are combined from. Returns whether there are any.
   bool FindLostRows(const MoeTicket& ticket);

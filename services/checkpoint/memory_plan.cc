@@ -65,4 +65,22 @@ absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
   return plan;
 }
 
+int64_t RouterMatrixBytes(const Checkpoint& checkpoint) {
+  const ModelTensorNames names = checkpoint.family().ModelNames();
+  int64_t bytes = 0;
+  const auto add = [&](const RequiredTensor& required) {
+    const auto tensor = checkpoint.Tensor(required.name, required.shape);
+    const bool is_packed =
+        required.shape.size() == 2 && (required.name != names.embed_tokens ||
+                                       checkpoint.config().tie_word_embeddings);
+    if (tensor.ok() && is_packed) {
+      bytes += static_cast<int64_t>(tensor->size_bytes());
+    }
+    return absl::OkStatus();
+  };
+  VisitRouterTensors(checkpoint.config(), checkpoint.family(), add)
+      .IgnoreError();  // `add` has none
+  return bytes;
+}
+
 }  // namespace expertmesh

@@ -42,6 +42,10 @@ struct MemoryPlan {
 absl::StatusOr<MemoryPlan> PlanMemory(const Checkpoint& checkpoint,
                                       const MemoryPlanOptions& options);
 
+// What the router packs, as it lies in the checkpoint. Tensors that are missing
+// or have another shape count nothing.
+int64_t RouterMatrixBytes(const Checkpoint& checkpoint);
+
 // What one packed expert of one layer takes.
 int64_t ExpertBytes(const ModelConfig& config, WeightFormat format);
 
