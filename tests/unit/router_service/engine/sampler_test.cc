@@ -10,6 +10,7 @@
 #include <random>
 #include <set>
 
+#include "services/linalg/gemm.h"
 #include "tests/support/allocation_counter.h"
 
 namespace expertmesh::router {
@@ -305,6 +306,7 @@ TEST(SamplerTest, GreedyFindsTheFirstOfManyBlocks) {
 }
 
 TEST(SamplerTest, AllocatesOnlyAtConstruction) {
+  ASSERT_FALSE(IsaName().empty());  // kernels are chosen at their first use
   constexpr int kVocab = 5000;
   Sampler sampler(kVocab);
   std::vector<float> logits(kVocab);
