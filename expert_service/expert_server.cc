@@ -88,22 +88,20 @@ absl::Status ExpertServer::Load() {
   options.memory_budget_bytes = config_.memory_budget_bytes;
   contents_ = std::make_unique<ExpertContents>(options, metrics_.contents,
                                                weights_.get());
-  RETURN_IF_ERROR(LoadFirst());
   RETURN_IF_ERROR(UseIsaThatPasses([this] { return CheckKernels(); }));
   registry_.SetIsa(IsaName());
+  RETURN_IF_ERROR(LoadFirst());
   load_ = std::make_unique<SlotLoad>(model.num_layers, model.num_experts);
   endpoint_ = DescribeEndpoint();
   return absl::OkStatus();
 }
 
 absl::Status ExpertServer::CheckKernels() const {
-  const std::shared_ptr<const ExpertWeights> weights = weights_->Get();
-  if (weights->slots().empty()) return absl::OkStatus();
-  const ExpertSlot slot = weights->slots().front();
-  const PackedExpert& expert = *weights->Find(slot.layer, slot.expert);
-  for (const DType wire : {DType::kF32, DType::kBF16}) {
-    RETURN_IF_ERROR(CheckRowsAgree(expert.gate_proj, wire));
-    RETURN_IF_ERROR(CheckRowsAgree(expert.down_proj, wire));
+  const int64_t hidden = checkpoint_->config().hidden_size;
+  const int64_t intermediate = checkpoint_->config().expert_intermediate_size;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    RETURN_IF_ERROR(CheckRowsAgree(format_, intermediate, hidden, dtype));
+    RETURN_IF_ERROR(CheckRowsAgree(format_, hidden, intermediate, dtype));
   }
   return absl::OkStatus();
 }
@@ -145,6 +143,16 @@ absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
                           pack);
 }
 
+absl::Status ExpertServer::CheckFormat(ExpertSlot slot,
+                                       const PackedExpert& expert) const {
+  if (expert.gate_proj.format() == format_) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("expert ", slot.expert, " of layer ", slot.layer, " is ",
+                   WeightFormatName(expert.gate_proj.format()),
+                   ", but the first one is ", WeightFormatName(format_),
+                   "; name one type to convert them to with --expert-dtype"));
+}
+
 absl::StatusOr<PackedExpert> ExpertServer::PackSlot(
     ExpertSlot slot, std::optional<WeightFormat> format,
     const std::stop_token& stop) {
@@ -155,7 +163,9 @@ absl::StatusOr<PackedExpert> ExpertServer::PackSlot(
     RETURN_IF_ERROR(source_->Fetch(names.up_proj, stop));
     RETURN_IF_ERROR(source_->Fetch(names.down_proj, stop));
   }
-  return LoadExpert(*checkpoint_, slot, format);
+  ASSIGN_OR_RETURN(PackedExpert expert, LoadExpert(*checkpoint_, slot, format));
+  RETURN_IF_ERROR(CheckFormat(slot, expert));
+  return expert;
 }
 
 absl::Status ExpertServer::LoadFirst() {
@@ -214,13 +224,14 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
 
 absl::Status ExpertServer::StartExecutor() {
   const ModelConfig& model = checkpoint_->config();
-  // Of the executor and the kernel, which for rows of int8 has them once more,
-  // in the widest type; the codes of quantized experts are a quarter more at
-  // most.
+  // In the widest type: x and y of the executor, h and, for rows of int8, y of
+  // the kernel; and the kernel's own x, in f32 or in codes.
+  const int64_t hidden = model.hidden_size;
+  const int64_t intermediate = model.expert_intermediate_size;
+  const int64_t codes = IsQuantized(format_) ? hidden + intermediate : 0;
   const auto workspace_bytes = static_cast<uint64_t>(
       config_.max_batch_rows *
-      (4 * model.hidden_size + model.expert_intermediate_size) *
-      (IsQuantized(format_) ? 5 : 4));
+      (4 * (3 * hidden + intermediate) + (codes > 0 ? codes : 4 * hidden)));
   const auto memory_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
                             static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const auto too_large = [&] {

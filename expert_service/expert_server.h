@@ -57,6 +57,8 @@ class ExpertServer {
   absl::StatusOr<PackedExpert> LoadSlot(ExpertSlot slot,
                                         std::optional<WeightFormat> format,
                                         const std::stop_token& stop);
+  // What the service announces, and the kernel, hold for all experts.
+  absl::Status CheckFormat(ExpertSlot slot, const PackedExpert& expert) const;
   // Pulls a slot's tensors where there is no checkpoint, then packs it.
   absl::StatusOr<PackedExpert> PackSlot(ExpertSlot slot,
                                         std::optional<WeightFormat> format,
@@ -65,7 +67,7 @@ class ExpertServer {
   absl::Status LoadFirst();
   absl::Status StartExecutor();
   absl::Status Serve();
-  // All experts have the same shapes: the first stands for them.
+  // Of the shapes and the type that all experts have.
   absl::Status CheckKernels() const;
   v1::EndpointState DescribeEndpoint() const;
   // Thread-safe; heeded as soon as there is a server.

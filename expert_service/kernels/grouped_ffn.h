@@ -33,7 +33,7 @@ struct GroupedRows {
   DType dtype = DType::kF32;  // of x and y: f32, bf16 or int8
   // [num_rows, hidden_size], rows RowBytes apart, 64-byte aligned.
   const void* x = nullptr;
-  void* y = nullptr;  // likewise, must not alias x
+  void* y = nullptr;  // [num_rows, hidden_size] likewise; must not alias x
 };
 
 // Runs down(silu(gate x) · up x) for every row group. Accumulates in f32; the
@@ -45,7 +45,7 @@ struct GroupedRows {
 // Rows of int8 are what quantized experts take, so that these give what they
 // give for the f32 rows that became codes; others take them as bf16 where their
 // weights are, else as f32. Outputs are computed in f32 and become codes at the
-// end.
+// end. All experts of a service have weights of one format.
 // Source: arXiv:2002.05202 (SwiGLU), arXiv:2211.15841 (grouping).
 class GroupedFfn {
  public:

@@ -27,10 +27,10 @@ class PartialSums {
   explicit PartialSums(const Options& options)
       : hidden_size_(options.hidden_size),
         // So many take more bytes than their sum, and two at least.
-        min_rows_(static_cast<int64_t>(
-            options.hidden_size * sizeof(float) /
-                RowBytes(options.wire_dtype, options.hidden_size) +
-            1)),
+        min_rows_(std::max<int64_t>(
+            2, options.hidden_size * sizeof(float) /
+                       RowBytes(options.wire_dtype, options.hidden_size) +
+                   1)),
         per_token_(std::min(options.group_size, options.top_k) / min_rows_ > 0
                        ? options.top_k / min_rows_
                        : 0),

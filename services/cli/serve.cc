@@ -284,8 +284,8 @@ absl::Status Run(const ServeFlags& flags) {
   Supervisor::Options options;
   options.print_line = PrintLine;
   StartProgress progress = MakeStartProgress();
-  options.on_load = [&](const std::string& name, LoadedBytes bytes) {
-    progress.OnLoad(name, bytes);
+  options.on_load = [&](pid_t service, LoadedBytes bytes) {
+    progress.OnLoad(service, bytes);
   };
   ASSIGN_OR_RETURN(const auto supervisor,
                    Supervisor::Create(std::move(options)));

@@ -15,9 +15,9 @@ void StartProgress::Begin(absl::string_view what) {
   if (options_.show) options_.show(what_);
 }
 
-void StartProgress::OnLoad(const std::string& name, LoadedBytes bytes) {
+void StartProgress::OnLoad(pid_t service, LoadedBytes bytes) {
   if (what_.empty()) return;
-  loaded_[name] = bytes;
+  loaded_[service] = bytes;
   double loaded = 0.0, total = 0.0;
   for (const auto& [_, of_service] : loaded_) {
     loaded += static_cast<double>(of_service.loaded);

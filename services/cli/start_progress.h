@@ -2,6 +2,8 @@
 
 // How far the services of a mesh have started, as one line.
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -32,16 +34,16 @@ class StartProgress {
 
   // Services start now, whatever started before; `what` says which.
   void Begin(absl::string_view what);
-  // The service `name` of these has loaded so much. Those that never say so
+  // One of these services has loaded so much. Those that never say so
   // are quick to load, and not counted.
-  void OnLoad(const std::string& name, LoadedBytes bytes);
+  void OnLoad(pid_t service, LoadedBytes bytes);
   // Everything has started, or nothing more will: later loads are not shown.
   void End();
 
  private:
   const Options options_;
   std::string what_;  // empty: nothing starts
-  std::map<std::string, LoadedBytes> loaded_;
+  std::map<pid_t, LoadedBytes> loaded_;
   absl::Duration next_print_;
 };
 

@@ -298,7 +298,7 @@ void Supervisor::ReadLines(Service& service) {
   if (!service.process) return;
   service.process->ReadLines([&](absl::string_view line) {
     if (const auto bytes = ParseProgressLine(line)) {
-      options_.on_load(service.spec.name, *bytes);
+      options_.on_load(service.process->pid(), *bytes);
       return;
     }
     service.last_line = std::string(line);

@@ -68,8 +68,8 @@ class Supervisor {
     std::function<void(absl::string_view line)> print_line;
     // How far a service has loaded its weights, now and then while it starts;
     // on the supervisor's thread.
-    std::function<void(const std::string& name, LoadedBytes bytes)> on_load =
-        [](const std::string&, LoadedBytes) {};
+    std::function<void(pid_t service, LoadedBytes bytes)> on_load =
+        [](pid_t, LoadedBytes) {};
   };
 
   // Errors: INTERNAL when there is no place for ready files.

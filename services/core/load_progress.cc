@@ -1,7 +1,5 @@
 #include "services/core/load_progress.h"
 
-#include <unistd.h>
-
 #include <cmath>
 #include <vector>
 
@@ -27,11 +25,11 @@ std::optional<LoadProgress::Report> LoadProgress::Add(int64_t bytes) {
   MutexLock lock(&mutex_);
   loaded_bytes_ += bytes;
   const absl::Duration now = clock_.Now();
-  // The end has a line of its own.
-  if (now < next_report_ || loaded_bytes_ <= 0 ||
-      loaded_bytes_ >= total_bytes_) {
+  const bool is_over = loaded_bytes_ >= total_bytes_;
+  if (is_over ? !has_reported_ : now < next_report_ || loaded_bytes_ <= 0) {
     return std::nullopt;
   }
+  has_reported_ = !is_over;
   next_report_ = now + kInterval;
   const double share =
       static_cast<double>(loaded_bytes_) / static_cast<double>(total_bytes_);
@@ -48,8 +46,7 @@ void LogProgress(const char* what, const LoadProgress::Report& report) {
        {"total_bytes", report.total_bytes},
        {"seconds_left", std::ceil(absl::ToDoubleSeconds(report.left))}});
   if (!writes_progress_lines) return;
-  const std::string line = absl::StrCat(ProgressLine(report), "\n");
-  (void)!write(STDERR_FILENO, line.data(), line.size());  // or nobody reads
+  WriteLogLine(ProgressLine(report));
 }
 
 void WriteProgressLines() { writes_progress_lines = true; }

@@ -16,7 +16,7 @@
 namespace expertmesh {
 
 // Says nothing of a load that is over within kQuiet, and after that one line
-// each kInterval at most. Thread-safe.
+// each kInterval at most, and one at the end. Thread-safe.
 class LoadProgress {
  public:
   static constexpr absl::Duration kQuiet = absl::Seconds(2);
@@ -42,6 +42,7 @@ class LoadProgress {
   const absl::Duration started_;
   Mutex mutex_;
   int64_t loaded_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool has_reported_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration next_report_ ABSL_GUARDED_BY(mutex_);
 };
 

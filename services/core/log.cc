@@ -125,7 +125,18 @@ std::string TextLine(absl::string_view time, LogLevel level,
   return line;
 }
 
-void Write(std::string line) {
+void LogFields(LogLevel level, absl::string_view message,
+               absl::Span<const LogField> fields) {
+  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(),
+                                            absl::UTCTimeZone());
+  WriteLogLine(Config().format == LogFormat::kJson
+                   ? JsonLine(time, level, message, fields)
+                   : TextLine(time, level, message, fields));
+}
+
+}  // namespace
+
+void WriteLogLine(std::string line) {
   line.push_back('\n');
   // A pipe that nobody reads must not stop the service. One that is writable
   // takes PIPE_BUF bytes at once; longer lines are cut to that.
@@ -139,17 +150,6 @@ void Write(std::string line) {
   [[maybe_unused]] const ssize_t written =
       write(STDERR_FILENO, line.data(), line.size());
 }
-
-void LogFields(LogLevel level, absl::string_view message,
-               absl::Span<const LogField> fields) {
-  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(),
-                                            absl::UTCTimeZone());
-  Write(Config().format == LogFormat::kJson
-            ? JsonLine(time, level, message, fields)
-            : TextLine(time, level, message, fields));
-}
-
-}  // namespace
 
 absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view name) {
   for (const LogLevel level : {LogLevel::kDebug, LogLevel::kInfo,

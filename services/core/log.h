@@ -67,6 +67,10 @@ struct LogRate {
   double burst = 1;
 };
 
+// Writes a line that is no log line to where those go, in the same way: it
+// never waits for a reader, and is lost where there is none.
+void WriteLogLine(std::string line);
+
 // A token bucket for one call site, so that strangers cannot fill the log:
 //   static LogRateLimit limit({.per_second = 100, .burst = 100});
 //   Log(limit, LogLevel::kInfo, "request finished", {{"tokens", 12}});

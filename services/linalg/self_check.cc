@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/core/log.h"
+#include "services/core/status_macros.h"
 #include "services/linalg/isa/isa_choice.h"
 #include "services/linalg/quantized_rows.h"
 
@@ -41,6 +42,25 @@ struct CheckedRows {
   int64_t k;
 };
 
+// Of magnitudes in [0.5, 2), as f16 where that is the format: nothing else
+// becomes f16.
+std::vector<std::byte> RandomWeights(DType dtype, int64_t size) {
+  std::minstd_rand generator;
+  std::vector<std::byte> data(size * DTypeBytes(dtype));
+  for (int64_t i = 0; i < size; ++i) {
+    const auto draw = static_cast<uint32_t>(generator());
+    if (dtype == DType::kF16) {
+      const auto half = static_cast<uint16_t>((draw & 0x87ff) + (14 << 10));
+      std::memcpy(&data[i * sizeof(half)], &half, sizeof(half));
+    } else {
+      const uint32_t bits =
+          ((draw & 0x1000000) << 7 | (draw & 0xffffff)) + (126u << 23);
+      std::memcpy(&data[i * sizeof(bits)], &bits, sizeof(bits));
+    }
+  }
+  return data;
+}
+
 }  // namespace
 
 absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype,
@@ -68,6 +88,19 @@ absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype,
 
 absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype) {
   return CheckRowsAgree(w, dtype, GemmPanel);
+}
+
+absl::Status CheckRowsAgree(WeightFormat format, int64_t n, int64_t k,
+                            DType dtype) {
+  const DType from = format == WeightFormat::kF16 ? DType::kF16 : DType::kF32;
+  // A whole panel, and one as wide as the last.
+  const int64_t last = (n - 1) % kPanelWidth + 1;
+  const int64_t rows = n > last ? kPanelWidth + last : last;
+  const std::vector<std::byte> weights = RandomWeights(from, rows * k);
+  ASSIGN_OR_RETURN(
+      const PackedMatrix packed,
+      PackedMatrix::Pack(TensorView{weights.data(), from, {rows, k}}, format));
+  return CheckRowsAgree(packed, dtype);
 }
 
 absl::Status UseIsaThatPasses(absl::Span<const Isa> candidates,

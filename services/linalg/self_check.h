@@ -20,6 +20,10 @@ namespace expertmesh {
 // Errors: INTERNAL naming the shape and the instruction set.
 absl::Status CheckRowsAgree(const PackedMatrix& w, DType dtype);
 
+// The same of random weights [n, k], for before any are packed.
+absl::Status CheckRowsAgree(WeightFormat format, int64_t n, int64_t k,
+                            DType dtype);
+
 // Likewise for another product with the arguments of GemmPanel.
 using PanelProduct = absl::FunctionRef<void(
     const ActivationView& x, int64_t num_rows, const PackedMatrix& w,

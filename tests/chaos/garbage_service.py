@@ -110,11 +110,15 @@ def _aborted(_, __):
 
 def _not_finite(rng, batch):
     value = rng.choice((b"\xc0\x7f", b"\x80\x7f"))  # NaN, infinity; as f32, NaN
-    halves = 2 if batch.data_type == pb.DATA_TYPE_F32 else 1
+    if batch.data_type == pb.DATA_TYPE_INT8:
+        row = b"\x00\x00" + value + bytes(batch.hidden_size)
+    elif batch.data_type == pb.DATA_TYPE_F32:
+        row = value * (2 * batch.hidden_size)
+    else:
+        row = value * batch.hidden_size
     rows = len(batch.row_token)
     yield _result(batch, data_type=batch.data_type, num_rows=rows,
-                  hidden_size=batch.hidden_size,
-                  hidden_states=value * (rows * batch.hidden_size * halves))
+                  hidden_size=batch.hidden_size, hidden_states=row * rows)
 
 
 NOT_FINITE = (_not_finite,)

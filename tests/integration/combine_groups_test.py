@@ -89,8 +89,11 @@ class CombineGroupsTest(unittest.TestCase):
                 self.assertEqual(answers(router.address, lose), expected)
 
     def test_serve_passes_it_on(self):
-        for size, suffix in (("all", "-v2"), (4, "-groups-4")):
-            with et.serve(self.model, 2, "--combine-group-size", size) as mesh:
+        for flag, value, suffix in (
+                ("--combine-group-size", "all", "-v2"),
+                ("--combine-group-size", 4, "-groups-4"),
+                ("--wire-dtype", "int8", "-wire-int8-v2")):
+            with et.serve(self.model, 2, flag, value) as mesh:
                 with grpc.insecure_channel(mesh.address) as channel:
                     stub = model_pb2_grpc.ModelServiceStub(channel)
                     model = stub.GetModel(model_pb2.GetModelRequest(),

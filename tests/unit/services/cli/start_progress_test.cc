@@ -37,11 +37,11 @@ class StartProgressTest : public ::testing::Test {
 TEST_F(StartProgressTest, ATerminalShowsAllServicesAsOneLine) {
   StartProgress progress = Make(true);
   progress.Begin("starting 2 expert services");
-  progress.OnLoad("a", {.loaded = 100, .total = 400});
-  progress.OnLoad("b", {.loaded = 0, .total = 100});
-  progress.OnLoad("a", {.loaded = 300, .total = 400});
+  progress.OnLoad(1, {.loaded = 100, .total = 400});
+  progress.OnLoad(2, {.loaded = 0, .total = 100});
+  progress.OnLoad(1, {.loaded = 300, .total = 400});
   progress.Begin("starting the router");
-  progress.OnLoad("router", {.loaded = 1, .total = 2});
+  progress.OnLoad(3, {.loaded = 1, .total = 2});
   progress.End();
   EXPECT_THAT(
       shown_,
@@ -58,10 +58,10 @@ TEST_F(StartProgressTest, ElsewhereALineIsPrintedNowAndThen) {
   StartProgress progress = Make(false);
   progress.Begin("starting 2 expert services");
   EXPECT_THAT(printed_, IsEmpty());
-  progress.OnLoad("a", {.loaded = 1, .total = 100});
-  progress.OnLoad("b", {.loaded = 1, .total = 100});
+  progress.OnLoad(1, {.loaded = 1, .total = 100});
+  progress.OnLoad(2, {.loaded = 1, .total = 100});
   clock_.Advance(StartProgress::kInterval);
-  progress.OnLoad("b", {.loaded = 79, .total = 100});
+  progress.OnLoad(2, {.loaded = 79, .total = 100});
   EXPECT_THAT(
       printed_,
       ElementsAre(
@@ -74,7 +74,7 @@ TEST_F(StartProgressTest, ServicesThatStartAgainLaterAreNotShown) {
   StartProgress progress = Make(false);
   progress.Begin("starting the router");
   progress.End();
-  progress.OnLoad("router", {.loaded = 1, .total = 2});
+  progress.OnLoad(3, {.loaded = 1, .total = 2});
   EXPECT_THAT(printed_, IsEmpty());
 }
 

@@ -45,8 +45,9 @@ class SupervisorTest : public testing::Test {
     options.print_line = [this](absl::string_view line) {
       lines_.emplace_back(line);
     };
-    options.on_load = [this](const std::string& name, LoadedBytes bytes) {
-      loads_.push_back(absl::StrCat(name, " ", bytes.loaded, "/", bytes.total));
+    options.on_load = [this](pid_t service, LoadedBytes bytes) {
+      EXPECT_GT(service, 0);
+      loads_.push_back(absl::StrCat(bytes.loaded, "/", bytes.total));
     };
     supervisor_ = *Supervisor::Create(std::move(options));
   }
@@ -93,7 +94,7 @@ TEST_F(SupervisorTest, LinesOfProgressAreNoLinesOfText) {
       }};
   const absl::Status status = supervisor_->Start({bad});
   EXPECT_EQ(status.message(), "the bad one did not start: no model");
-  EXPECT_THAT(loads_, ElementsAre("the bad one 3/4"));
+  EXPECT_THAT(loads_, ElementsAre("3/4"));
 }
 
 TEST_F(SupervisorTest, ASignalEndsTheStart) {

@@ -37,8 +37,16 @@ TEST(LoadProgressTest, TellsShareAndTimeLeftNowAndThen) {
   EXPECT_NEAR(absl::ToDoubleSeconds(second->left), 5.0, 1e-6);
 }
 
-TEST(LoadProgressTest, LeavesTheEndToWhoeverLoads) {
+TEST(LoadProgressTest, TellsTheEndOnceWhereItHasToldAnything) {
   FakeClock clock;
+  LoadProgress told(10, &clock);
+  clock.Advance(LoadProgress::kQuiet);
+  ASSERT_TRUE(told.Add(5).has_value());
+  const auto end = told.Add(5);
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(end->percent, 100);
+  EXPECT_EQ(end->left, absl::ZeroDuration());
+  EXPECT_FALSE(told.Add(0).has_value());
   LoadProgress progress(10, &clock);
   clock.Advance(absl::Seconds(100));
   EXPECT_FALSE(progress.Add(10).has_value());

@@ -36,6 +36,17 @@ TEST(SelfCheckTest, EveryKernelOfThisMachinePasses) {
   }
 }
 
+TEST(SelfCheckTest, RandomWeightsStandForThoseToCome) {
+  for (const WeightFormat format :
+       {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kF16,
+        WeightFormat::kInt8, WeightFormat::kInt4}) {
+    for (const int64_t n : {7, 64, 130}) {
+      const absl::Status status = CheckRowsAgree(format, n, 96, DType::kF32);
+      EXPECT_TRUE(status.ok()) << status;
+    }
+  }
+}
+
 // A library that takes another way for one row, and is off by one bit there.
 TEST(SelfCheckTest, FindsOneBitInTheLastPanel) {
   const auto product = [](const ActivationView& x, int64_t num_rows,
