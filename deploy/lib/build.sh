@@ -33,21 +33,20 @@ build() {
   rm -f "$log"
 }
 
-# Reads Ninja's lines; shows how far it is.
+# Reads Ninja's lines; shows how far it is. (Not awk: Debian's reads a pipe in
+# blocks, so its lines would come late.)
 build_progress() {
-  awk -v terminal="$([[ -t 1 ]] && echo 1 || echo 0)" '
-    match($0, /^\[[0-9]+\/[0-9]+\]/) {
-      split(substr($0, 2, RLENGTH - 2), at, "/")
-      if (terminal) {
-        printf "\r    %d of %d\033[K", at[1], at[2]; fflush()
-      } else if (int(at[1] * 10 / at[2]) > tenth) {
-        tenth = int(at[1] * 10 / at[2])
-        printf "    %d of %d\n", at[1], at[2]; fflush()
-      }
-    }
-    / warning: / { warnings++ }
-    END {
-      if (terminal) printf "\r\033[K"
-      if (warnings) printf "    %d warnings\n", warnings
-    }'
+  local line tenth=0 warnings=0
+  while IFS= read -r line; do
+    [[ $line == *' warning: '* ]] && ((++warnings))
+    [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
+    if [[ -t 1 ]]; then
+      printf '\r    %d of %d\033[K' "${BASH_REMATCH[@]:1}"
+    elif ((BASH_REMATCH[1] * 10 / BASH_REMATCH[2] > tenth)); then
+      tenth=$((BASH_REMATCH[1] * 10 / BASH_REMATCH[2]))
+      printf '    %d of %d\n' "${BASH_REMATCH[@]:1}"
+    fi
+  done
+  [[ ! -t 1 ]] || printf '\r\033[K'
+  ((warnings == 0)) || printf '    %d warnings\n' "$warnings"
 }

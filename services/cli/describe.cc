@@ -20,7 +20,7 @@
 namespace expertmesh {
 namespace {
 
-struct Flags {
+struct DescribeFlags {
   ServerFlags server;
   bool json = false;
   bool plan = false;
@@ -80,7 +80,7 @@ absl::StatusOr<std::string> ProtoJson(
   return text;
 }
 
-absl::Status DescribeServer(const Flags& flags) {
+absl::Status DescribeServer(const DescribeFlags& flags) {
   Client client(flags.server);
   v1::Model model;
   admin::v1::ListEndpointsResponse endpoints;
@@ -105,7 +105,7 @@ absl::Status DescribeServer(const Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status Run(const Flags& flags) {
+absl::Status Run(const DescribeFlags& flags) {
   if (!flags.plan) return DescribeServer(flags);
   if (flags.model.empty()) {
     return absl::InvalidArgumentError("--plan needs --model DIR");
@@ -123,7 +123,7 @@ Command DescribeCommand(CLI::App& root) {
   CLI::App* app = root.add_subcommand(
       "describe",
       "Show the model, its experts and endpoints; or plan their memory");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<DescribeFlags>();
   AddServerFlags(*app, flags->server);
   CLI::Option* plan =
       app->add_flag("--plan", flags->plan,

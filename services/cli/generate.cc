@@ -21,7 +21,7 @@
 namespace expertmesh {
 namespace {
 
-struct Flags {
+struct GenerateCommandFlags {
   ServerFlags server;
   GenerateFlags request;
   bool json = false;
@@ -61,7 +61,7 @@ std::string Stats(const v1::GenerateResponse& last) {
 // Prints one stream of responses.
 class Printer {
  public:
-  Printer(const Flags& flags, uint32_t num_experts)
+  Printer(const GenerateCommandFlags& flags, uint32_t num_experts)
       : flags_(flags), bars_(num_experts) {}
 
   void Print(const v1::GenerateResponse& response) {
@@ -97,7 +97,7 @@ class Printer {
   }
 
  private:
-  const Flags& flags_;
+  const GenerateCommandFlags& flags_;
   ExpertBars bars_;
   LiveLine line_;
   bool any_text_ = false;
@@ -105,8 +105,8 @@ class Printer {
   v1::GenerateResponse last_;
 };
 
-absl::Status Stream(Client& client, const Flags& flags, uint32_t num_experts,
-                    const v1::GenerateRequest& request,
+absl::Status Stream(Client& client, const GenerateCommandFlags& flags,
+                    uint32_t num_experts, const v1::GenerateRequest& request,
                     Interrupts& interrupts) {
   grpc::ClientContext context;
   client.Prepare(context);
@@ -129,8 +129,9 @@ absl::Status Stream(Client& client, const Flags& flags, uint32_t num_experts,
 }
 
 // Prompts line by line from standard input, until it ends.
-absl::Status Converse(Client& client, const Flags& flags, uint32_t num_experts,
-                      v1::GenerateRequest request, Interrupts& interrupts) {
+absl::Status Converse(Client& client, const GenerateCommandFlags& flags,
+                      uint32_t num_experts, v1::GenerateRequest request,
+                      Interrupts& interrupts) {
   const bool terminal = isatty(STDIN_FILENO);
   std::string line;
   while (true) {
@@ -154,7 +155,7 @@ absl::Status Converse(Client& client, const Flags& flags, uint32_t num_experts,
   return absl::OkStatus();
 }
 
-absl::Status Run(const Flags& flags) {
+absl::Status Run(const GenerateCommandFlags& flags) {
   Interrupts interrupts;
   Client client(flags.server);
   v1::GenerateRequest request = MakeGenerateRequest(flags.request);
@@ -183,7 +184,7 @@ Command GenerateCommand(CLI::App& root) {
   CLI::App* app = root.add_subcommand(
       "generate",
       "Stream generated text; asks for prompts where none is given");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<GenerateCommandFlags>();
   AddServerFlags(*app, flags->server);
   AddGenerateFlags(*app, flags->request);
   app->add_flag("--json", flags->json,

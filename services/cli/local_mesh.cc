@@ -97,6 +97,10 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddChoice(app, "--expert-dtype", formats, experts,
             "Type of expert weights in memory; default auto: the "
             "checkpoint's");
+  AddPassedOn(app, "--device", experts,
+              "What the expert services compute on; default auto: CUDA device "
+              "0 where there is one, else the CPU")
+      ->type_name("auto|cpu|cuda|cuda:N");
 
   AddPassedOn(app, "--pack-cache", both,
               "Folder where the services keep packed weights, so that the next "

@@ -20,7 +20,7 @@ namespace {
 
 using Admin = admin::v1::AdminService::Stub;
 
-struct Flags {
+struct PlacementFlags {
   ServerFlags server;
   bool json = false;
   std::string file;
@@ -44,7 +44,7 @@ absl::Status Print(const google::protobuf::Message& message,
   return absl::OkStatus();
 }
 
-absl::Status Show(const Flags& flags) {
+absl::Status Show(const PlacementFlags& flags) {
   Client client(flags.server);
   if (!flags.watch) {
     ASSIGN_OR_RETURN(
@@ -62,7 +62,7 @@ absl::Status Show(const Flags& flags) {
   return client.Result(stream->Finish());
 }
 
-absl::Status Propose(const Flags& flags) {
+absl::Status Propose(const PlacementFlags& flags) {
   Client client(flags.server);
   ASSIGN_OR_RETURN(const auto proposal,
                    client.Ask(&Admin::ProposePlacement,
@@ -91,7 +91,7 @@ absl::StatusOr<admin::v1::Placement> ReadPlacement(const std::string& path) {
   return placement;
 }
 
-absl::Status Apply(const Flags& flags) {
+absl::Status Apply(const PlacementFlags& flags) {
   ASSIGN_OR_RETURN(const admin::v1::Placement placement,
                    ReadPlacement(flags.file));
   admin::v1::ApplyPlacementRequest request;
@@ -103,7 +103,7 @@ absl::Status Apply(const Flags& flags) {
   return Print(applied, AppliedText(applied), flags.json);
 }
 
-absl::Status Rebalance(const Flags& flags) {
+absl::Status Rebalance(const PlacementFlags& flags) {
   Client client(flags.server);
   ASSIGN_OR_RETURN(const auto done, client.Ask(&Admin::Rebalance,
                                                admin::v1::RebalanceRequest()));
@@ -115,9 +115,9 @@ absl::Status Rebalance(const Flags& flags) {
 
 // A subcommand of `placement`.
 Command Part(CLI::App& parent, const std::string& name, const std::string& help,
-             absl::Status (*run)(const Flags&)) {
+             absl::Status (*run)(const PlacementFlags&)) {
   CLI::App* app = parent.add_subcommand(name, help);
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<PlacementFlags>();
   AddServerFlags(*app, flags->server);
   app->add_flag("--json", flags->json, "Print Protobuf JSON");
   if (run == &Show) {

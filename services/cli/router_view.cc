@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/cli/stopping.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh {
@@ -22,10 +23,6 @@ constexpr absl::Duration kUsedWithin = absl::Minutes(10);
 // Its last batches are answered long before.
 constexpr absl::Duration kGoneWithin = absl::Minutes(1);
 constexpr absl::Duration kPollInterval = absl::Milliseconds(50);
-
-absl::Status Stopping() {
-  return absl::CancelledError("the launcher is stopping");
-}
 
 }  // namespace
 

@@ -19,7 +19,7 @@
 namespace expertmesh {
 namespace {
 
-struct Flags {
+struct ScoreFlags {
   ServerFlags server;
   std::optional<std::string> text;
   std::optional<std::string> text_file;
@@ -32,7 +32,7 @@ struct Flags {
 };
 
 absl::StatusOr<std::vector<uint32_t>> InputIds(Client& client,
-                                               const Flags& flags) {
+                                               const ScoreFlags& flags) {
   if (flags.token_ids) return ParseTokenIds(*flags.token_ids);
   v1::TokenizeRequest request;
   if (flags.text) {
@@ -54,7 +54,7 @@ absl::StatusOr<std::vector<uint32_t>> InputIds(Client& client,
                                response.token_ids().end());
 }
 
-absl::Status ScoreWindow(Client& client, const Flags& flags,
+absl::Status ScoreWindow(Client& client, const ScoreFlags& flags,
                          absl::Span<const uint32_t> window, Scores& scores) {
   // One token has nothing before it to be scored by.
   if (window.size() < 2) {
@@ -95,7 +95,7 @@ void PrintText(absl::Span<const uint32_t> ids, const Scores& scores) {
   }
 }
 
-absl::Status Run(const Flags& flags) {
+absl::Status Run(const ScoreFlags& flags) {
   Client client(flags.server);
   ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, InputIds(client, flags));
   Scores scores;
@@ -110,7 +110,7 @@ absl::Status Run(const Flags& flags) {
   return absl::OkStatus();
 }
 
-void AddFlags(CLI::App& app, Flags& flags) {
+void AddFlags(CLI::App& app, ScoreFlags& flags) {
   AddServerFlags(app, flags.server);
   CLI::Option_group* input = app.add_option_group("Input", "One of these");
   input->add_option("--text", flags.text, "Text to score")
@@ -144,7 +144,7 @@ Command ScoreCommand(CLI::App& root) {
   CLI::App* app = root.add_subcommand(
       "score",
       "Log-probability of each token of a text, their mean, the perplexity");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<ScoreFlags>();
   AddFlags(*app, *flags);
   return {app, [flags] { return Run(*flags); }};
 }

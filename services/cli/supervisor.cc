@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/cli/stopping.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh {
@@ -29,10 +30,6 @@ sigset_t WatchedSignals() {
     sigaddset(&signals, signal);
   }
   return signals;
-}
-
-absl::Status Stopping() {
-  return absl::CancelledError("the launcher is stopping");
 }
 
 std::string DidNotStart(absl::string_view name, absl::string_view last_line,

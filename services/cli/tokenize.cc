@@ -18,7 +18,7 @@
 namespace expertmesh {
 namespace {
 
-struct Flags {
+struct TokenizeFlags {
   ServerFlags server;
   std::string model;
   std::optional<std::string> input;  // --text or --token-ids
@@ -30,7 +30,8 @@ struct Flags {
 using AnswerLine = std::function<absl::StatusOr<std::string>(
     TextCoder&, const nlohmann::json&)>;
 
-absl::StatusOr<std::unique_ptr<TextCoder>> MakeCoder(const Flags& flags) {
+absl::StatusOr<std::unique_ptr<TextCoder>> MakeCoder(
+    const TokenizeFlags& flags) {
   if (!flags.model.empty()) return LocalCoder(flags.model);
   return RemoteCoder(flags.server);
 }
@@ -88,7 +89,7 @@ absl::Status AnswerLines(TextCoder& coder, const AnswerLine& answer) {
   return absl::OkStatus();
 }
 
-absl::Status RunTokenize(const Flags& flags) {
+absl::Status RunTokenize(const TokenizeFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<TextCoder> coder, MakeCoder(flags));
   if (flags.jsonl) {
     return AnswerLines(*coder, [&](TextCoder& coder, const auto& line) {
@@ -101,7 +102,7 @@ absl::Status RunTokenize(const Flags& flags) {
   return absl::OkStatus();
 }
 
-absl::Status RunDetokenize(const Flags& flags) {
+absl::Status RunDetokenize(const TokenizeFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<TextCoder> coder, MakeCoder(flags));
   if (flags.jsonl) {
     return AnswerLines(*coder, [&](TextCoder& coder, const auto& line) {
@@ -116,7 +117,7 @@ absl::Status RunDetokenize(const Flags& flags) {
   return absl::OkStatus();
 }
 
-void AddSourceFlags(CLI::App& app, Flags& flags) {
+void AddSourceFlags(CLI::App& app, TokenizeFlags& flags) {
   CLI::Option* server = AddServerFlags(app, flags.server);
   app.add_option("--model", flags.model,
                  "Checkpoint folder or tokenizer.json to use without a server")
@@ -128,7 +129,7 @@ void AddSourceFlags(CLI::App& app, Flags& flags) {
 
 Command TokenizeCommand(CLI::App& root) {
   CLI::App* app = root.add_subcommand("tokenize", "Text to token ids");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<TokenizeFlags>();
   AddSourceFlags(*app, *flags);
   CLI::Option_group* input = app->add_option_group("Input", "One of these");
   input->add_option("--text", flags->input, "Text to tokenize")
@@ -145,7 +146,7 @@ Command TokenizeCommand(CLI::App& root) {
 
 Command DetokenizeCommand(CLI::App& root) {
   CLI::App* app = root.add_subcommand("detokenize", "Token ids to text");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<TokenizeFlags>();
   AddSourceFlags(*app, *flags);
   CLI::Option_group* input = app->add_option_group("Input", "One of these");
   input->add_option("--token-ids", flags->input, "Token ids to turn into text")

@@ -18,7 +18,7 @@
 namespace expertmesh {
 namespace {
 
-struct Flags {
+struct TopFlags {
   ServerFlags server;
   double interval_seconds = 1;
   bool once = false;
@@ -40,7 +40,7 @@ absl::StatusOr<std::string> Frame(Client& client) {
   return LoadView(load, endpoints, SizeOfTerminal(STDOUT_FILENO).columns);
 }
 
-absl::Status Run(const Flags& flags) {
+absl::Status Run(const TopFlags& flags) {
   Client client(flags.server);
   // Elsewhere than on a terminal frames follow one another.
   const bool redraw = isatty(STDOUT_FILENO) && !flags.once;
@@ -66,7 +66,7 @@ absl::Status Run(const Flags& flags) {
 Command TopCommand(CLI::App& root) {
   CLI::App* app =
       root.add_subcommand("top", "Show live expert load; Ctrl-C ends it");
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<TopFlags>();
   AddServerFlags(*app, flags->server);
   app->add_option("--interval", flags->interval_seconds,
                   "Seconds between frames")

@@ -34,7 +34,7 @@ const std::vector<double>& CountBuckets() {
 Metrics::Metrics(absl::string_view service, absl::string_view isa)
     : service_(service),
       registry_(std::make_shared<prometheus::Registry>()),
-      process_(std::make_shared<ProcessCollector>()),
+      collectors_({std::make_shared<ProcessCollector>()}),
       build_info_(GaugeFamily("expertmesh_build_info",
                               "What runs here, as labels; always 1.")) {
   SetIsa(isa);
@@ -47,6 +47,10 @@ void Metrics::SetIsa(absl::string_view isa) {
                              {"isa", std::string(isa)},
                              {"service", service_}});
   build_->Set(1);
+}
+
+void Metrics::AddCollector(std::shared_ptr<prometheus::Collectable> collector) {
+  collectors_.push_back(std::move(collector));
 }
 
 prometheus::Counter& Metrics::Counter(const std::string& name,
@@ -126,7 +130,9 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
     return ListenError(address);
   }
   exposer->RegisterCollectable(metrics.registry_);
-  exposer->RegisterCollectable(metrics.process_);
+  for (const auto& collector : metrics.collectors_) {
+    exposer->RegisterCollectable(collector);
+  }
   address.port = exposer->GetListeningPorts().front();
   return std::unique_ptr<MetricsServer>(
       new MetricsServer(std::move(address), std::move(exposer)));

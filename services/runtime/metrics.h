@@ -7,6 +7,7 @@
 // that a rate never begins with a gap; but for those of peers, which come and
 // go with them.
 
+#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/exposer.h>
 #include <prometheus/family.h>
@@ -43,6 +44,9 @@ class Metrics {
   // `service`: "router", "expert"; `isa` as linalg's IsaName().
   Metrics(absl::string_view service, absl::string_view isa);
 
+  // Asked at each scrape, like the registry; before MetricsServer starts.
+  void AddCollector(std::shared_ptr<prometheus::Collectable> collector);
+
   // For a service that finds at load that it must use another one.
   void SetIsa(absl::string_view isa);
 
@@ -78,7 +82,8 @@ class Metrics {
 
   const std::string service_;
   std::shared_ptr<prometheus::Registry> registry_;
-  std::shared_ptr<prometheus::Collectable> process_;
+  // process_*, and what was added.
+  std::vector<std::shared_ptr<prometheus::Collectable>> collectors_;
   prometheus::Family<prometheus::Gauge>& build_info_;
   prometheus::Gauge* build_ = nullptr;  // of build_info_
 };

@@ -89,7 +89,7 @@ class LocalTransport final : public router::ExpertTransport {
   std::atomic<int64_t> answer_bytes_ = 0;
   int poisoned_ = 0;
   int poisoned_endpoint_ = -1;
-  std::vector<const expert::PackedExpert*> experts_;  // of the batch
+  std::vector<const expert::LoadedExpert*> experts_;  // of the batch
   Buffer x_;
   Buffer y_;
   Rows rows_{&y_};

@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "tests/support/sanitized.h"
+
 namespace expertmesh::testing {
 
 // Starts to watch when it is made. One at a time in a process.
@@ -29,12 +31,6 @@ class PeakMemory {
   }
 
  private:
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  static constexpr bool kSanitized = true;
-#else
-  static constexpr bool kSanitized = false;
-#endif
-
   static int64_t Field(const std::string& name) {
     std::ifstream status("/proc/self/status");
     std::string word;

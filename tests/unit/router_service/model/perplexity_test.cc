@@ -11,6 +11,7 @@
 
 #include "services/text/tokenizer.h"
 #include "tests/support/local_model.h"
+#include "tests/support/sanitized.h"
 
 namespace expertmesh::testing {
 namespace {
@@ -39,6 +40,7 @@ double NegativeLogLikelihood(const std::vector<float>& logits, int64_t vocab,
 }
 
 TEST(PerplexityTest, DemoModelOnPlays) {
+  if (kSanitized) GTEST_SKIP() << "takes minutes; goldens run the same code";
   LocalModelOptions options;
   options.max_step_tokens = kWindow;
   options.max_context_tokens = kWindow;

@@ -8,7 +8,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace expertmesh {
 namespace {
@@ -70,6 +73,33 @@ TEST(Metrics, AnotherInstructionSetTakesThePlaceOfTheFirst) {
   const std::string page = Get((*server)->address(), "/metrics");
   EXPECT_THAT(page, HasSubstr("isa=\"avx2\""));
   EXPECT_THAT(page, Not(HasSubstr("isa=\"amx\"")));
+}
+
+TEST(Metrics, CollectorsAreAskedAtEachScrape) {
+  class Counting final : public prometheus::Collectable {
+   public:
+    std::vector<prometheus::MetricFamily> Collect() const override {
+      prometheus::ClientMetric metric;
+      metric.gauge.value = ++scrapes_;
+      return {{"expertmesh_test_scrapes",
+               "Scrapes.",
+               prometheus::MetricType::Gauge,
+               {metric}}};
+    }
+
+   private:
+    mutable std::atomic<int> scrapes_ = 0;
+  };
+  Metrics metrics("expert", "avx2");
+  metrics.AddCollector(std::make_shared<Counting>());
+  const auto server = MetricsServer::Start("127.0.0.1:0", metrics);
+  ASSERT_TRUE(server.ok()) << server.status();
+  for (const char* line :
+       {"expertmesh_test_scrapes 1\n", "expertmesh_test_scrapes 2\n"}) {
+    const std::string page = Get((*server)->address(), "/metrics");
+    EXPECT_THAT(page, HasSubstr(line));
+    EXPECT_THAT(page, HasSubstr("process_resident_memory_bytes "));
+  }
 }
 
 TEST(Metrics, TheSameNameAndLabelsAreTheSameSeries) {

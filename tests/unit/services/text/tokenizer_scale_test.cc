@@ -6,12 +6,13 @@
 #include <random>
 
 #include "services/text/tokenizer.h"
+#include "tests/support/sanitized.h"
 #include "tests/unit/services/text/tokenizer_test_util.h"
 
 namespace expertmesh {
 namespace {
 
-constexpr size_t kBytes = size_t{1} << 20;
+constexpr size_t kBytes = size_t{1} << (kSanitized ? 16 : 20);
 
 std::string Repeat(absl::string_view unit) {
   std::string text;
