@@ -14,11 +14,27 @@ constexpr int64_t kMaxBatchRowsLimit = 1 << 20;
 // them.
 constexpr int64_t kMaxStreamsLimit = 4096;
 
+// What a parser said of a flag's value, with the flag's name.
+absl::Status CheckParsed(absl::string_view flag, const absl::Status& parsed) {
+  if (parsed.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", parsed.message()));
+}
+
 absl::Status CheckAddress(absl::string_view flag, const std::string& value) {
-  const auto address = ParseHostPort(value);
-  if (address.ok()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(flag, ": ", address.status().message()));
+  return CheckParsed(flag, ParseHostPort(value).status());
+}
+
+absl::Status CheckDevice(const ExpertConfig& config) {
+  RETURN_IF_ERROR(
+      CheckParsed("--device", ParseDeviceWish(config.device).status()));
+  // Written so that NaN fails too.
+  if (!(config.device_memory_fraction > 0 &&
+        config.device_memory_fraction <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--device-memory-fraction: ", config.device_memory_fraction,
+        " is not above 0 and at most 1"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -64,6 +80,14 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
       ->capture_default_str();
   app.add_option("--threads", config->threads,
                  "Threads that compute; 0: the CPUs at hand")
+      ->capture_default_str();
+  app.add_option("--device", config->device,
+                 "What computes: cpu, cuda, cuda:N, or auto: CUDA device 0 "
+                 "where there is one, else the CPU")
+      ->capture_default_str();
+  app.add_option("--device-memory-fraction", config->device_memory_fraction,
+                 "Part of a CUDA device's memory that weights and workspaces "
+                 "may take")
       ->capture_default_str();
   app.add_option("--max-batch-rows", config->max_batch_rows,
                  "Rows computed at once; merging aims at it")
@@ -119,6 +143,7 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("--threads: ", config.threads, " is not from 0 to 1024"));
   }
+  RETURN_IF_ERROR(CheckDevice(config));
   if (config.max_batch_rows < 1 || config.max_batch_rows > kMaxBatchRowsLimit) {
     return absl::InvalidArgumentError(
         absl::StrCat("--max-batch-rows: ", config.max_batch_rows,
@@ -150,6 +175,10 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
 std::optional<WeightFormat> ExpertWeightFormat(const ExpertConfig& config) {
   if (config.expert_dtype == "auto") return std::nullopt;
   return *ParseWeightFormat(config.expert_dtype);
+}
+
+DeviceWish ExpertDeviceWish(const ExpertConfig& config) {
+  return *ParseDeviceWish(config.device);
 }
 
 }  // namespace expertmesh::expert

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "expert_service/device/device_choice.h"
 #include "services/linalg/weight_format.h"
 #include "services/runtime/command_line.h"
 
@@ -33,6 +34,10 @@ struct ExpertConfig {
   std::string expert_dtype = "auto";  // auto, f32, bf16, int8, int4
   int threads = 0;                    // 0: the CPUs at hand
 
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  // Of a CUDA device's memory, for weights and workspaces.
+  double device_memory_fraction = 0.9;
+
   int64_t max_batch_rows = 2048;  // of one kernel call; sizes the workspace
   int64_t queue_rows = 16384;     // waiting; more are refused
 
@@ -55,5 +60,8 @@ std::vector<std::string> WeightPeerAddresses(const ExpertConfig& config);
 // The type weights are held in; nothing for "auto": as the checkpoint has them.
 // Requires a checked config.
 std::optional<WeightFormat> ExpertWeightFormat(const ExpertConfig& config);
+
+// That of --device. Requires a checked config.
+DeviceWish ExpertDeviceWish(const ExpertConfig& config);
 
 }  // namespace expertmesh::expert

@@ -1,5 +1,6 @@
 #include "expert_service/expert_server.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "expert_service/device/device_metrics.h"
+#include "expert_service/device/nvml.h"
 #include "expert_service/weights/cached_expert.h"
 #include "expert_service/weights/expert_loader.h"
 #include "services/checkpoint/memory_plan.h"
@@ -45,10 +48,22 @@ uint64_t RandomInstanceId() {
   return half() << 32 | half() | 1;  // never 0, which is none
 }
 
+// Of the device's own metrics there are none where its library is not there.
+void AddDeviceMetrics(const CudaDevice& device, Metrics& metrics) {
+  auto nvml = Nvml::Open(device.pci_bus_id);
+  if (nvml.ok()) {
+    metrics.AddCollector(std::make_shared<DeviceCollector>(*std::move(nvml)));
+  } else {
+    Log(LogLevel::kInfo, "no metrics of the device",
+        {{"why", nvml.status().message()}});
+  }
+}
+
 }  // namespace
 
-ExpertServer::ExpertServer(const ExpertConfig& config)
+ExpertServer::ExpertServer(const ExpertConfig& config, const Device& device)
     : config_(config),
+      device_(device),
       registry_("expert", IsaName()),
       metrics_(registry_),
       pool_(config.threads > 0 ? config.threads : AvailableCpus()),
@@ -60,11 +75,21 @@ ExpertServer::ExpertServer(const ExpertConfig& config)
              metrics_.queue) {}
 
 absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Start(
-    const ExpertConfig& config) {
-  auto server = std::unique_ptr<ExpertServer>(new ExpertServer(config));
+    const ExpertConfig& config,
+    absl::FunctionRef<absl::StatusOr<CudaDevice>(int)> find) {
+  // Before the model is read, which may take long.
+  ASSIGN_OR_RETURN(const Device device,
+                   ChooseDevice(ExpertDeviceWish(config), find));
+  auto server = std::unique_ptr<ExpertServer>(new ExpertServer(config, device));
   RETURN_IF_ERROR(server->Load());
   RETURN_IF_ERROR(server->Serve());
   return server;
+}
+
+ExpertServer::~ExpertServer() {
+  // The executor ends after the server, and may yet lose its device.
+  MutexLock lock(&health_mutex_);
+  listening_ = nullptr;
 }
 
 absl::Status ExpertServer::Load() {
@@ -79,6 +104,7 @@ absl::Status ExpertServer::Load() {
   weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
       model.num_layers, model.num_experts, std::vector<ExpertSlot>(),
       std::vector<PackedExpert>()));
+  RETURN_IF_ERROR(OpenDevice());
   ExpertContents::Options options;
   options.model = &model;
   options.load = [this, format](ExpertSlot slot, const std::stop_token& stop) {
@@ -86,6 +112,14 @@ absl::Status ExpertServer::Load() {
   };
   options.slot_bytes = static_cast<size_t>(ExpertBytes(model, format_));
   options.memory_budget_bytes = config_.memory_budget_bytes;
+  if (cuda_ != nullptr) {
+    options.slot_bytes = static_cast<size_t>(cuda_->expert_bytes());
+    const auto fits = static_cast<uint64_t>(cuda_->budget_bytes());
+    options.memory_budget_bytes =
+        config_.memory_budget_bytes == 0
+            ? fits
+            : std::min(fits, config_.memory_budget_bytes);
+  }
   contents_ = std::make_unique<ExpertContents>(options, metrics_.contents,
                                                weights_.get());
   RETURN_IF_ERROR(UseIsaThatPasses([this] { return CheckKernels(); }));
@@ -93,6 +127,21 @@ absl::Status ExpertServer::Load() {
   RETURN_IF_ERROR(LoadFirst());
   load_ = std::make_unique<SlotLoad>(model.num_layers, model.num_experts);
   endpoint_ = DescribeEndpoint();
+  return absl::OkStatus();
+}
+
+absl::Status ExpertServer::OpenDevice() {
+  if (!device_.cuda.has_value()) return absl::OkStatus();
+  const ModelConfig& model = checkpoint_->config();
+  CudaBackendOptions options;
+  options.device = device_.cuda->index;
+  options.memory_fraction = config_.device_memory_fraction;
+  options.hidden_size = model.hidden_size;
+  options.intermediate_size = model.expert_intermediate_size;
+  options.format = format_;
+  options.max_rows = config_.max_batch_rows;
+  options.max_groups = model.num_experts;
+  ASSIGN_OR_RETURN(cuda_, OpenCudaBackend(options));
   return absl::OkStatus();
 }
 
@@ -133,7 +182,32 @@ absl::Status ExpertServer::OpenCheckpoint() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
+absl::StatusOr<ExpertWeights::Expert> ExpertServer::LoadSlot(
+    ExpertSlot slot, std::optional<WeightFormat> format,
+    const std::stop_token& stop) {
+  if (cuda_ == nullptr) return AsLoaded(LoadPacked(slot, format, stop));
+  if (cuda_->takes_tensors()) return UploadSlot(slot, format, stop);
+  ASSIGN_OR_RETURN(const PackedExpert packed, LoadPacked(slot, format, stop));
+  return cuda_->Load(packed);
+}
+
+absl::StatusOr<ExpertWeights::Expert> ExpertServer::UploadSlot(
+    ExpertSlot slot, std::optional<WeightFormat> format,
+    const std::stop_token& stop) {
+  RETURN_IF_ERROR(FetchSlot(slot, stop));
+  ASSIGN_OR_RETURN(const ExpertTensors tensors,
+                   TensorsOf(*checkpoint_, slot, format));
+  RETURN_IF_ERROR(
+      CheckFormat(slot, format.value_or(FormatOf(tensors.gate_proj.dtype))));
+  const TensorView* const all[] = {&tensors.gate_proj, &tensors.up_proj,
+                                   &tensors.down_proj};
+  for (const TensorView* tensor : all) checkpoint_->Prefetch(*tensor);
+  auto loaded = cuda_->Load(tensors);
+  for (const TensorView* tensor : all) checkpoint_->Release(*tensor);
+  return loaded;
+}
+
+absl::StatusOr<PackedExpert> ExpertServer::LoadPacked(
     ExpertSlot slot, std::optional<WeightFormat> format,
     const std::stop_token& stop) {
   const auto pack = [&] { return PackSlot(slot, format, stop); };
@@ -144,27 +218,31 @@ absl::StatusOr<PackedExpert> ExpertServer::LoadSlot(
 }
 
 absl::Status ExpertServer::CheckFormat(ExpertSlot slot,
-                                       const PackedExpert& expert) const {
-  if (expert.gate_proj.format() == format_) return absl::OkStatus();
+                                       WeightFormat format) const {
+  if (format == format_) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("expert ", slot.expert, " of layer ", slot.layer, " is ",
-                   WeightFormatName(expert.gate_proj.format()),
-                   ", but the first one is ", WeightFormatName(format_),
+                   WeightFormatName(format), ", but the first one is ",
+                   WeightFormatName(format_),
                    "; name one type to convert them to with --expert-dtype"));
+}
+
+absl::Status ExpertServer::FetchSlot(ExpertSlot slot,
+                                     const std::stop_token& stop) {
+  if (source_ == nullptr) return absl::OkStatus();
+  const ExpertTensorNames names =
+      checkpoint_->family().ExpertNames(slot.layer, slot.expert);
+  RETURN_IF_ERROR(source_->Fetch(names.gate_proj, stop));
+  RETURN_IF_ERROR(source_->Fetch(names.up_proj, stop));
+  return source_->Fetch(names.down_proj, stop);
 }
 
 absl::StatusOr<PackedExpert> ExpertServer::PackSlot(
     ExpertSlot slot, std::optional<WeightFormat> format,
     const std::stop_token& stop) {
-  if (source_ != nullptr) {
-    const ExpertTensorNames names =
-        checkpoint_->family().ExpertNames(slot.layer, slot.expert);
-    RETURN_IF_ERROR(source_->Fetch(names.gate_proj, stop));
-    RETURN_IF_ERROR(source_->Fetch(names.up_proj, stop));
-    RETURN_IF_ERROR(source_->Fetch(names.down_proj, stop));
-  }
+  RETURN_IF_ERROR(FetchSlot(slot, stop));
   ASSIGN_OR_RETURN(PackedExpert expert, LoadExpert(*checkpoint_, slot, format));
-  RETURN_IF_ERROR(CheckFormat(slot, expert));
+  RETURN_IF_ERROR(CheckFormat(slot, expert.gate_proj.format()));
   return expert;
 }
 
@@ -175,6 +253,7 @@ absl::Status ExpertServer::LoadFirst() {
     return absl::InvalidArgumentError(
         absl::StrCat("--experts: ", slots.status().message()));
   }
+  LogDevice(device_);
   const absl::Duration started = Clock::Real()->Now();
   const auto slot_bytes = static_cast<int64_t>(contents_->slot_bytes());
   LoadProgress progress(static_cast<int64_t>(slots->size()) * slot_bytes);
@@ -211,9 +290,8 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
   endpoint.set_num_experts(static_cast<uint32_t>(model.num_experts));
   endpoint.set_checkpoint_fingerprint(checkpoint_->fingerprint());
   endpoint.set_expert_dtype(std::string(WeightFormatName(format_)));
-  endpoint.set_numerics_id(absl::StrCat("cpu-", SumOrder(format_), "-",
-                                        WeightFormatName(format_), "-v2"));
-  endpoint.set_device("cpu");
+  endpoint.set_numerics_id(NumericsId(device_, format_));
+  endpoint.set_device(DeviceKind(device_));
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);
   endpoint.set_adds_rows(true);
@@ -224,14 +302,18 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
 
 absl::Status ExpertServer::StartExecutor() {
   const ModelConfig& model = checkpoint_->config();
-  // In the widest type: x and y of the executor, h and, for rows of int8, y of
-  // the kernel; and the kernel's own x, in f32 or in codes.
   const int64_t hidden = model.hidden_size;
   const int64_t intermediate = model.expert_intermediate_size;
+  // In the widest type: x and y of the executor, h and, for rows of int8, y of
+  // the kernel; and the kernel's own x, in f32 or in codes. A device has its
+  // own workspace, and twice the executor's.
   const int64_t codes = IsQuantized(format_) ? hidden + intermediate : 0;
-  const auto workspace_bytes = static_cast<uint64_t>(
-      config_.max_batch_rows *
-      (4 * (3 * hidden + intermediate) + (codes > 0 ? codes : 4 * hidden)));
+  const int64_t row_bytes =
+      cuda_ != nullptr
+          ? 4 * 4 * hidden
+          : 4 * (3 * hidden + intermediate) + (codes > 0 ? codes : 4 * hidden);
+  const auto workspace_bytes =
+      static_cast<uint64_t>(config_.max_batch_rows * row_bytes);
   const auto memory_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
                             static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const auto too_large = [&] {
@@ -241,20 +323,41 @@ absl::Status ExpertServer::StartExecutor() {
         " bytes, and the machine has ", memory_bytes));
   };
   if (workspace_bytes > memory_bytes) return too_large();
+  ExpertExecutor::Options options;
+  options.hidden_size = hidden;
+  options.max_rows = config_.max_batch_rows;
+  options.on_fault = [this](const absl::Status& fault) { LoseDevice(fault); };
   try {
-    ffn_ = MakeGroupedFfnCpu(
-        {model.hidden_size, model.expert_intermediate_size,
-         config_.max_batch_rows, model.activation, IsQuantized(format_)},
-        &pool_);
+    if (cuda_ == nullptr) {
+      cpu_ffn_ =
+          MakeGroupedFfnCpu({hidden, intermediate, config_.max_batch_rows,
+                             model.activation, IsQuantized(format_)},
+                            &pool_);
+    }
+    GroupedFfn* const ffn = cuda_ != nullptr ? &cuda_->ffn() : cpu_ffn_.get();
     executor_ = std::make_unique<ExpertExecutor>(
-        ExpertExecutor::Options{model.hidden_size, config_.max_batch_rows},
-        metrics_.executor,
-        ExpertExecutor::Parts{&queue_, weights_.get(), ffn_.get(), &replies_,
+        options, metrics_.executor,
+        ExpertExecutor::Parts{&queue_, weights_.get(), ffn, &replies_,
                               load_.get(), &pool_});
   } catch (const std::bad_alloc&) {  // a limit below the machine's memory
     return too_large();
   }
   return absl::OkStatus();
+}
+
+void ExpertServer::LoseDevice(const absl::Status& fault) {
+  Log(LogLevel::kError, "device lost", {{"why", fault.message()}});
+  {
+    MutexLock lock(&health_mutex_);
+    fault_ = fault;
+  }
+  SetHealth(false);
+  kill(getpid(), SIGTERM);  // whoever waits for it drains
+}
+
+absl::Status ExpertServer::fault() const {
+  MutexLock lock(&health_mutex_);
+  return fault_;
 }
 
 absl::Status ExpertServer::Serve() {
@@ -269,6 +372,7 @@ absl::Status ExpertServer::Serve() {
       ExpertServiceImpl::Parts{&queue_, load_.get(), weights_.get(),
                                contents_.get(),
                                config_.shared_memory ? &links_ : nullptr});
+  if (device_.cuda.has_value()) AddDeviceMetrics(*device_.cuda, registry_);
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, registry_));
   GrpcServerOptions options;
@@ -291,8 +395,8 @@ absl::Status ExpertServer::Serve() {
 
 void ExpertServer::SetHealth(bool serving) {
   MutexLock lock(&health_mutex_);
-  serving_ = serving;
-  if (listening_ != nullptr) listening_->SetServing(serving);
+  serving_ = serving && fault_.ok();
+  if (listening_ != nullptr) listening_->SetServing(serving_);
 }
 
 std::string ExpertServer::ReadyJson() const {

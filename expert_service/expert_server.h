@@ -7,13 +7,16 @@
 #include <stop_token>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "expert_service/api/expert_service_impl.h"
 #include "expert_service/batching/expert_queue.h"
+#include "expert_service/device/device_choice.h"
 #include "expert_service/execution/expert_executor.h"
 #include "expert_service/execution/slot_load.h"
 #include "expert_service/expert_config.h"
 #include "expert_service/expert_metrics.h"
+#include "expert_service/kernels/cuda/cuda_backend.h"
 #include "expert_service/kernels/grouped_ffn.h"
 #include "expert_service/weights/expert_contents.h"
 #include "expert_service/weights/expert_weights.h"
@@ -32,10 +35,14 @@ namespace expertmesh::expert {
 // Used by one thread.
 class ExpertServer {
  public:
-  // Loads the experts, then serves. Requires a checked config.
-  // Errors: one line that names the flag, file or tensor.
+  // Chooses the device, loads the experts, then serves. Requires a checked
+  // config. Errors: one line that names the flag, device, file or tensor.
+  // `find` looks for a CUDA device by its index.
   static absl::StatusOr<std::unique_ptr<ExpertServer>> Start(
-      const ExpertConfig& config);
+      const ExpertConfig& config,
+      absl::FunctionRef<absl::StatusOr<CudaDevice>(int)> find = FindCudaDevice);
+
+  ~ExpertServer();
 
   // What the ready file holds:
   // {"grpc":"127.0.0.1:41001","metrics":"http://127.0.0.1:41002/metrics",
@@ -47,34 +54,54 @@ class ExpertServer {
   // over, answers what has been read, and ends all calls.
   void Drain();
 
+  // An error once the device is lost, of which the process is told by SIGTERM;
+  // all batches end with it, and only a new process helps.
+  absl::Status fault() const;
+
  private:
-  explicit ExpertServer(const ExpertConfig& config);
+  ExpertServer(const ExpertConfig& config, const Device& device);
 
   absl::Status Load();
   // The checkpoint, and where it comes from.
   absl::Status OpenCheckpoint();
+  // The kernel's device, where it is not the CPU.
+  absl::Status OpenDevice();
+  // For the kernel.
+  absl::StatusOr<ExpertWeights::Expert> LoadSlot(
+      ExpertSlot slot, std::optional<WeightFormat> format,
+      const std::stop_token& stop);
+  // Straight from its tensors to the device.
+  absl::StatusOr<ExpertWeights::Expert> UploadSlot(
+      ExpertSlot slot, std::optional<WeightFormat> format,
+      const std::stop_token& stop);
   // From the pack cache, or packed.
-  absl::StatusOr<PackedExpert> LoadSlot(ExpertSlot slot,
-                                        std::optional<WeightFormat> format,
-                                        const std::stop_token& stop);
+  absl::StatusOr<PackedExpert> LoadPacked(ExpertSlot slot,
+                                          std::optional<WeightFormat> format,
+                                          const std::stop_token& stop);
   // What the service announces, and the kernel, hold for all experts.
-  absl::Status CheckFormat(ExpertSlot slot, const PackedExpert& expert) const;
-  // Pulls a slot's tensors where there is no checkpoint, then packs it.
+  absl::Status CheckFormat(ExpertSlot slot, WeightFormat format) const;
+  // Pulls a slot's tensors where there is no checkpoint.
+  absl::Status FetchSlot(ExpertSlot slot, const std::stop_token& stop);
+  // Fetches a slot, then packs it.
   absl::StatusOr<PackedExpert> PackSlot(ExpertSlot slot,
                                         std::optional<WeightFormat> format,
                                         const std::stop_token& stop);
   // What --experts names.
   absl::Status LoadFirst();
   absl::Status StartExecutor();
+  // On the executor's thread.
+  void LoseDevice(const absl::Status& fault);
   absl::Status Serve();
   // Of the shapes and the type that all experts have.
   absl::Status CheckKernels() const;
   v1::EndpointState DescribeEndpoint() const;
-  // Thread-safe; heeded as soon as there is a server.
+  // Thread-safe; heeded as soon as there is a server. Never healthy again with
+  // a fault.
   void SetHealth(bool serving);
   void AwaitQuiet(absl::Duration timeout) const;
 
   const ExpertConfig config_;
+  const Device device_;
   Metrics registry_;
   ExpertMetrics metrics_;
   std::string expert_list_;                   // "0-3"
@@ -86,20 +113,22 @@ class ExpertServer {
   std::unique_ptr<WeightSource> source_;  // null with a checkpoint folder
   std::unique_ptr<const Checkpoint> checkpoint_;
   std::unique_ptr<PackCache> pack_cache_;  // null: none
+  std::unique_ptr<CudaBackend> cuda_;      // null: the CPU computes
   std::unique_ptr<LiveWeights> weights_;
   std::unique_ptr<ExpertContents> contents_;
-  std::unique_ptr<GroupedFfn> ffn_;
+  std::unique_ptr<GroupedFfn> cpu_ffn_;  // null with a device
   std::unique_ptr<SlotLoad> load_;
   PayloadPool replies_;
   LinkReaders links_;
   ExpertQueue queue_;
+  mutable Mutex health_mutex_;
+  absl::Status fault_ ABSL_GUARDED_BY(health_mutex_);
+  bool serving_ ABSL_GUARDED_BY(health_mutex_) = true;
+  GrpcServer* listening_ ABSL_GUARDED_BY(health_mutex_) = nullptr;
   std::unique_ptr<ExpertExecutor> executor_;
   std::unique_ptr<ExpertServiceImpl> service_;
   std::unique_ptr<WeightServiceImpl> weight_service_;
   std::unique_ptr<GrpcServer> grpc_;
-  Mutex health_mutex_;
-  bool serving_ ABSL_GUARDED_BY(health_mutex_) = true;
-  GrpcServer* listening_ ABSL_GUARDED_BY(health_mutex_) = nullptr;
   std::unique_ptr<MetricsServer> metrics_server_;
 };
 

@@ -36,7 +36,7 @@ absl::Status Run(const ExpertConfig& config, pid_t parent) {
   }
   signals.Wait();
   server->Drain();
-  return absl::OkStatus();
+  return server->fault();  // a supervisor is to start the process again
 }
 
 }  // namespace

@@ -119,13 +119,6 @@ std::vector<ExpertWork*> ExpertQueue::Remove(Stream* stream) {
 }
 
 bool ExpertQueue::TakeMerged(int64_t max_rows, MergedBatch* out) {
-  out->works.clear();
-  out->expired.clear();
-  out->num_rows = 0;
-  {
-    MutexLock lock(&mutex_);
-    running_rows_ = 0;
-  }
   if (options_.await_briefly && !HasWork()) {
     options_.await_briefly([this] { return HasWork(); });
   }
@@ -133,11 +126,28 @@ bool ExpertQueue::TakeMerged(int64_t max_rows, MergedBatch* out) {
   changed_.Wait(lock, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return waiting_works_ > 0 || closed_;
   });
-  if (waiting_works_ == 0) return false;
-  TakeExpired(out);
+  Take(max_rows, out);
+  return !out->works.empty() || !out->expired.empty();
+}
+
+bool ExpertQueue::TryTakeMerged(int64_t max_rows, MergedBatch* out) {
+  MutexLock lock(&mutex_);
+  Take(max_rows, out);
+  return !out->works.empty() || !out->expired.empty();
+}
+
+void ExpertQueue::Done(int64_t num_rows) {
+  MutexLock lock(&mutex_);
+  running_rows_ -= num_rows;
+}
+
+void ExpertQueue::Take(int64_t max_rows, MergedBatch* out) {
+  out->works.clear();
+  out->expired.clear();
+  out->num_rows = 0;
+  if (waiting_works_ > 0) TakeExpired(out);
   if (waiting_works_ > 0) TakeLayer(max_rows, out);
-  running_rows_ = out->num_rows;
-  return true;
+  running_rows_ += out->num_rows;
 }
 
 bool ExpertQueue::HasWork() {

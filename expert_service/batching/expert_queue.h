@@ -34,7 +34,7 @@ struct MergedBatch {
 };
 
 // Thread-safe; one thread takes. Holds no ownership of works: each one added is
-// handed out exactly once, by TakeMerged or Remove.
+// handed out exactly once, by TakeMerged, TryTakeMerged or Remove.
 class ExpertQueue {
  public:
   struct Options {
@@ -80,16 +80,19 @@ class ExpertQueue {
   // its oldest batch; then every stream in turn gives its next batch of that
   // layer, round after round, while it fits into `max_rows`. The first batch is
   // taken whatever its size. The turn then passes to the next stream.
-  // `out` may hold expired works only. What the previous call returned counts
-  // as done. Returns false when closed and empty.
+  // `out` may hold expired works only. Returns false when closed and empty.
   bool TakeMerged(int64_t max_rows, MergedBatch* out);
+  // Likewise, but returns false instead of blocking.
+  bool TryTakeMerged(int64_t max_rows, MergedBatch* out);
+  // Rows of a merged batch that was taken have been answered.
+  void Done(int64_t num_rows);
 
   // Refuses new work; TakeMerged gives out the rest and then ends.
   void Close();
 
   int64_t capacity_rows() const { return options_.capacity_rows; }
   int64_t WaitingRows() const;
-  // Waiting, and taken by the last TakeMerged.
+  // Waiting, and taken and not done.
   int64_t PendingRows() const;
   // Rows that one more stream could have unanswered.
   int64_t NewcomerCredits() const;
@@ -98,6 +101,8 @@ class ExpertQueue {
 
  private:
   bool HasWork();
+  void Take(int64_t max_rows, MergedBatch* out)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeExpired(MergedBatch* out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeLayer(int64_t max_rows, MergedBatch* out)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

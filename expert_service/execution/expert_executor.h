@@ -6,36 +6,40 @@
 #include <prometheus/histogram.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "expert_service/batching/expert_queue.h"
-#include "expert_service/execution/row_groups.h"
+#include "expert_service/execution/running_batch.h"
 #include "expert_service/execution/slot_load.h"
 #include "expert_service/kernels/grouped_ffn.h"
-#include "expert_service/kernels/row_sums.h"
 #include "expert_service/weights/expert_weights.h"
 #include "services/core/clock.h"
-#include "services/linalg/buffer.h"
 #include "services/wire/payload_pool.h"
 
 namespace expertmesh::expert {
 
-// Takes merged batches from the queue, gathers their rows by expert into one
-// aligned workspace (the receiving side's only copy), runs the kernel once per
-// element type, and puts each batch's rows into a reply buffer of its own in
-// that batch's order, or adds them up there where the batch asks for sums. A
-// batch alone in its run and without sums is computed straight into its reply.
-// More rows than the workspace holds run in several chunks; bits do not
-// depend on that. What is hosted is looked up once per merged batch. Allocates
-// nothing of its own once warm.
+// Takes merged batches from the queue, gathers their rows by expert (the
+// receiving side's only copy), runs the kernel, and answers. More rows than a
+// kernel call takes run in several. What is hosted is looked up once per merged
+// batch.
+//
+// A device that takes several calls at a time is kept busy: while one runs, the
+// next rows are gathered and started, where any wait; where none do, what runs
+// is awaited. Calls end in the order in which they started, and a batch is
+// answered when its last one did. Allocates nothing of its own once warm.
 class ExpertExecutor {
  public:
   struct Options {
     int64_t hidden_size = 0;
     int64_t max_rows = 0;  // of one kernel call, and what a merge aims at
     const Clock* clock = Clock::Real();
+    // Told once, on the executor's thread, of the first error of the kernel,
+    // after which all batches end with that. May be empty.
+    std::function<void(const absl::Status&)> on_fault = {};
   };
   // Any may be absent.
   struct Metrics {
@@ -51,7 +55,7 @@ class ExpertExecutor {
     GroupedFfn* ffn = nullptr;  // its workspace holds max_rows
     PayloadPool* replies = nullptr;
     SlotLoad* load = nullptr;
-    WorkerPool* pool = nullptr;  // the kernel's; here for sums
+    WorkerPool* pool = nullptr;  // for sums
   };
 
   // Starts the thread, which ends when the queue is closed and empty.
@@ -64,40 +68,30 @@ class ExpertExecutor {
   ExpertExecutor& operator=(const ExpertExecutor&) = delete;
 
  private:
-  // What becomes of each work of the merged batch, in its order.
-  struct Outcome {
-    absl::Status status;
-    WorkOutput output;
-    int64_t num_rows = 0;  // of output.rows that are there
-  };
-
   void Loop();
-  void RunMerged();
-  // OK when every expert of the work is loaded here.
-  absl::Status CheckHosted(const ExpertWork& work) const;
-  void PrepareReplies();
-  void RunType(DType dtype);
-  absl::Status RunChunk(DType dtype, std::byte* y);
-  void Scatter(DType dtype, const std::byte* y);
-  // As a work with sums wants them: rows to its reply, others to summed_.
-  void ScatterRange(const RowRange& range, int64_t row_bytes,
-                    const std::byte* y);
-  void CountRows();
-  void FinishAll(absl::Duration started);
+  // Finishes what runs as long as nothing waits. False when all is over.
+  bool Take(MergedBatch* merged);
+  void AnswerExpired(const MergedBatch& merged);
+  // Starts all calls of the batch in turn, and finishes older ones where the
+  // device takes no more.
+  void StartCalls(RunningBatch& batch);
+  void FinishOldestCall();
+  void EndCall(const KernelCall& call, const absl::Status& status);
+  void CountRows(const KernelCall& call, uint32_t layer);
+  void Answer(RunningBatch& batch);
 
   const Options options_;
   const Metrics metrics_;
   const Parts parts_;
-  Buffer x_;  // [max_rows, hidden_size] of the widest type
-  Buffer y_;
-  MergedBatch merged_;
-  std::shared_ptr<const ExpertWeights> weights_;  // while a batch runs
-  std::vector<Outcome> outcomes_;                 // [merged_.works]
-  std::vector<ExpertWork*> of_type_;  // merged_.works, null where not to run
-  RowGroups groups_;
-  RowChunk chunk_;
-  std::vector<const PackedExpert*> chunk_experts_;
-  std::vector<SummedRow> summed_;
+  // Rings of max_started. Calls [first_call_, first_call_ + num_started_) are
+  // under way; at most one batch has none of these, which is the next.
+  std::vector<std::unique_ptr<KernelCall>> calls_;
+  size_t first_call_ = 0;
+  size_t num_started_ = 0;
+  std::vector<std::unique_ptr<RunningBatch>> batches_;
+  size_t next_batch_ = 0;
+  absl::Duration busy_until_;  // time before it has been counted
+  bool has_failed_ = false;
   std::thread thread_;
 };
 

@@ -35,7 +35,11 @@ const void* RowOf(const void* data, DType dtype, int64_t columns, int64_t row) {
          row * columns * static_cast<int64_t>(DTypeBytes(dtype));
 }
 
-// What the products of one Run take and give.
+const PackedExpert* Packed(const LoadedExpert* expert) {
+  return static_cast<const PackedExpert*>(expert);
+}
+
+// What the products of one batch take and give.
 struct Operands {
   DType x_type;
   const void* x;  // [num_rows, hidden_size]; quantized experts take codes
@@ -63,7 +67,7 @@ class GroupedFfnCpu final : public GroupedFfn {
     }
   }
 
-  absl::Status Run(const GroupedRows& rows) override {
+  absl::Status Start(const GroupedRows& rows) override {
     SplitRows(rows);
     const Operands operands = Prepare(rows);
     const int64_t num_blocks = static_cast<int64_t>(blocks_.size());
@@ -95,7 +99,8 @@ class GroupedFfnCpu final : public GroupedFfn {
       const int64_t count = rows.group_offsets[g + 1] - begin;
       const int64_t parts = CeilDiv(count, limit);
       for (int64_t part = 0; part < parts; ++part) {
-        blocks_.push_back({rows.experts[g], begin + count * part / parts,
+        blocks_.push_back({Packed(rows.experts[g]),
+                           begin + count * part / parts,
                            begin + count * (part + 1) / parts});
       }
     }
@@ -136,7 +141,7 @@ class GroupedFfnCpu final : public GroupedFfn {
   static DType WideType(const GroupedRows& rows) {
     const bool is_bf16 =
         !rows.experts.empty() &&
-        rows.experts.front()->gate_proj.format() == WeightFormat::kBF16;
+        Packed(rows.experts.front())->gate_proj.format() == WeightFormat::kBF16;
     return is_bf16 ? DType::kBF16 : DType::kF32;
   }
 

@@ -115,11 +115,11 @@ class GroupedFfnReference final : public GroupedFfn {
   explicit GroupedFfnReference(const GroupedFfnOptions& options)
       : options_(options) {}
 
-  absl::Status Run(const GroupedRows& rows) override {
+  absl::Status Start(const GroupedRows& rows) override {
     for (size_t g = 0; g < rows.experts.size(); ++g) {
       for (int64_t row = rows.group_offsets[g]; row < rows.group_offsets[g + 1];
            ++row) {
-        RunRow(rows, *rows.experts[g], row);
+        RunRow(rows, static_cast<const PackedExpert&>(*rows.experts[g]), row);
       }
     }
     return absl::OkStatus();

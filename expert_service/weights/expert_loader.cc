@@ -30,22 +30,17 @@ absl::StatusOr<PackedMatrix> LoadMatrix(const Checkpoint& checkpoint,
 
 // One kernel runs all three, so they have one type unless they are converted.
 absl::Status CheckTypesAgree(const Checkpoint& checkpoint,
-                             const ExpertTensorNames& names) {
-  const int64_t hidden = checkpoint.config().hidden_size;
-  const int64_t intermediate = checkpoint.config().expert_intermediate_size;
-  ASSIGN_OR_RETURN(const TensorView gate_proj,
-                   checkpoint.Tensor(names.gate_proj, {intermediate, hidden}));
-  ASSIGN_OR_RETURN(const TensorView up_proj,
-                   checkpoint.Tensor(names.up_proj, {intermediate, hidden}));
-  ASSIGN_OR_RETURN(const TensorView down_proj,
-                   checkpoint.Tensor(names.down_proj, {hidden, intermediate}));
+                             const ExpertTensorNames& names,
+                             const ExpertTensors& tensors) {
+  const DType wanted = tensors.gate_proj.dtype;
   const std::pair<const std::string&, DType> others[] = {
-      {names.up_proj, up_proj.dtype}, {names.down_proj, down_proj.dtype}};
+      {names.up_proj, tensors.up_proj.dtype},
+      {names.down_proj, tensors.down_proj.dtype}};
   for (const auto& [name, dtype] : others) {
-    if (dtype == gate_proj.dtype) continue;
+    if (dtype == wanted) continue;
     return absl::FailedPreconditionError(absl::StrCat(
         checkpoint.FileOf(name), ": tensor '", name, "' is ", DTypeName(dtype),
-        ", but '", names.gate_proj, "' is ", DTypeName(gate_proj.dtype),
+        ", but '", names.gate_proj, "' is ", DTypeName(wanted),
         "; name one type to convert them to with --expert-dtype"));
   }
   return absl::OkStatus();
@@ -93,19 +88,42 @@ class Progress {
   int64_t done_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-absl::StatusOr<PackedExpert> LoadWithinMemory(const SlotLoader& load,
-                                              ExpertSlot slot,
-                                              const std::stop_token& stop) {
-  try {
-    return load(slot, stop);
-  } catch (const std::bad_alloc&) {  // the experts held so far can serve on
+absl::StatusOr<ExpertWeights::Expert> LoadWithinMemory(
+    const SlotLoader& load, ExpertSlot slot, const std::stop_token& stop) {
+  // The experts held so far can serve on.
+  const auto no_memory = [slot](absl::string_view why) {
     return absl::ResourceExhaustedError(
         absl::StrCat("there is no memory left for expert ", slot.expert,
-                     " of layer ", slot.layer));
+                     " of layer ", slot.layer, why));
+  };
+  try {
+    auto expert = load(slot, stop);
+    if (!absl::IsResourceExhausted(expert.status())) return expert;
+    return no_memory(absl::StrCat(": ", expert.status().message()));
+  } catch (const std::bad_alloc&) {
+    return no_memory("");
   }
 }
 
 }  // namespace
+
+absl::StatusOr<ExpertTensors> TensorsOf(const Checkpoint& checkpoint,
+                                        ExpertSlot slot,
+                                        std::optional<WeightFormat> format) {
+  const int64_t hidden = checkpoint.config().hidden_size;
+  const int64_t intermediate = checkpoint.config().expert_intermediate_size;
+  const ExpertTensorNames names =
+      checkpoint.family().ExpertNames(slot.layer, slot.expert);
+  ExpertTensors tensors;
+  ASSIGN_OR_RETURN(tensors.gate_proj,
+                   checkpoint.Tensor(names.gate_proj, {intermediate, hidden}));
+  ASSIGN_OR_RETURN(tensors.up_proj,
+                   checkpoint.Tensor(names.up_proj, {intermediate, hidden}));
+  ASSIGN_OR_RETURN(tensors.down_proj,
+                   checkpoint.Tensor(names.down_proj, {hidden, intermediate}));
+  if (!format) RETURN_IF_ERROR(CheckTypesAgree(checkpoint, names, tensors));
+  return tensors;
+}
 
 absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
                                         ExpertSlot slot,
@@ -115,7 +133,7 @@ absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
   const int64_t intermediate = config.expert_intermediate_size;
   const ExpertTensorNames names =
       checkpoint.family().ExpertNames(slot.layer, slot.expert);
-  if (!format) RETURN_IF_ERROR(CheckTypesAgree(checkpoint, names));
+  RETURN_IF_ERROR(TensorsOf(checkpoint, slot, format).status());
   PackedExpert expert;
   ASSIGN_OR_RETURN(expert.gate_proj, LoadMatrix(checkpoint, names.gate_proj,
                                                 intermediate, hidden, format));
@@ -124,6 +142,12 @@ absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
   ASSIGN_OR_RETURN(expert.down_proj, LoadMatrix(checkpoint, names.down_proj,
                                                 hidden, intermediate, format));
   return expert;
+}
+
+absl::StatusOr<ExpertWeights::Expert> AsLoaded(
+    absl::StatusOr<PackedExpert> expert) {
+  if (!expert.ok()) return expert.status();
+  return std::make_shared<const PackedExpert>(*std::move(expert));
 }
 
 absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
@@ -140,9 +164,8 @@ absl::StatusOr<std::vector<ExpertWeights::Expert>> LoadSlots(
   };
   const auto load_one = [&](int64_t i) -> absl::Status {
     if (options.stop.stop_requested()) return given_up();
-    ASSIGN_OR_RETURN(PackedExpert expert,
+    ASSIGN_OR_RETURN(experts[i],
                      LoadWithinMemory(load, slots[i], options.stop));
-    experts[i] = std::make_shared<const PackedExpert>(std::move(expert));
     progress.SlotDone();
     return absl::OkStatus();
   };
@@ -168,16 +191,15 @@ absl::StatusOr<std::unique_ptr<const ExpertWeights>> LoadExperts(
                    SlotsToLoad(config, options.experts));
   // Found by the headers, before minutes of loading.
   if (!options.format) {
-    for (const auto& [layer, expert] : slots) {
-      RETURN_IF_ERROR(CheckTypesAgree(
-          checkpoint, checkpoint.family().ExpertNames(layer, expert)));
+    for (const ExpertSlot& slot : slots) {
+      RETURN_IF_ERROR(TensorsOf(checkpoint, slot, options.format).status());
     }
   }
   ASSIGN_OR_RETURN(
       std::vector<ExpertWeights::Expert> experts,
       LoadSlots(slots,
                 [&](ExpertSlot slot, const std::stop_token&) {
-                  return LoadExpert(checkpoint, slot, options.format);
+                  return AsLoaded(LoadExpert(checkpoint, slot, options.format));
                 },
                 {.pool = options.pool, .progress = options.progress}));
   return std::make_unique<const ExpertWeights>(

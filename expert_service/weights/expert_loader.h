@@ -17,9 +17,9 @@
 
 namespace expertmesh::expert {
 
-// Reads and packs one slot; called from any thread. May end with CANCELLED once
-// a stop is requested.
-using SlotLoader = std::function<absl::StatusOr<PackedExpert>(
+// Loads one slot for the kernel in use; called from any thread. May end with
+// CANCELLED once a stop is requested.
+using SlotLoader = std::function<absl::StatusOr<ExpertWeights::Expert>(
     ExpertSlot, const std::stop_token&)>;
 
 // How several slots are loaded.
@@ -51,6 +51,13 @@ struct ExpertLoadOptions {
       nullptr;
 };
 
+// The tensors of one expert, where they lie in the checkpoint; of one type
+// unless `format` names what they become.
+// Errors: FAILED_PRECONDITION naming file and tensor.
+absl::StatusOr<ExpertTensors> TensorsOf(const Checkpoint& checkpoint,
+                                        ExpertSlot slot,
+                                        std::optional<WeightFormat> format);
+
 // Packs one expert. Reads only its three tensors and lets go of their pages
 // afterwards, so that weights are resident once.
 // Errors: FAILED_PRECONDITION naming file and tensor; INVALID_ARGUMENT for
@@ -58,6 +65,10 @@ struct ExpertLoadOptions {
 absl::StatusOr<PackedExpert> LoadExpert(const Checkpoint& checkpoint,
                                         ExpertSlot slot,
                                         std::optional<WeightFormat> format);
+
+// As SlotLoader gives it, where there is one.
+absl::StatusOr<ExpertWeights::Expert> AsLoaded(
+    absl::StatusOr<PackedExpert> expert);
 
 // Packs the given experts of all MoE layers, layer by layer.
 // Errors: as LoadExpert; INVALID_ARGUMENT for an expert id that the model lacks

@@ -71,7 +71,7 @@ std::shared_ptr<const ExpertWeights> ExpertWeights::Without(
   return FromMap(num_layers_, num_experts_, by_slot);
 }
 
-const PackedExpert* ExpertWeights::Find(int64_t layer, int64_t expert) const {
+const LoadedExpert* ExpertWeights::Find(int64_t layer, int64_t expert) const {
   if (layer < 0 || layer >= num_layers_ || expert < 0 ||
       expert >= num_experts_) {
     return nullptr;

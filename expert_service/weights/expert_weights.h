@@ -14,16 +14,17 @@
 
 namespace expertmesh::expert {
 
-// The packed weights of the slots a service hosts. Shares them with the sets
+// The weights of the slots a service hosts. Shares them with the sets
 // made from it. Immutable; thread-safe.
 class ExpertWeights {
  public:
-  using Expert = std::shared_ptr<const PackedExpert>;
+  using Expert = std::shared_ptr<const LoadedExpert>;
 
   // `experts[i]` belongs to `slots[i]`. Slots are distinct, layers below
   // `num_layers`, experts below `num_experts`.
   ExpertWeights(int64_t num_layers, int64_t num_experts,
                 std::vector<ExpertSlot> slots, std::vector<Expert> experts);
+  // The CPU's.
   ExpertWeights(int64_t num_layers, int64_t num_experts,
                 std::vector<ExpertSlot> slots,
                 std::vector<PackedExpert> experts);
@@ -38,11 +39,11 @@ class ExpertWeights {
 
   // nullptr when the slot is not hosted or there is none such. Valid as long as
   // this object. Constant time.
-  const PackedExpert* Find(int64_t layer, int64_t expert) const;
+  const LoadedExpert* Find(int64_t layer, int64_t expert) const;
 
   // The hosted slots, in the order given, or ascending where made from others.
   absl::Span<const ExpertSlot> slots() const { return slots_; }
-  // Of all packed matrices, padding included.
+  // Of all matrices, padding included.
   size_t size_bytes() const { return size_bytes_; }
 
  private:
@@ -50,7 +51,7 @@ class ExpertWeights {
   int64_t num_experts_;
   std::vector<ExpertSlot> slots_;
   std::vector<Expert> experts_;
-  std::vector<const PackedExpert*> by_slot_;  // [num_layers, num_experts]
+  std::vector<const LoadedExpert*> by_slot_;  // [num_layers, num_experts]
   size_t size_bytes_ = 0;
 };
 

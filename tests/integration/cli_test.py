@@ -376,6 +376,13 @@ class ServeTest(unittest.TestCase):
             self.assertEqual(client.returncode, 0)
             self.assertEqual(first + rest, undisturbed)
 
+    def test_the_device_is_passed_on(self):
+        """The expert services refuse: there is never a CUDA device 999."""
+        refused = et.cli("serve", "--model", et.DEMO_MODEL, "--listen",
+                         "127.0.0.1:0", "--device", "cuda:999", check=False)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("no CUDA device", refused.stderr)
+
     def test_more_replicas_than_services_are_refused(self):
         refused = et.cli("serve", "--model", et.DEMO_MODEL,
                          "--expert-services", 2, "--replicas", 3, check=False)

@@ -5,6 +5,7 @@ import mmap
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,12 +26,13 @@ BINARY = et.BIN / "expertmesh-expert"
 MODEL = et.GOLDENS / "qwen3_moe"
 
 
-def run(*arguments, memory_bytes=None):
+def run(*arguments, memory_bytes=None, env=None):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     return subprocess.run([str(BINARY), *map(str, arguments)],
                           capture_output=True, text=True,
                           preexec_fn=limit if memory_bytes else None,
+                          env={**os.environ, **(env or {})},
                           timeout=et.START_SECONDS)
 
 
@@ -116,8 +118,9 @@ class EndTest(unittest.TestCase):
 
 class StartFaultTest(unittest.TestCase):
 
-    def check_fault(self, exit_code, text, *arguments, memory_bytes=None):
-        result = run(*arguments, memory_bytes=memory_bytes)
+    def check_fault(self, exit_code, text, *arguments, memory_bytes=None,
+                    env=None):
+        result = run(*arguments, memory_bytes=memory_bytes, env=env)
         self.assertEqual(result.returncode, exit_code, result.stderr)
         self.assertEqual(result.stdout, "")
         faults = [line for line in result.stderr.splitlines()
@@ -138,10 +141,21 @@ class StartFaultTest(unittest.TestCase):
                 ("--listen", ["--model", MODEL, "--listen", "localhost"]),
                 ("--expert-dtype", ["--model", MODEL, "--expert-dtype", "i8"]),
                 ("--threads", ["--model", MODEL, "--threads", "-1"]),
+                ("--device", ["--model", MODEL, "--device", "gpu"]),
+                ("--device-memory-fraction",
+                 ["--model", MODEL, "--device-memory-fraction", "1.5"]),
                 ("--speed", ["--model", MODEL, "--speed", "9"])):
             with self.subTest(arguments):
                 result = self.check_fault(2, text, *arguments)
                 self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+
+    def test_no_cuda_device(self):
+        """Said before the model is looked at, which is not there either."""
+        for device in "cuda", "cuda:1":
+            result = self.check_fault(1, "no CUDA device", "--model",
+                                      "/nowhere", "--device", device,
+                                      env={"CUDA_VISIBLE_DEVICES": ""})
+            self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
 
     def test_more_experts_than_the_memory_budget(self):
         self.check_fault(1, "24 more experts", "--model", MODEL,
@@ -155,6 +169,23 @@ class StartFaultTest(unittest.TestCase):
     def test_no_such_checkpoint(self):
         result = self.check_fault(1, "/nowhere", "--model", "/nowhere")
         self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+
+    def test_experts_of_two_types(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            for file in ("config.json", "model.safetensors"):
+                shutil.copy(et.GOLDENS / "qwen3_moe_bf16" / file, folder)
+            safetensors_files.widen(
+                folder / "model.safetensors",
+                lambda name: ".layers.1." in name and ".experts.5." in name)
+            self.check_fault(
+                1, "expert 5 of layer 1 is f32, but the first one is bf16",
+                "--model", folder)
+            # One type for all is what the message advises; nor do the others
+            # need it.
+            for flags in (("--expert-dtype", "bf16"), ("--experts", "0-4")):
+                with et.expert(folder, *flags) as service:
+                    self.assertEqual(service.stop(), 0, service.log())
 
     def test_taken_ports(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -188,6 +219,21 @@ def resident_share(path, ranges):
     found = [pages[i] & 1 for begin, end in ranges
              for i in range(begin // page + 1, end // page)]
     return sum(found) / len(found)
+
+
+class DeviceTest(unittest.TestCase):
+
+    def test_without_a_gpu_the_cpu_computes(self):
+        for device, lines in ("auto", 1), ("cpu", 0):
+            with et.Service([BINARY, "--model", MODEL, "--device", device],
+                            env={"CUDA_VISIBLE_DEVICES": ""}) as service, \
+                 expert_client.connect(service) as channel:
+                state = next(expert_client.watch_state(channel))
+                self.assertEqual(state.device, "cpu")
+                self.assertRegex(state.numerics_id, "^cpu-")
+                said = [line for line in service.log().splitlines()
+                        if "no CUDA device" in line]
+                self.assertEqual(len(said), lines, service.log())
 
 
 class MemoryTest(unittest.TestCase):

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -17,7 +18,11 @@
 namespace expertmesh::testing {
 namespace {
 
-constexpr const char* kBinary = EXPERTMESH_BIN_DIR "/expertmesh-expert";
+std::string BinaryPath() {
+  const char* const other = std::getenv("EXPERTMESH_EXPERT_BINARY");
+  return absl::StrCat(EXPERTMESH_BIN_DIR, "/",
+                      other == nullptr ? "expertmesh-expert" : other);
+}
 
 // The address in a ready file, once the process has written it.
 absl::StatusOr<std::string> AwaitReady(const std::string& path, pid_t pid) {
@@ -57,7 +62,8 @@ absl::Status ExpertProcesses::Launch(
       absl::StrCat(std::filesystem::temp_directory_path().string(), "/expert-",
                    getpid(), "-", pids_.size(), "-", first, ".json");
   std::filesystem::remove(ready);
-  std::vector<std::string> args = {kBinary,
+  const std::string binary = BinaryPath();
+  std::vector<std::string> args = {binary,
                                    "--model",
                                    model,
                                    "--experts",
@@ -72,8 +78,9 @@ absl::Status ExpertProcesses::Launch(
   for (std::string& arg : args) argv.push_back(arg.data());
   argv.push_back(nullptr);
   pid_t pid;
-  if (posix_spawn(&pid, kBinary, nullptr, nullptr, argv.data(), environ) != 0) {
-    return absl::InternalError(absl::StrCat("cannot start ", kBinary));
+  if (posix_spawn(&pid, binary.c_str(), nullptr, nullptr, argv.data(),
+                  environ) != 0) {
+    return absl::InternalError(absl::StrCat("cannot start ", binary));
   }
   pids_.push_back(pid);
   ASSIGN_OR_RETURN(const std::string address, AwaitReady(ready, pid));

@@ -13,8 +13,9 @@
 
 namespace expertmesh::testing {
 
-// Runs bin/expertmesh-expert `count` times, experts split over the processes in
-// contiguous ranges. Ends them when destroyed.
+// Runs bin/expertmesh-expert, or what the environment variable
+// EXPERTMESH_EXPERT_BINARY names beside it, `count` times, experts split over
+// the processes in contiguous ranges. Ends them when destroyed.
 class ExpertProcesses {
  public:
   static absl::StatusOr<std::unique_ptr<ExpertProcesses>> Start(

@@ -65,6 +65,8 @@ std::string ElementBytes(const std::string& name, int64_t count, DType dtype) {
       case DType::kF16:
         Append(bytes, F16Bits(value));
         break;
+      case DType::kInt8:
+        break;  // no tensor is
     }
   }
   return bytes;

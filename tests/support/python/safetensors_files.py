@@ -54,6 +54,28 @@ def write_f32(path, shapes, fill):
     return {name: (start + a, start + b) for name, (a, b) in ranges.items()}
 
 
+def widen(path, chosen):
+    """Rewrites a file with its BF16 tensors `chosen(name)` as F32."""
+    data = path.read_bytes()
+    (header_bytes,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8:8 + header_bytes])
+    header.pop("__metadata__", None)
+    blobs, offset = [], 0
+    for name, entry in header.items():
+        begin, end = (8 + header_bytes + x for x in entry["data_offsets"])
+        blob = data[begin:end]
+        if chosen(name):
+            assert entry["dtype"] == "BF16", entry
+            entry["dtype"] = "F32"
+            blob = bf16_to_f32(np.frombuffer(blob, "<u2")).tobytes()
+        entry["data_offsets"] = [offset, offset + len(blob)]
+        offset += len(blob)
+        blobs.append(blob)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
 def write_checkpoint(folder, like, hidden, intermediate, experts, layers):
     """A random f32 checkpoint of these sizes, else as the Qwen3-MoE one `like`.
 

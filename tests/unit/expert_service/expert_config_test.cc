@@ -44,7 +44,9 @@ TEST(ExpertConfig, FlagsSetEveryKnob) {
                                               "--max-bytes-in-flight=2KiB",
                                               "--weights-from=a:1,[::1]:2",
                                               "--weights-cache=w",
-                                              "--weights-rate-limit=5MB"};
+                                              "--weights-rate-limit=5MB",
+                                              "--device=cuda:1",
+                                              "--device-memory-fraction=0.5"};
   ASSERT_EQ(ParseCommandLine(app, static_cast<int>(arguments.size()),
                              arguments.data()),
             std::nullopt);
@@ -66,6 +68,8 @@ TEST(ExpertConfig, FlagsSetEveryKnob) {
   EXPECT_EQ(config.weights_rate_limit_bytes_per_s, 5'000'000u);
   EXPECT_EQ(config.max_bytes_in_flight, 2048u);
   EXPECT_EQ(config.drain_timeout_seconds, 0.5);
+  EXPECT_EQ(ExpertDeviceWish(config).cuda_index, 1);
+  EXPECT_EQ(config.device_memory_fraction, 0.5);
   EXPECT_TRUE(CheckExpertConfig(config).ok());
 }
 
@@ -85,6 +89,11 @@ TEST(ExpertConfig, RefusalsNameTheFlag) {
           {"--max-bytes-in-flight",
            [](ExpertConfig& c) { c.max_bytes_in_flight = 0; }},
           {"--queue-rows", [](ExpertConfig& c) { c.queue_rows = 0; }},
+          {"--device", [](ExpertConfig& c) { c.device = "gpu"; }},
+          {"--device-memory-fraction",
+           [](ExpertConfig& c) { c.device_memory_fraction = 0; }},
+          {"--device-memory-fraction",
+           [](ExpertConfig& c) { c.device_memory_fraction = 1.1; }},
           {"--drain-timeout",
            [](ExpertConfig& c) {
              c.drain_timeout_seconds = std::numeric_limits<double>::quiet_NaN();

@@ -28,7 +28,7 @@ inline constexpr uint32_t kExperts = 4;
 // y = 2 x for f32; can be held back to let batches gather.
 class DoublingFfn final : public GroupedFfn {
  public:
-  absl::Status Run(const GroupedRows& rows) override {
+  absl::Status Start(const GroupedRows& rows) override {
     MutexLock lock(&mutex_);
     ++runs_;
     rows_of_run_.push_back(rows.group_offsets.back());
@@ -101,13 +101,14 @@ inline v1::EndpointState Endpoint() {
 // Loads empty experts; can be held back.
 class TestLoader {
  public:
-  absl::StatusOr<PackedExpert> Load(ExpertSlot, const std::stop_token& stop) {
+  absl::StatusOr<ExpertWeights::Expert> Load(ExpertSlot,
+                                             const std::stop_token& stop) {
     MutexLock lock(&mutex_);
     ++begun_;
     stop_ = stop;
     changed_.NotifyAll();
     changed_.Wait(lock, [this] { return !held_; });
-    return PackedExpert();
+    return std::make_shared<const PackedExpert>();
   }
   void Hold(bool held) {
     MutexLock lock(&mutex_);

@@ -242,9 +242,26 @@ TEST_F(ExpertQueueTest, CountsRowsWaitingAndRunning) {
   Take();
   EXPECT_EQ(queue_.WaitingRows(), 7);
   EXPECT_EQ(queue_.PendingRows(), 12);
-  Take();  // asking for more says that a1 is done
-  EXPECT_EQ(queue_.PendingRows(), 7);
+  Take();  // while a1 runs
+  EXPECT_EQ(queue_.PendingRows(), 12);
   EXPECT_EQ(gauge_.Value(), 0);
+  queue_.Done(5);
+  EXPECT_EQ(queue_.PendingRows(), 7);
+  queue_.Done(7);
+  EXPECT_EQ(queue_.PendingRows(), 0);
+}
+
+TEST_F(ExpertQueueTest, TryTakeDoesNotWait) {
+  auto* a = queue_.OpenStream();
+  EXPECT_FALSE(queue_.TryTakeMerged(10, &merged_));
+  ASSERT_TRUE(Add(a, "a1", 0, 3).ok());
+  ASSERT_TRUE(Add(a, "a2", 1, 4).ok());
+  ASSERT_TRUE(queue_.TryTakeMerged(10, &merged_));
+  EXPECT_THAT(Names(merged_.works), ElementsAre("a1"));
+  queue_.Close();
+  EXPECT_TRUE(queue_.TryTakeMerged(10, &merged_));
+  EXPECT_FALSE(queue_.TryTakeMerged(10, &merged_));
+  EXPECT_THAT(merged_.works, IsEmpty());
 }
 
 TEST_F(ExpertQueueTest, RemoveHandsBackWhatWaits) {

@@ -65,7 +65,7 @@ class Problem {
   std::vector<std::byte> Run(GroupedFfn& ffn,
                              const std::vector<uint32_t>& counts,
                              int64_t first_row = 0, int first_expert = 0) {
-    std::vector<const PackedExpert*> experts;
+    std::vector<const LoadedExpert*> experts;
     std::vector<uint32_t> offsets = {0};
     for (size_t e = 0; e < counts.size(); ++e) {
       experts.push_back(&experts_[first_expert + e]);

@@ -49,11 +49,11 @@ class ExpertContentsTest : public testing::Test {
             kSlotBytes, budget_bytes},
         ExpertContents::Metrics{&slots_, &bytes_}, &live_);
   }
-  absl::StatusOr<PackedExpert> Read(ExpertSlot slot) {
+  absl::StatusOr<ExpertWeights::Expert> Read(ExpertSlot slot) {
     read_.push_back(slot);
     if (slot == broken_) return absl::FailedPreconditionError("torn tensor");
     if (slot == too_large_) throw std::bad_alloc();
-    return Pack();
+    return std::make_shared<const PackedExpert>(Pack());
   }
   absl::Status Load(std::vector<ExpertSlot> slots, uint64_t epoch = 0) {
     return contents_->Load(slots, epoch, {});

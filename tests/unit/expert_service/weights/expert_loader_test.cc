@@ -73,8 +73,9 @@ void ExpectHolds(const PackedMatrix& packed, const Checkpoint& checkpoint,
   }
 }
 
-void ExpectHoldsExpert(const PackedExpert& expert, const Checkpoint& checkpoint,
+void ExpectHoldsExpert(const LoadedExpert& loaded, const Checkpoint& checkpoint,
                        ExpertSlot slot) {
+  const auto& expert = static_cast<const PackedExpert&>(loaded);
   const ExpertTensorNames names =
       checkpoint.family().ExpertNames(slot.layer, slot.expert);
   const int64_t hidden = checkpoint.config().hidden_size;
@@ -96,7 +97,7 @@ TEST(ExpertLoaderTest, HoldsTheExpertsAskedForAndNoOthers) {
                           ExpertSlot{2, 5}));
   size_t bytes = 0;
   for (const ExpertSlot slot : (*weights)->slots()) {
-    const PackedExpert* expert = (*weights)->Find(slot.layer, slot.expert);
+    const LoadedExpert* expert = (*weights)->Find(slot.layer, slot.expert);
     ASSERT_NE(expert, nullptr);
     ExpectHoldsExpert(*expert, *checkpoint, slot);
     bytes += expert->size_bytes();

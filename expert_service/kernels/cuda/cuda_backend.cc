@@ -1,0 +1,96 @@
+#include "expert_service/kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "expert_service/kernels/cuda/cuda_expert.h"
+#include "expert_service/kernels/cuda/cuda_uploader.h"
+#include "expert_service/kernels/cuda/grouped_ffn_cuda.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh::expert {
+namespace {
+
+class CudaBackendImpl final : public CudaBackend {
+ public:
+  CudaBackendImpl(int device, const FfnShape& shape, int64_t budget_bytes,
+                  std::unique_ptr<CudaUploader> uploader,
+                  std::unique_ptr<GroupedFfn> ffn)
+      : device_(device),
+        shape_(shape),
+        budget_bytes_(budget_bytes),
+        uploader_(std::move(uploader)),
+        ffn_(std::move(ffn)) {}
+
+  int64_t expert_bytes() const override { return CudaExpert::Bytes(shape_); }
+  int64_t budget_bytes() const override { return budget_bytes_; }
+  // Codes are made on the CPU, as for the CPU.
+  bool takes_tensors() const override { return !IsQuantized(shape_.format); }
+
+  absl::StatusOr<std::shared_ptr<const LoadedExpert>> Load(
+      const ExpertTensors& tensors) override {
+    RETURN_IF_ERROR(UseDevice());
+    return CudaExpert::FromTensors(tensors, shape_, *uploader_);
+  }
+  absl::StatusOr<std::shared_ptr<const LoadedExpert>> Load(
+      const PackedExpert& expert) override {
+    RETURN_IF_ERROR(UseDevice());
+    return CudaExpert::FromPacked(expert, shape_, *uploader_);
+  }
+
+  GroupedFfn& ffn() override { return *ffn_; }
+
+ private:
+  // Each thread has a device of its own.
+  absl::Status UseDevice() const {
+    return CudaStatus(cudaSetDevice(device_), "cudaSetDevice");
+  }
+
+  const int device_;
+  const FfnShape shape_;
+  const int64_t budget_bytes_;
+  const std::unique_ptr<CudaUploader> uploader_;
+  const std::unique_ptr<GroupedFfn> ffn_;
+};
+
+// What the fraction leaves for experts, beside the largest tensor on its way.
+absl::StatusOr<int64_t> WeightBudget(const CudaBackendOptions& options,
+                                     int64_t kernel_bytes) {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"));
+  const int64_t tensor_bytes =
+      options.hidden_size * options.intermediate_size * 4;
+  const auto allowed = static_cast<int64_t>(options.memory_fraction *
+                                            static_cast<double>(free_bytes));
+  if (allowed >= kernel_bytes + tensor_bytes) {
+    return allowed - kernel_bytes - tensor_bytes;
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("--max-batch-rows: ", options.max_rows,
+                   " rows of this model need a workspace of ", kernel_bytes,
+                   " bytes on the device, whose free ", free_bytes,
+                   " bytes leave no room for it and for experts within "
+                   "--device-memory-fraction"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(
+    const CudaBackendOptions& options) {
+  RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "cudaSetDevice"));
+  const FfnShape shape = {options.hidden_size, options.intermediate_size,
+                          options.format};
+  const GroupedFfnCudaOptions kernel = {options.device, shape, options.max_rows,
+                                        options.max_groups};
+  ASSIGN_OR_RETURN(const int64_t budget_bytes,
+                   WeightBudget(options, GroupedFfnCudaBytes(kernel)));
+  ASSIGN_OR_RETURN(auto uploader, CudaUploader::Create(options.device));
+  ASSIGN_OR_RETURN(auto ffn, MakeGroupedFfnCuda(kernel));
+  return std::make_unique<CudaBackendImpl>(options.device, shape, budget_bytes,
+                                           std::move(uploader), std::move(ffn));
+}
+
+}  // namespace expertmesh::expert

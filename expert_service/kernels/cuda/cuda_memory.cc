@@ -1,0 +1,55 @@
+#include "expert_service/kernels/cuda/cuda_memory.h"
+
+#include "absl/strings/str_cat.h"
+#include "services/core/status_macros.h"
+
+namespace expertmesh::expert {
+
+absl::Status CudaStatus(cudaError_t error, absl::string_view call) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  cudaGetLastError();
+  const std::string message =
+      absl::StrCat(call, ": ", cudaGetErrorString(error));
+  return error == cudaErrorMemoryAllocation
+             ? absl::ResourceExhaustedError(message)
+             : absl::InternalError(message);
+}
+
+absl::StatusOr<DeviceBuffer> DeviceBuffer::Allocate(int64_t bytes) {
+  void* data = nullptr;
+  RETURN_IF_ERROR(
+      CudaStatus(cudaMalloc(&data, static_cast<size_t>(bytes)), "cudaMalloc"));
+  DeviceBuffer buffer;
+  buffer.data_.reset(static_cast<std::byte*>(data));
+  buffer.size_ = bytes;
+  return buffer;
+}
+
+absl::StatusOr<std::shared_ptr<std::byte>> AllocatePinned(int64_t bytes) {
+  void* data = nullptr;
+  RETURN_IF_ERROR(CudaStatus(
+      cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocDefault),
+      "cudaHostAlloc"));
+  return std::shared_ptr<std::byte>(
+      static_cast<std::byte*>(data),
+      [](std::byte* pinned) { cudaFreeHost(pinned); });
+}
+
+absl::StatusOr<CudaStream> NewCudaStream() {
+  cudaStream_t stream = nullptr;
+  RETURN_IF_ERROR(
+      CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
+                 "cudaStreamCreateWithFlags"));
+  return CudaStream(stream);
+}
+
+absl::StatusOr<CudaEvent> NewCudaEvent() {
+  cudaEvent_t event = nullptr;
+  RETURN_IF_ERROR(
+      CudaStatus(cudaEventCreateWithFlags(
+                     &event, cudaEventBlockingSync | cudaEventDisableTiming),
+                 "cudaEventCreateWithFlags"));
+  return CudaEvent(event);
+}
+
+}  // namespace expertmesh::expert

@@ -1,0 +1,191 @@
+#include <algorithm>
+
+#include "expert_service/kernels/cuda/ffn_kernels.h"
+#include "expert_service/kernels/cuda/ffn_stages.h"
+#include "expert_service/kernels/cuda/fragment_layout.h"
+
+namespace expertmesh::expert {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+int64_t Aligned(int64_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// What lies between the products, in bytes from the start of the workspace.
+struct Workspace {
+  Workspace(const FfnShape& shape, int64_t num_rows) {
+    const bool is_bf16 = UsesTensorCores(shape.format);
+    const auto row_bytes = [&](int64_t n) {
+      return is_bf16 ? PaddedExtent(n) * 2 : n * 4;
+    };
+    scales = Aligned(num_rows * row_bytes(shape.hidden_size));
+    h = scales + Aligned(num_rows * 4);
+    y = h + Aligned(num_rows * row_bytes(shape.intermediate_size));
+    size = y + Aligned(num_rows * shape.hidden_size * 4);
+  }
+
+  int64_t x = 0;   // as products take it: bf16 [rows, padded], or f32
+  int64_t scales;  // f32 [rows], of rows of int8
+  int64_t h;       // as x
+  int64_t y;       // f32 [rows, hidden_size], where y is int8
+  int64_t size;
+};
+
+class FfnLaunch {
+ public:
+  FfnLaunch(const FfnBatch& batch, cudaStream_t stream)
+      : batch_(batch),
+        stream_(stream),
+        at_(batch.shape, batch.num_rows),
+        is_plain_(!UsesTensorCores(batch.shape.format)),
+        is_int8_(batch.dtype == DType::kInt8) {}
+
+  cudaError_t Run() {
+    const void* x = nullptr;
+    cudaError_t error = PrepareX(&x);
+    if (error == cudaSuccess) error = RunProduct(Product::kGateUp, GateUp(x));
+    if (error == cudaSuccess) error = RunProduct(Product::kDown, Down());
+    if (error != cudaSuccess || !is_int8_) return error;
+    return LaunchQuantizeRows(static_cast<const float*>(Space(at_.y)),
+                              batch_.num_rows, batch_.shape.hidden_size,
+                              batch_.y, stream_);
+  }
+
+ private:
+  void* Space(int64_t offset) const {
+    return static_cast<std::byte*>(batch_.workspace) + offset;
+  }
+
+  // Brings rows into the form that products take, unless they come in it.
+  cudaError_t PrepareX(const void** x) {
+    const int64_t hidden = batch_.shape.hidden_size;
+    const bool is_ready = is_plain_ ? batch_.dtype == DType::kF32
+                                    : batch_.dtype == DType::kBF16 &&
+                                          PaddedExtent(hidden) == hidden;
+    if (is_ready) {
+      *x = batch_.x;
+      return cudaSuccess;
+    }
+    *x = Space(at_.x);
+    if (is_plain_) {
+      return LaunchRowsToF32(batch_.x, batch_.dtype, batch_.num_rows, hidden,
+                             static_cast<float*>(Space(at_.x)), stream_);
+    }
+    return LaunchRowsToBf16(batch_.x, batch_.dtype, batch_.num_rows, hidden,
+                            static_cast<uint16_t*>(Space(at_.x)),
+                            static_cast<float*>(Space(at_.scales)), stream_);
+  }
+
+  ProductArgs GateUp(const void* x) const {
+    ProductArgs args = {};
+    args.n = static_cast<int32_t>(batch_.shape.intermediate_size);
+    args.k = static_cast<int32_t>(batch_.shape.hidden_size);
+    args.x = x;
+    if (is_int8_ && !is_plain_) {
+      args.row_scales = static_cast<const float*>(Space(at_.scales));
+    }
+    args.out = Space(at_.h);
+    args.rounds_h = batch_.dtype == DType::kBF16;
+    return args;
+  }
+
+  ProductArgs Down() const {
+    ProductArgs args = {};
+    args.n = static_cast<int32_t>(batch_.shape.hidden_size);
+    args.k = static_cast<int32_t>(batch_.shape.intermediate_size);
+    args.x = Space(at_.h);
+    args.out = is_int8_ ? Space(at_.y) : batch_.y;
+    args.is_f32 = batch_.dtype != DType::kBF16;
+    return args;
+  }
+
+  cudaError_t RunProduct(Product product, ProductArgs args) const {
+    const FfnTables& tables = batch_.tables;
+    args.experts = static_cast<const CudaExpertView*>(batch_.table_memory);
+    args.tiles =
+        reinterpret_cast<const RowTile*>(args.experts + tables.num_groups);
+    args.num_tiles = tables.num_small;
+    const WeightFormat format = batch_.shape.format;
+    if (is_plain_) {
+      args.num_tiles += tables.num_large;
+      return LaunchPlainTiles(args, product, format, stream_);
+    }
+    const cudaError_t error = LaunchSmallTiles(args, product, format, stream_);
+    if (error != cudaSuccess) return error;
+    args.tiles += tables.num_small;
+    args.num_tiles = tables.num_large;
+    return LaunchLargeTiles(args, product, format, stream_);
+  }
+
+  const FfnBatch& batch_;
+  const cudaStream_t stream_;
+  const Workspace at_;
+  const bool is_plain_;
+  const bool is_int8_;
+};
+
+}  // namespace
+
+int64_t CudaMatrixBytes(int64_t n, int64_t k, WeightFormat format) {
+  return PartsOf(n, k, format).size;
+}
+
+CudaMatrix CudaMatrixAt(const void* data, int64_t n, int64_t k,
+                        WeightFormat format) {
+  const auto* const bytes = static_cast<const std::byte*>(data);
+  const MatrixParts parts = PartsOf(n, k, format);
+  CudaMatrix matrix = {.fragments = data};
+  if (format == WeightFormat::kInt4) matrix.steps = bytes + parts.steps;
+  if (HasScales(format)) {
+    matrix.scales = reinterpret_cast<const float*>(bytes + parts.scales);
+  }
+  return matrix;
+}
+
+int64_t MaxFfnTableBytes(int64_t max_rows, int64_t max_groups) {
+  // A group has at most one tile that is not full.
+  const int64_t tiles = max_groups + max_rows / kLargeRows;
+  return max_groups * static_cast<int64_t>(sizeof(CudaExpertView)) +
+         tiles * static_cast<int64_t>(sizeof(RowTile));
+}
+
+FfnTables WriteFfnTables(const CudaExpertView* const* experts,
+                         const uint32_t* group_offsets, int64_t num_groups,
+                         void* to) {
+  FfnTables tables = {.num_groups = static_cast<int32_t>(num_groups)};
+  auto* const views = static_cast<CudaExpertView*>(to);
+  for (int64_t g = 0; g < num_groups; ++g) views[g] = *experts[g];
+  auto* const first = reinterpret_cast<RowTile*>(views + num_groups);
+  RowTile* next = first;
+  // The tiles of all groups of one kind.
+  const auto add_groups = [&](bool is_large) {
+    const RowTile* const begin = next;
+    for (int64_t g = 0; g < num_groups; ++g) {
+      const auto end = static_cast<int32_t>(group_offsets[g + 1]);
+      auto row = static_cast<int32_t>(group_offsets[g]);
+      if ((end - row > kSmallRows) != is_large) continue;
+      for (; row < end; row += kLargeRows) {
+        *next++ = {static_cast<int32_t>(g), row,
+                   std::min(kLargeRows, end - row)};
+      }
+    }
+    return static_cast<int32_t>(next - begin);
+  };
+  tables.num_small = add_groups(false);
+  tables.num_large = add_groups(true);
+  tables.size_bytes =
+      reinterpret_cast<std::byte*>(next) - static_cast<const std::byte*>(to);
+  return tables;
+}
+
+int64_t FfnWorkspaceBytes(const FfnShape& shape, int64_t max_rows) {
+  return Workspace(shape, max_rows).size;
+}
+
+cudaError_t LaunchGroupedFfn(const FfnBatch& batch, cudaStream_t stream) {
+  return FfnLaunch(batch, stream).Run();
+}
+
+}  // namespace expertmesh::expert
