@@ -1,4 +1,4 @@
-"""tests/run and what it installs with, on a machine made of stand-ins.
+"""tests/run, and what it and others install with, on a machine made of stand-ins.
 
 The scripts run from a copy, with programs of the same names first in PATH.
 """
@@ -23,7 +23,7 @@ class ScriptTest(unittest.TestCase):
         self.log = self.root / "log"
         (self.root / "bin").mkdir()
         for name in ("tests/run", "deploy/lib/packages.sh",
-                     "deploy/lib/build.sh"):
+                     "deploy/lib/build.sh", "deploy/lib/cuda.sh"):
             copy = self.root / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(et.SOURCE / name, copy)
@@ -84,6 +84,57 @@ class InstallTest(ScriptTest):
         self.policy.write_text("#!/bin/sh\nexit 0\n")
         self.assertEqual(self.install("exit 0").returncode, 0)
         self.assertEqual(self.policy.read_text(), "#!/bin/sh\nexit 0\n")
+
+
+class CudaTest(ScriptTest):
+    """deploy/lib/cuda.sh: the toolkit that is there, or that of the wheels."""
+
+    HOME = "build/cuda-toolkit/lib/python3.11/site-packages/nvidia/cu13"
+
+    def setUp(self):
+        super().setUp()
+        self.program("cmake", f'echo cmake "$@" >>{self.log}')
+        # Makes a virtual environment whose pip lays down a toolkit.
+        self.program("python3", f"""
+mkdir -p "$3/bin"
+cat >"$3/bin/pip" <<'PIP'
+#!/bin/bash
+echo pip "$@" >>{self.log}
+mkdir -p {self.root}/{self.HOME}/lib
+PIP
+chmod +x "$3"/bin/pip""")
+
+    def configure(self, has_cuda):
+        done = self.run_script(
+            "-c", "set -euo pipefail; source deploy/lib/packages.sh; "
+            "source deploy/lib/build.sh; source deploy/lib/cuda.sh; "
+            f"has_cuda() {{ {has_cuda}; }}; configure_cuda -DX=1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = self.log.read_text().splitlines()
+        self.log.unlink()
+        return lines
+
+    def test_a_toolkit_that_is_there_is_taken(self):
+        self.assertEqual(self.configure("true"), ["cmake --preset cuda -DX=1"])
+
+    def test_else_the_wheels_are_installed_once(self):
+        pip, cmake = self.configure("false")
+        self.assertRegex(pip, "nvidia-cuda-nvcc==13")
+        self.assertNotIn("://", pip)  # whatever index this machine uses
+        self.assertEqual(cmake, "cmake --preset cuda "
+                         f"-DCUDAToolkit_ROOT={self.root}/{self.HOME} -DX=1")
+        self.assertEqual(self.configure("false"), [cmake])
+
+    def test_a_failed_install_is_tried_again(self):
+        good = (self.root / "bin" / "python3").read_text()
+        self.program("python3", "echo no such wheel; exit 1")
+        done = self.run_script("-c", "source deploy/lib/packages.sh; "
+                               "source deploy/lib/cuda.sh; install_cuda")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no such wheel", done.stderr)
+        self.assertIn("CUDAToolkit_ROOT", done.stderr)
+        (self.root / "bin" / "python3").write_text(good)
+        self.assertEqual(len(self.configure("false")), 2)
 
 
 class RunTest(ScriptTest):
