@@ -121,7 +121,7 @@ void BM_GroupedFfn(benchmark::State& state, DType act, WeightFormat weight) {
   const auto ffn = expert::MakeGroupedFfnCpu(
       {kHidden, kWidth, rows, Activation::kSiluGlu, IsQuantized(weight)},
       &pool);
-  std::vector<const expert::PackedExpert*> used(num_experts);
+  std::vector<const expert::LoadedExpert*> used(num_experts);
   size_t next = 0;
   for (auto _ : state) {
     for (auto& expert : used) expert = &experts[next++ % experts.size()];

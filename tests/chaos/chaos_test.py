@@ -37,7 +37,7 @@ class Chaos:
         self.began = time.monotonic()
         self.log = []
         self.mesh = mesh_module.Mesh(flags.seed, flags.clients,
-                                     whole=not flags.kills)
+                                     flags.wire_dtype, whole=not flags.kills)
         self.load = load_module.Load(
             [router.channel for router in self.mesh.routers],
             load_module.make_requests(flags.seed, flags.requests),
@@ -222,7 +222,8 @@ class Chaos:
         print("\n".join(self.log))
         print(f"\n{what}\nat {time.monotonic() - self.began:.3f} of the run. "
               f"Logs: {folder}\nAgain: tests/chaos/run --seed "
-              f"{self.flags.seed} --minutes {self.flags.minutes}", flush=True)
+              f"{self.flags.seed} --minutes {self.flags.minutes} "
+              f"--wire-dtype {self.flags.wire_dtype}", flush=True)
 
 
 def parse_flags():
@@ -239,6 +240,8 @@ def parse_flags():
                         help="seconds measured before and after (default: 4)")
     parser.add_argument("--kills", type=int, default=0,
                         help="only measure so many kills, one after the other")
+    parser.add_argument("--wire-dtype", default="auto",
+                        help="of the routers: auto, f32, bf16 or int8")
     parser.add_argument("--verbose", action="store_true",
                         help="tell events as they happen")
     flags = parser.parse_args()

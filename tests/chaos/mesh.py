@@ -142,7 +142,7 @@ class Mesh:
     """Four services of fixed contents and, beside them where `whole`, a managed
     service and a second router. The first router controls placement."""
 
-    def __init__(self, seed, clients, whole):
+    def __init__(self, seed, clients, wire_dtype, whole):
         self.services = [ExpertProcess(i) for i in range(NUM_SERVICES)]
         if whole:
             self.services.append(ExpertProcess(NUM_SERVICES, managed=True))
@@ -152,11 +152,11 @@ class Mesh:
         mesh_file.write_text(json.dumps({"pools": [
             service.pool(address) for service, address in
             zip(self.services, self.network.addresses)]}))
-        self.routers = [Router(mesh_file, clients, "--control")]
+        flags = (mesh_file, clients, "--wire-dtype", wire_dtype)
+        self.routers = [Router(*flags, "--control")]
         if whole:
             # The network between is no obstacle to shared memory.
-            self.routers.append(
-                Router(mesh_file, clients, "--no-shared-memory"))
+            self.routers.append(Router(*flags, "--no-shared-memory"))
 
     @property
     def admin(self):
