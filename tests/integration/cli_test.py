@@ -351,7 +351,7 @@ class ServeTest(unittest.TestCase):
             after = mesh.ready
             self.assertEqual(after["experts"][1]["address"],
                              before["experts"][1]["address"])
-            self.assertIn("killed by signal 9", mesh.log())
+            mesh.await_log("killed by signal 9")
             et.wait_until(lambda: ask().stdout == "42", what="an answer")
 
             os.kill(before["router_pid"], signal.SIGKILL)

@@ -231,6 +231,7 @@ class DeviceTest(unittest.TestCase):
                 state = next(expert_client.watch_state(channel))
                 self.assertEqual(state.device, "cpu")
                 self.assertRegex(state.numerics_id, "^cpu-")
+                service.await_log(" serving ")
                 said = [line for line in service.log().splitlines()
                         if "no CUDA device" in line]
                 self.assertEqual(len(said), lines, service.log())

@@ -155,7 +155,7 @@ class ScaleTest(LocalPools):
             et.wait_until(
                 lambda: ("hot", hot[1], "ready") in self.endpoints(),
                 what="the service to join again")
-        self.assertIn("expert service hot/2 (pid", self.mesh.log())
+        self.mesh.await_log(r"expert service hot/2 \(pid")
         self.check_running(self.scale())
 
     def test_a_restarted_router_finds_the_pools_as_they_are(self):

@@ -7,6 +7,7 @@ NO_NETWORK = private_network.enter()
 
 import json
 import pathlib
+import re
 import subprocess
 import tempfile
 import unittest
@@ -236,7 +237,7 @@ class RefusalTest(Mesh):
                      if e.state == "refused"])
         self.assertEqual(len(refused), 1)
         self.assertIn("holds weights as", refused[0].reason)
-        self.assertIn(refused[0].reason, router.log())
+        router.await_log(re.escape(refused[0].reason))
         self.assertEqual(self.metric(
             router, "expertmesh_router_endpoints_refused_total{"
             'reason="expert_dtype"}'), [1])

@@ -59,8 +59,9 @@ class PlacementControl(unittest.TestCase):
                                        timeout=SECONDS)
 
     def held(self, address):
-        (host,) = [h for h in self.placement().hosts if h.address == address]
-        return slots(host.hosted)
+        """Nothing of a host that a router has not met yet."""
+        return {slot for host in self.placement().hosts
+                if host.address == address for slot in slots(host.hosted)}
 
     def apply(self, hosts, version=None):
         target = pb.PlacementTarget()

@@ -48,6 +48,20 @@ class RouterTest(unittest.TestCase):
         return list(self.stub.Generate(request(*args, **fields),
                                        timeout=SECONDS))
 
+    def uncovered_rows(self):
+        return self.mesh.metrics()[
+            'expertmesh_router_overflow_rows_total{reason="uncovered"}']
+
+    def routing(self, *args, **fields):
+        """The account of a run in which no expert was lost. On a busy machine
+        one may seem so for a moment, and rows go without it as they should."""
+        for _ in range(20):
+            before = self.uncovered_rows()
+            routing = self.generate(*args, **fields)[-1].routing
+            if self.uncovered_rows() == before:
+                return routing
+        self.fail("experts come and go")
+
     def running(self):
         load = self.admin.GetExpertLoad(admin_pb2.GetExpertLoadRequest())
         return load.requests_running + load.requests_waiting
@@ -175,18 +189,17 @@ class GenerateTest(RouterTest):
                 self.mesh.address,
                 options=[("grpc.max_receive_message_length", -1)]) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
-            start = time.monotonic()
             long = [stub.Tokenize.future(pb.TokenizeRequest(text=text))
                     for _ in range(3)]
-            slowest = 0
+            # Answers arrive while the second text is in work.
+            answers = []
             while not all(call.done() for call in long):
-                before = time.monotonic()
+                done = sum(call.done() for call in long)
                 self.assertEqual(health(self.channel), 1)
-                slowest = max(slowest, time.monotonic() - before)
-            total = time.monotonic() - start
+                answers.append(done)
             sizes = {len(call.result().token_ids) for call in long}
         self.assertEqual(len(sizes), 1)
-        self.assertLess(slowest, total / 3)
+        self.assertGreater(answers.count(1), 3)
         failure = self.error(lambda: self.stub.Tokenize(
             pb.TokenizeRequest(text="x" * ((16 << 20) + 1))))
         self.assertEqual(failure.code(), grpc.StatusCode.INVALID_ARGUMENT)
@@ -321,9 +334,8 @@ class LostMassBudgetTest(RouterTest):
 
     def test_a_spent_budget_makes_every_policy_wait(self):
         for policy in (pb.OVERFLOW_POLICY_NEXT_BEST, pb.OVERFLOW_POLICY_DROP):
-            routing = self.generate("What is the news from Verona? " * 12,
-                                    ignore_eos=True,
-                                    overflow_policy=policy)[-1].routing
+            routing = self.routing("What is the news from Verona? " * 12,
+                                   ignore_eos=True, overflow_policy=policy)
             self.assertGreater(routing.waited, 0)
             self.assertEqual(routing.rerouted + routing.dropped, 0)
             self.assertEqual(routing.gate_mass_kept, 1)
@@ -335,21 +347,20 @@ class TightCapacityTest(RouterTest):
              "--max-lost-gate-mass", "1", "--prefix-cache", "off")
     TEXT = "What is the news from Verona? " * 12
 
-    def routing(self, **fields):
-        return self.generate(self.TEXT, ignore_eos=True,
-                             **fields)[-1].routing
-
     def test_policies_by_request(self):
-        wait = self.routing(overflow_policy=pb.OVERFLOW_POLICY_WAIT)
+        def ask(**fields):
+            return self.routing(self.TEXT, ignore_eos=True, **fields)
+
+        wait = ask(overflow_policy=pb.OVERFLOW_POLICY_WAIT)
         self.assertGreater(wait.waited, 0)
         self.assertEqual(wait.gate_mass_kept, 1)
         self.assertEqual(wait.rerouted + wait.dropped, 0)
-        rerouted = self.routing(overflow_policy=pb.OVERFLOW_POLICY_NEXT_BEST)
+        rerouted = ask(overflow_policy=pb.OVERFLOW_POLICY_NEXT_BEST)
         self.assertGreater(rerouted.rerouted, 0)
         self.assertLess(rerouted.gate_mass_kept, 1)
-        dropped = self.routing(overflow_policy=pb.OVERFLOW_POLICY_DROP)
+        dropped = ask(overflow_policy=pb.OVERFLOW_POLICY_DROP)
         self.assertGreater(dropped.dropped, 0)
-        exact = self.routing(exact=True)
+        exact = ask(exact=True)
         self.assertEqual(exact.rerouted + exact.dropped, 0)
         total = lambda r: (r.primary + r.replica + r.waited + r.rerouted +
                            r.dropped)
@@ -376,8 +387,8 @@ class DefaultBudgetTest(RouterTest):
         text = TightCapacityTest.TEXT
         for policy, moved in ((pb.OVERFLOW_POLICY_NEXT_BEST, "rerouted"),
                               (pb.OVERFLOW_POLICY_DROP, "dropped")):
-            routing = self.generate(text, ignore_eos=True,
-                                    overflow_policy=policy)[-1].routing
+            routing = self.routing(text, ignore_eos=True,
+                                   overflow_policy=policy)
             self.assertGreater(getattr(routing, moved), 0)
             self.assertGreater(routing.waited, 0)
             self.assertGreaterEqual(routing.gate_mass_kept, 0.96)

@@ -168,8 +168,7 @@ class SeveralRouters(unittest.TestCase):
         for router in routers:
             router.process.process.send_signal(signal.SIGTERM)
         for router in routers:
-            et.wait_until(lambda r=router: "drain" in r.process.log(),
-                          what="the drain")
+            router.process.await_log("drain")
             with self.assertRaises(grpc.RpcError) as raised:
                 router.generate(SHORT)
             self.assertEqual(raised.exception.code(),

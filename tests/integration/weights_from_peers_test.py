@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import pathlib
-import re
 import signal
 import subprocess
 import tempfile
@@ -81,9 +80,9 @@ class WeightsFromPeersTest(unittest.TestCase):
         return pulled
 
     def pulled_bytes(self, service):
-        line = next(line for line in service.log().splitlines()
-                    if "experts loaded model=" in line)
-        return int(line.split("pulled_bytes=")[1].split()[0])
+        loaded = service.await_log(
+            r"experts loaded model=.* pulled_bytes=(\d+)")
+        return int(loaded.group(1))
 
     def check_answers(self, service, slots):
         """The same bits as the lender's, for every slot."""
@@ -215,10 +214,7 @@ class WeightsFromARouterTest(unittest.TestCase):
              "--experts-at", "127.0.0.1:1", "--listen", "127.0.0.1:0",
              "--metrics-listen", "127.0.0.1:0", *flags], wait=False)
         self.addCleanup(router.__exit__, None, None, None)
-        listening = re.compile(r"listening grpc=(\S+)")
-        et.wait_until(lambda: listening.search(router.log()),
-                      what="the router to listen")
-        address = listening.search(router.log()).group(1)
+        address = router.await_log(r"listening grpc=(\S+)").group(1)
         channel = grpc.insecure_channel(address)
         self.addCleanup(channel.close)
         return address, weights_grpc.WeightServiceStub(channel)

@@ -84,6 +84,9 @@ std::vector<float> SingleSequence::Append(const std::vector<int32_t>& tokens,
       batch.block_tables.push_back(page);
     }
     model_.transformer->Forward(batch, model_.cache.get(), observer);
+    for (const absl::Status& status : model_.transformer->token_status()) {
+      if (!status.ok()) throw std::runtime_error(status.ToString());
+    }
     for (int64_t row = 0; row < last - first;
          row += Transformer::kMaxLogitRows) {
       std::vector<int32_t> rows;

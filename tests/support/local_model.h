@@ -66,7 +66,8 @@ class SingleSequence {
   explicit SingleSequence(LocalModel* model) : model_(*model) {}
 
   // Appends tokens in chunks of at most `chunk_tokens`; returns the logits of
-  // each [tokens.size(), vocab_size].
+  // each [tokens.size(), vocab_size]. Throws std::runtime_error where a token
+  // could not be computed.
   std::vector<float> Append(const std::vector<int32_t>& tokens,
                             int64_t chunk_tokens,
                             router::RoutingObserver* observer = nullptr);

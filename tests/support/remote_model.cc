@@ -72,6 +72,8 @@ absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
       return absl::DeadlineExceededError("the expert services are not ready");
     }
   }
+  // Processes of a busy machine may be late without being lost.
+  options.uncovered_timeout = absl::Minutes(1);
   options.transport = out->endpoints->transport();
   options.placement = out->placement.get();
   ASSIGN_OR_RETURN(out->model, LocalModel::Load(directory, options));

@@ -9,6 +9,7 @@ Tests are told by environment variables where things are:
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,14 @@ class Service:
     def log(self):
         """All that it wrote so far."""
         return self._log_path.read_text(errors="replace")
+
+    def await_log(self, pattern):
+        """The match of a pattern that it is to have written: lines may come
+        after what they tell of."""
+        try:
+            return wait_until(lambda: re.search(pattern, self.log()))
+        except TimeoutError:
+            raise AssertionError(f"no {pattern} in {self.log()}") from None
 
     def stop(self, number=signal.SIGTERM):
         """Signals, waits, and returns the exit code."""

@@ -74,7 +74,8 @@ class CombineGroupsTest : public ::testing::TestWithParam<Precision> {
 
 TEST_P(CombineGroupsTest, OneExpertAndAllGiveTheSameBitsOthersDoNot) {
   EXPECT_EQ(Expected(1), Expected(8));
-  EXPECT_NE(Expected(1), Expected(4));
+  // Activations rounded to bf16 may hide the difference.
+  if (GetParam().dtype == DType::kF32) EXPECT_NE(Expected(1), Expected(4));
 }
 
 TEST_P(CombineGroupsTest, PlacementChangesNoBit) {
