@@ -45,16 +45,23 @@ void ShutdownSignals::ReceiveLoop() {
   }
 }
 
+void ShutdownSignals::Request() {
+  MutexLock lock(&mutex_);
+  if (requested_ || signal_.has_value()) return;
+  requested_ = true;
+  arrived_.NotifyAll();
+}
+
 std::optional<int> ShutdownSignals::Wait(absl::Duration timeout) {
   MutexLock lock(&mutex_);
   armed_ = true;
-  const auto arrived = [this] { return signal_.has_value(); };
+  const auto arrived = [this] { return requested_ || signal_.has_value(); };
   if (timeout == absl::InfiniteDuration()) {
     arrived_.Wait(lock, arrived);
   } else {
     arrived_.WaitFor(lock, timeout, arrived);
   }
-  return signal_;
+  return requested_ ? SIGTERM : signal_;
 }
 
 }  // namespace expertmesh

@@ -16,7 +16,7 @@ namespace expertmesh {
 // not the end of the process). A thread of its own receives the signals:
 //   - before the first Wait they end the process with 128 + signal: a service
 //     that is still loading has nothing to drain;
-//   - then the first one makes Wait return;
+//   - then the first one, or Request, makes Wait return;
 //   - a second one during the drain ends the process with 128 + signal.
 // A child process inherits the blocked mask: unblock between fork and exec.
 class ShutdownSignals {
@@ -31,12 +31,17 @@ class ShutdownSignals {
   // nothing. A signal that has arrived is returned at once, every time.
   std::optional<int> Wait(absl::Duration timeout = absl::InfiniteDuration());
 
+  // What the process asks of itself: as if SIGTERM had arrived, unless one has.
+  // Ends nothing before the first Wait nor during the drain. Thread-safe.
+  void Request();
+
  private:
   void ReceiveLoop();
 
   Mutex mutex_;
   CondVar arrived_;
   bool armed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool requested_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<int> signal_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> stop_{false};
   std::thread thread_;

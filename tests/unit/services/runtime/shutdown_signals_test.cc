@@ -41,6 +41,20 @@ TEST_F(ShutdownSignalsDeathTest, ASecondSignalEndsTheProcess) {
       testing::ExitedWithCode(128 + SIGINT), "");
 }
 
+TEST_F(ShutdownSignalsDeathTest, ASignalAfterARequestLetsTheDrainGoOn) {
+  EXPECT_EXIT(
+      {
+        ShutdownSignals signals;
+        signals.Request();
+        const bool first = signals.Wait() == SIGTERM;
+        kill(getpid(), SIGTERM);
+        signals.Request();
+        const bool again = signals.Wait(absl::ZeroDuration()) == SIGTERM;
+        std::_Exit(first && again ? 0 : 2);
+      },
+      testing::ExitedWithCode(0), "");
+}
+
 TEST_F(ShutdownSignalsDeathTest, BeforeTheFirstWaitASignalEndsTheProcess) {
   EXPECT_EXIT(
       {
