@@ -1,6 +1,5 @@
 #include "expert_service/expert_server.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -61,9 +60,11 @@ void AddDeviceMetrics(const CudaDevice& device, Metrics& metrics) {
 
 }  // namespace
 
-ExpertServer::ExpertServer(const ExpertConfig& config, const Device& device)
+ExpertServer::ExpertServer(const ExpertConfig& config, const Device& device,
+                           std::function<void()> on_fault)
     : config_(config),
       device_(device),
+      on_fault_(std::move(on_fault)),
       registry_("expert", IsaName()),
       metrics_(registry_),
       pool_(config.threads > 0 ? config.threads : AvailableCpus()),
@@ -75,12 +76,13 @@ ExpertServer::ExpertServer(const ExpertConfig& config, const Device& device)
              metrics_.queue) {}
 
 absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Start(
-    const ExpertConfig& config,
+    const ExpertConfig& config, std::function<void()> on_fault,
     absl::FunctionRef<absl::StatusOr<CudaDevice>(int)> find) {
   // Before the model is read, which may take long.
   ASSIGN_OR_RETURN(const Device device,
                    ChooseDevice(ExpertDeviceWish(config), find));
-  auto server = std::unique_ptr<ExpertServer>(new ExpertServer(config, device));
+  auto server = std::unique_ptr<ExpertServer>(
+      new ExpertServer(config, device, std::move(on_fault)));
   RETURN_IF_ERROR(server->Load());
   RETURN_IF_ERROR(server->Serve());
   return server;
@@ -186,6 +188,16 @@ absl::StatusOr<ExpertWeights::Expert> ExpertServer::LoadSlot(
     ExpertSlot slot, std::optional<WeightFormat> format,
     const std::stop_token& stop) {
   if (cuda_ == nullptr) return AsLoaded(LoadPacked(slot, format, stop));
+  auto expert = LoadToDevice(slot, format, stop);
+  if (absl::IsInternal(expert.status()) && executor_ != nullptr) {
+    LoseDevice(expert.status());
+  }
+  return expert;
+}
+
+absl::StatusOr<ExpertWeights::Expert> ExpertServer::LoadToDevice(
+    ExpertSlot slot, std::optional<WeightFormat> format,
+    const std::stop_token& stop) {
   if (cuda_->takes_tensors()) return UploadSlot(slot, format, stop);
   ASSIGN_OR_RETURN(const PackedExpert packed, LoadPacked(slot, format, stop));
   return cuda_->Load(packed);
@@ -346,13 +358,14 @@ absl::Status ExpertServer::StartExecutor() {
 }
 
 void ExpertServer::LoseDevice(const absl::Status& fault) {
-  Log(LogLevel::kError, "device lost", {{"why", fault.message()}});
   {
     MutexLock lock(&health_mutex_);
+    if (!fault_.ok()) return;
     fault_ = fault;
   }
+  Log(LogLevel::kError, "device lost", {{"why", fault.message()}});
   SetHealth(false);
-  kill(getpid(), SIGTERM);  // whoever waits for it drains
+  on_fault_();
 }
 
 absl::Status ExpertServer::fault() const {

@@ -3,6 +3,7 @@
 // Builds, owns and drains everything in an expert service; the only class that
 // knows all the others.
 
+#include <functional>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -36,10 +37,12 @@ namespace expertmesh::expert {
 class ExpertServer {
  public:
   // Chooses the device, loads the experts, then serves. Requires a checked
-  // config. Errors: one line that names the flag, device, file or tensor.
+  // config. `on_fault` is told, on any thread, that the device is lost while it
+  // serves: all batches end with fault() then, and only a new process helps.
   // `find` looks for a CUDA device by its index.
+  // Errors: one line that names the flag, device, file or tensor.
   static absl::StatusOr<std::unique_ptr<ExpertServer>> Start(
-      const ExpertConfig& config,
+      const ExpertConfig& config, std::function<void()> on_fault,
       absl::FunctionRef<absl::StatusOr<CudaDevice>(int)> find = FindCudaDevice);
 
   ~ExpertServer();
@@ -54,20 +57,23 @@ class ExpertServer {
   // over, answers what has been read, and ends all calls.
   void Drain();
 
-  // An error once the device is lost, of which the process is told by SIGTERM;
-  // all batches end with it, and only a new process helps.
+  // An error once the device is lost.
   absl::Status fault() const;
 
  private:
-  ExpertServer(const ExpertConfig& config, const Device& device);
+  ExpertServer(const ExpertConfig& config, const Device& device,
+               std::function<void()> on_fault);
 
   absl::Status Load();
   // The checkpoint, and where it comes from.
   absl::Status OpenCheckpoint();
   // The kernel's device, where it is not the CPU.
   absl::Status OpenDevice();
-  // For the kernel.
+  // For the kernel. What goes wrong with the device while it serves, loses it.
   absl::StatusOr<ExpertWeights::Expert> LoadSlot(
+      ExpertSlot slot, std::optional<WeightFormat> format,
+      const std::stop_token& stop);
+  absl::StatusOr<ExpertWeights::Expert> LoadToDevice(
       ExpertSlot slot, std::optional<WeightFormat> format,
       const std::stop_token& stop);
   // Straight from its tensors to the device.
@@ -89,7 +95,7 @@ class ExpertServer {
   // What --experts names.
   absl::Status LoadFirst();
   absl::Status StartExecutor();
-  // On the executor's thread.
+  // Heeds the first fault. Thread-safe.
   void LoseDevice(const absl::Status& fault);
   absl::Status Serve();
   // Of the shapes and the type that all experts have.
@@ -102,6 +108,7 @@ class ExpertServer {
 
   const ExpertConfig config_;
   const Device device_;
+  const std::function<void()> on_fault_;
   Metrics registry_;
   ExpertMetrics metrics_;
   std::string expert_list_;                   // "0-3"

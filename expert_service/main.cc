@@ -4,6 +4,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "absl/status/status.h"
 #include "expert_service/expert_config.h"
 #include "expert_service/expert_server.h"
@@ -30,13 +32,19 @@ absl::Status Run(const ExpertConfig& config, pid_t parent) {
     if (getppid() != parent) return absl::OkStatus();
   }
   RouteGrpcLogs();
-  ASSIGN_OR_RETURN(const auto server, ExpertServer::Start(config));
+  ASSIGN_OR_RETURN(const auto server, ExpertServer::Start(config, [&signals] {
+                     signals.Request();
+                   }));
   if (!config.ready_file.empty()) {
     RETURN_IF_ERROR(WriteReadyFile(config.ready_file, server->ReadyJson()));
   }
   signals.Wait();
   server->Drain();
-  return server->fault();  // a supervisor is to start the process again
+  const absl::Status fault = server->fault();
+  if (fault.ok()) return fault;
+  // For a supervisor to start the process again. A lost device may not even
+  // take its memory back.
+  std::_Exit(FailWith(kName, fault));
 }
 
 }  // namespace

@@ -76,6 +76,7 @@ void ExpertExecutor::StartCalls(RunningBatch& batch) {
     if (!batch.NextCall(&call)) return;
     const absl::Status status = parts_.ffn->Start(call.rows());
     if (!status.ok()) {
+      while (num_started_ > 0) FinishOldestCall();  // calls end in their order
       EndCall(call, status);
       continue;
     }

@@ -33,8 +33,10 @@ absl::Status Run(const ExpertConfig& config) {
   RETURN_IF_ERROR(ApplyLogOptions("expert", config.log));
   ShutdownSignals signals;
   RouteGrpcLogs();
-  ASSIGN_OR_RETURN(const auto server,
-                   ExpertServer::Start(config, FindEmulated));
+  ASSIGN_OR_RETURN(
+      const auto server,
+      ExpertServer::Start(
+          config, [&signals] { signals.Request(); }, FindEmulated));
   if (const char* const call = std::getenv("EXPERTMESH_FAULT_AT")) {
     cuda_emulation::PlanFault({.call = std::stoll(call), .lasting = true});
   }

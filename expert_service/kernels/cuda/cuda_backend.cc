@@ -12,6 +12,14 @@
 namespace expertmesh::expert {
 namespace {
 
+// Larger pieces are handed out as multiples of this; of smaller ones, several
+// share one.
+constexpr int64_t kGranule = int64_t{2} << 20;
+int64_t BytesTaken(int64_t bytes) {
+  return bytes < kGranule ? bytes
+                          : (bytes + kGranule - 1) / kGranule * kGranule;
+}
+
 class CudaBackendImpl final : public CudaBackend {
  public:
   CudaBackendImpl(int device, const FfnShape& shape, int64_t budget_bytes,
@@ -23,7 +31,9 @@ class CudaBackendImpl final : public CudaBackend {
         uploader_(std::move(uploader)),
         ffn_(std::move(ffn)) {}
 
-  int64_t expert_bytes() const override { return CudaExpert::Bytes(shape_); }
+  int64_t expert_bytes() const override {
+    return BytesTaken(CudaExpert::Bytes(shape_));
+  }
   int64_t budget_bytes() const override { return budget_bytes_; }
   // Codes are made on the CPU, as for the CPU.
   bool takes_tensors() const override { return !IsQuantized(shape_.format); }
@@ -63,17 +73,20 @@ absl::StatusOr<int64_t> WeightBudget(const CudaBackendOptions& options,
       CudaStatus(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo"));
   const int64_t tensor_bytes =
       options.hidden_size * options.intermediate_size * 4;
-  const auto allowed = static_cast<int64_t>(options.memory_fraction *
-                                            static_cast<double>(free_bytes));
+  // Others on the device keep what they have.
+  const auto allowed =
+      std::min(static_cast<int64_t>(options.memory_fraction *
+                                    static_cast<double>(total_bytes)),
+               static_cast<int64_t>(free_bytes));
   if (allowed >= kernel_bytes + tensor_bytes) {
     return allowed - kernel_bytes - tensor_bytes;
   }
   return absl::ResourceExhaustedError(
       absl::StrCat("--max-batch-rows: ", options.max_rows,
                    " rows of this model need a workspace of ", kernel_bytes,
-                   " bytes on the device, whose free ", free_bytes,
-                   " bytes leave no room for it and for experts within "
-                   "--device-memory-fraction"));
+                   " bytes on the device, of which ", allowed,
+                   " bytes, by --device-memory-fraction and what is free, "
+                   "leave no room for experts"));
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ namespace expertmesh::expert {
 
 struct CudaBackendOptions {
   int device = 0;
-  double memory_fraction = 0.9;  // of what is free, for all below
+  double memory_fraction = 0.9;  // of the device's, for all below
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   WeightFormat format = WeightFormat::kBF16;  // of all experts
@@ -28,7 +28,8 @@ class CudaBackend {
  public:
   virtual ~CudaBackend() = default;
 
-  // What one expert takes, and all may take together.
+  // What one expert takes, and all may take together, in pieces as the device
+  // hands them out.
   virtual int64_t expert_bytes() const = 0;
   virtual int64_t budget_bytes() const = 0;
 

@@ -16,11 +16,13 @@ absl::Status CudaStatus(cudaError_t error, absl::string_view call) {
 }
 
 absl::StatusOr<DeviceBuffer> DeviceBuffer::Allocate(int64_t bytes) {
+  int device = 0;
+  RETURN_IF_ERROR(CudaStatus(cudaGetDevice(&device), "cudaGetDevice"));
   void* data = nullptr;
   RETURN_IF_ERROR(
       CudaStatus(cudaMalloc(&data, static_cast<size_t>(bytes)), "cudaMalloc"));
   DeviceBuffer buffer;
-  buffer.data_.reset(static_cast<std::byte*>(data));
+  buffer.data_ = {static_cast<std::byte*>(data), DeviceMemoryDeleter{device}};
   buffer.size_ = bytes;
   return buffer;
 }

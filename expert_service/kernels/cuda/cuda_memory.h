@@ -24,6 +24,15 @@ constexpr int64_t CudaAligned(int64_t bytes) {
   return (bytes + kCudaAlignment - 1) / kCudaAlignment * kCudaAlignment;
 }
 
+// The last owner of memory may be a thread that never chose a device.
+struct DeviceMemoryDeleter {
+  int device = 0;
+  void operator()(std::byte* data) const {
+    cudaSetDevice(device);
+    cudaFree(data);
+  }
+};
+
 // Memory of the current device, 256-byte aligned, uninitialised. Movable.
 class DeviceBuffer {
  public:
@@ -35,10 +44,7 @@ class DeviceBuffer {
   int64_t size() const { return size_; }
 
  private:
-  struct Free {
-    void operator()(std::byte* data) const { cudaFree(data); }
-  };
-  std::unique_ptr<std::byte, Free> data_;
+  std::unique_ptr<std::byte, DeviceMemoryDeleter> data_;
   int64_t size_ = 0;
 };
 

@@ -29,12 +29,15 @@ absl::Status CudaUploader::Upload(
     absl::FunctionRef<cudaError_t(const std::byte*, cudaStream_t)> launch) {
   MutexLock lock(&mutex_);
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(device_), "cudaSetDevice"));
-  ASSIGN_OR_RETURN(const DeviceBuffer uploaded, DeviceBuffer::Allocate(bytes));
-  absl::Status status = Copy(from, bytes, uploaded.data());
-  if (status.ok()) {
-    status = CudaStatus(launch(uploaded.data(), stream_.get()), "a launch");
+  if (uploaded_.size() < bytes) {
+    uploaded_ = DeviceBuffer();
+    ASSIGN_OR_RETURN(uploaded_, DeviceBuffer::Allocate(bytes));
   }
-  // Whatever went wrong, the buffer goes only when nothing uses it.
+  absl::Status status = Copy(from, bytes, uploaded_.data());
+  if (status.ok()) {
+    status = CudaStatus(launch(uploaded_.data(), stream_.get()), "a launch");
+  }
+  // Whatever went wrong, the buffers are free only when nothing uses them.
   const absl::Status waited =
       CudaStatus(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
   return status.ok() ? waited : status;

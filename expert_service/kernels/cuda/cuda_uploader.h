@@ -16,15 +16,16 @@ namespace expertmesh::expert {
 
 // Copies from memory that is not pinned, such as mapped files, by way of two
 // small pinned buffers in turn: one is filled while the other is sent, so that
-// nothing of a checkpoint is resident twice. Thread-safe; callers wait for each
-// other, since the bus is what takes long.
+// nothing of a checkpoint is resident twice. On the device the largest upload's
+// buffer is kept, since to free memory there is to wait for all kernels.
+// Thread-safe; callers wait for each other, since the bus is what takes long.
 class CudaUploader {
  public:
   // Errors: as of allocating.
   static absl::StatusOr<std::unique_ptr<CudaUploader>> Create(int device);
 
-  // Copies `bytes` to a buffer on the device that lives until `launch` is done,
-  // has `launch` queue what uses it, and waits for that.
+  // Copies `bytes` to a buffer on the device that is theirs until `launch` is
+  // done, has `launch` queue what uses it, and waits for that.
   // Errors: those of CUDA.
   absl::Status Upload(const std::byte* from, int64_t bytes,
                       absl::FunctionRef<cudaError_t(const std::byte* uploaded,
@@ -43,7 +44,8 @@ class CudaUploader {
 
   const int device_;
   Mutex mutex_;
-  CudaStream stream_;
+  CudaStream stream_ ABSL_GUARDED_BY(mutex_);
+  DeviceBuffer uploaded_ ABSL_GUARDED_BY(mutex_);
   std::array<Part, 2> parts_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -152,13 +152,11 @@ class GroupedFfnCuda final : public GroupedFfn {
   static absl::Status Await(const Slot& slot) {
     const Clock& clock = *Clock::Real();
     const absl::Duration until = clock.Now() + kPoll;
-    cudaError_t error = cudaErrorNotReady;
-    while (error == cudaErrorNotReady && clock.Now() < until) {
-      error = cudaEventQuery(slot.done.get());
-    }
-    if (error == cudaErrorNotReady) {
-      cudaGetLastError();  // it was none
-      error = cudaEventSynchronize(slot.done.get());
+    cudaError_t error = cudaEventQuery(slot.done.get());
+    while (error == cudaErrorNotReady) {
+      cudaGetLastError();  // it was none, but is kept as one
+      error = clock.Now() < until ? cudaEventQuery(slot.done.get())
+                                  : cudaEventSynchronize(slot.done.get());
     }
     return CudaStatus(error, "waiting for the kernels");
   }

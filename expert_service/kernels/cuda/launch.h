@@ -43,9 +43,13 @@ cudaError_t Launch(void (*kernel)(Params...), int64_t blocks, int threads,
                              static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
-           shared_bytes, stream>>>(args...);
-  return cudaGetLastError();
+  // Unlike <<<>>> it says what became of this launch, not of an older call.
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, args...);
 }
 
 // The `shared_bytes` of the running block.

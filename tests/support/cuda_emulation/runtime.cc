@@ -102,13 +102,18 @@ class Device {
 
 using Lock = std::lock_guard<std::recursive_mutex>;
 
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
+
 // Runs `call` unless it is to fail.
 template <typename Call>
 cudaError_t Counted(const Call& call) {
   Device& device = Device::Get();
   const Lock lock(device.mutex);
-  const cudaError_t error = device.Count();
-  return error != cudaSuccess ? error : call(device);
+  cudaError_t error = device.Count();
+  if (error == cudaSuccess) error = call(device);
+  if (error != cudaSuccess) last_error = error;
+  return error;
 }
 
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
@@ -186,6 +191,14 @@ const char* cudaGetErrorName(cudaError_t error) {
   return "unrecognized error code";
 }
 
+cudaError_t cudaGetLastError() {
+  return std::exchange(expertmesh::cuda_emulation::last_error, cudaSuccess);
+}
+
+cudaError_t cudaPeekAtLastError() {
+  return expertmesh::cuda_emulation::last_error;
+}
+
 const char* cudaGetErrorString(cudaError_t error) {
   return cudaGetErrorName(error);
 }
@@ -197,14 +210,15 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = expertmesh::cuda_emulation::current_device;
   return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
   return Counted([&](Device& d) {
-    return device >= 0 && device < d.device_count ? cudaSuccess
-                                                  : cudaErrorInvalidDevice;
+    if (device < 0 || device >= d.device_count) return cudaErrorInvalidDevice;
+    expertmesh::cuda_emulation::current_device = device;
+    return cudaSuccess;
   });
 }
 

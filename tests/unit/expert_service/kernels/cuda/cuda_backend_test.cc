@@ -327,7 +327,7 @@ TEST_F(CudaContentsTest, TheBudgetSaysHowManyFit) {
   EXPECT_TRUE(Load(0, fit).ok());
 }
 
-TEST_F(CudaBackendTest, TheBudgetIsAFractionOfWhatIsFree) {
+TEST_F(CudaBackendTest, TheBudgetIsAFractionOfTheDeviceAndWhatIsFree) {
   Open(WeightFormat::kBF16);
   const int64_t all = backend_->budget_bytes();
   backend_.reset();
@@ -339,6 +339,26 @@ TEST_F(CudaBackendTest, TheBudgetIsAFractionOfWhatIsFree) {
   const auto half = OpenCudaBackend(options);
   ASSERT_TRUE(half.ok());
   EXPECT_LT((*half)->budget_bytes(), all * 5 / 9 + 1);
+}
+
+TEST_F(CudaBackendTest, OthersOnTheDeviceKeepTheirMemory) {
+  Open(WeightFormat::kBF16);
+  const int64_t all = backend_->budget_bytes();
+  void* others = nullptr;
+  ASSERT_EQ(cudaMalloc(&others, size_t{1} << 29), cudaSuccess);
+  CudaBackendOptions options = Options(WeightFormat::kBF16);
+  options.memory_fraction = 1.0;
+  const auto backend = OpenCudaBackend(options);
+  cudaFree(others);
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_LT((*backend)->budget_bytes(), all - (int64_t{1} << 28));
+}
+
+TEST_F(CudaBackendTest, WaitingLeavesNoErrorBehind) {
+  Open(WeightFormat::kBF16);
+  const Batch batch(ffn(), {experts_[0].get()}, {4}, DType::kBF16, 1);
+  ASSERT_TRUE(ffn().Run(batch.rows()).ok());
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
 }
 
 TEST_F(CudaBackendTest, AWorkspaceThatDoesNotFitIsRefused) {
