@@ -9,17 +9,31 @@ EXPERTMESH_CUDA_WHEELS=(
 )
 EXPERTMESH_CUBLAS_WHEELS=(nvidia-cublas==13.1.0.3)
 EXPERTMESH_CUDA_FOLDER=build/cuda-toolkit
+EXPERTMESH_OLDEST_CUDA=12.5
 
-# has_cuda: whether CMake finds a toolkit by itself (deploy/lib/cuda.cmake).
-has_cuda() {
-  [[ -n ${CUDACXX:-} ]] || command -v nvcc >/dev/null ||
-    [[ -x ${CUDAToolkit_ROOT:-/usr/local/cuda}/bin/nvcc ]] ||
-    [[ -n ${CUDA_PATH:-} && -x $CUDA_PATH/bin/nvcc ]]
+# nvcc_here: prints the compiler that CMake finds by itself
+# (deploy/lib/cuda.cmake), or nothing.
+nvcc_here() {
+  local nvcc
+  for nvcc in "${CUDACXX:-}" "$(command -v nvcc || true)" \
+    "${CUDAToolkit_ROOT:-/usr/local/cuda}/bin/nvcc" "${CUDA_PATH:-}/bin/nvcc"; do
+    [[ -z $nvcc || ! -x $nvcc ]] || { printf '%s\n' "$nvcc"; return; }
+  done
 }
 
-# cuda_of_wheels: prints where they put it.
+# has_cuda: whether there is a compiler, and a new enough one.
+has_cuda() {
+  local nvcc version
+  nvcc=$(nvcc_here)
+  [[ -n $nvcc ]] || return
+  version=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+  printf '%s\n' "$EXPERTMESH_OLDEST_CUDA" "$version" | sort -CV ||
+    fail "$nvcc is of CUDA $version, and $EXPERTMESH_OLDEST_CUDA is needed; name another toolkit with CUDAToolkit_ROOT"
+}
+
+# cuda_of_wheels: prints where they put it; nothing before that.
 cuda_of_wheels() {
-  echo "$PWD/$EXPERTMESH_CUDA_FOLDER"/lib/python3*/site-packages/nvidia/cu13
+  find "$PWD/$EXPERTMESH_CUDA_FOLDER"/lib -path '*/site-packages/nvidia/cu13' -print -quit 2>/dev/null || true
 }
 
 # install_wheels WHAT NAME...: into the folder, which is made first.

@@ -3,7 +3,7 @@
 
 # Those of glibc, which belong to the machine: the loader and they must be of
 # one version.
-EXPERTMESH_GLIBC='^(ld-linux-x86-64|libc|libm|libmvec|libdl|libpthread|librt|libresolv|libutil|libanl)\.so\.'
+EXPERTMESH_GLIBC='^(ld-linux-x86-64|libc|libm|libmvec|libdl|libpthread|librt|libresolv|libutil|libanl)[.]so[.]'
 
 # libraries_of PROGRAM: prints "NAME PATH" of each but glibc's, also those that
 # others need.
@@ -20,7 +20,7 @@ libraries_of() {
 # copy_libraries_of PROGRAM FOLDER
 copy_libraries_of() {
   local listed name path
-  listed=$(libraries_of "$1")
+  listed=$(libraries_of "$1") || return
   while read -r name path; do
     [[ -e $2/$name ]] || cp -L -- "$path" "$2/$name"
     chmod u+w,a+r -- "$2/$name"
@@ -30,7 +30,7 @@ copy_libraries_of() {
 # foreign_libraries_of PROGRAM FOLDER: prints the paths outside FOLDER.
 foreign_libraries_of() {
   local listed name path
-  listed=$(libraries_of "$1")
+  listed=$(libraries_of "$1") || return
   while read -r name path; do
     [[ $(realpath -- "$path") == "$2"/* ]] || printf '%s\n' "$path"
   done <<<"$listed"

@@ -76,6 +76,24 @@ echo '{"tests":3}' >"${1#--gtest_output=json:}"
         self.assertAlmostEqual(
             perplexity["texts"]["heldout.txt"]["difference"], 0.001)
 
+    def test_a_bundle_without_programs_fails(self):
+        self.stand_in(cuda_perplexity=10)
+        self.assertEqual(self.run_it(self.root), 1)
+        self.assertIn("--tests", self.results["runs"][0]["said"])
+
+    def test_a_service_that_says_nothing_fails(self):
+        self.program("bin/expertmesh-expert", "echo oh >&2; exit 1")
+        self.assertEqual(self.run_it(self.root), 1)
+        self.assertIn("oh", self.results["runs"][0]["said"])
+        self.assertNotIn("Traceback", self.said)
+
+    def test_half_a_file_is_none(self):
+        self.stand_in(cuda_perplexity=10)
+        self.program("tests/bin/a_test",
+                     'echo "{" >"${1#--gtest_output=json:}"; exit 1')
+        self.assertEqual(self.run_it(self.root), 1)
+        self.assertIsNone(self.results["runs"][0]["output"])
+
     def test_a_failure_does_not_stop_the_rest(self):
         self.stand_in(cuda_perplexity=11)
         self.program("tests/bin/a_test", "echo broken; exit 3")

@@ -114,6 +114,14 @@ chmod +x "$3"/bin/pip""")
         self.log.unlink()
         return lines
 
+    def test_an_old_toolkit_is_refused(self):
+        for version, code in ("12.4", 1), ("12.5", 0), ("13.0", 0):
+            self.program("nvcc", f'echo "Cuda release {version}, V{version}.1"')
+            done = self.run_script("-c", "source deploy/lib/packages.sh; "
+                                   "source deploy/lib/cuda.sh; has_cuda")
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertEqual("12.4" in done.stderr, code == 1, done.stderr)
+
     def test_a_toolkit_that_is_there_is_taken(self):
         self.assertEqual(self.configure("true"), ["cmake --preset cuda -DX=1"])
 
