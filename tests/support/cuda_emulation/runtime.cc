@@ -100,6 +100,11 @@ class Device {
   std::map<std::byte*, size_t> pinned_blocks;
 };
 
+// No bytes may come from nowhere.
+void Move(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memmove(to, from, bytes);
+}
+
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 thread_local cudaError_t last_error = cudaSuccess;
@@ -168,6 +173,7 @@ using expertmesh::cuda_emulation::Counted;
 using expertmesh::cuda_emulation::Device;
 using expertmesh::cuda_emulation::Enqueue;
 using expertmesh::cuda_emulation::Lock;
+using expertmesh::cuda_emulation::Move;
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
@@ -303,7 +309,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes,
                        cudaMemcpyKind) {
   return Counted([&](Device& device) {
     device.DrainAll();
-    std::memmove(to, from, bytes);
+    Move(to, from, bytes);
     return cudaSuccess;
   });
 }
@@ -312,7 +318,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes,
                             cudaMemcpyKind, cudaStream_t stream) {
   return Counted([&](Device& device) {
     CUstream_st& queue = device.StreamOf(stream);
-    queue.work.push_back([=] { std::memmove(to, from, bytes); });
+    queue.work.push_back([=] { Move(to, from, bytes); });
     const auto waits = [&](const void* data) {
       return device.IsIn(data, device.device_blocks) ||
              device.IsIn(data, device.pinned_blocks);
