@@ -3,11 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -15,7 +13,6 @@
 #include "absl/time/clock.h"
 #include "expert_service/device/device_metrics.h"
 #include "expert_service/device/nvml.h"
-#include "expert_service/weights/cached_expert.h"
 #include "expert_service/weights/expert_loader.h"
 #include "services/checkpoint/memory_plan.h"
 #include "services/checkpoint/slot_list.h"
@@ -95,24 +92,18 @@ ExpertServer::~ExpertServer() {
 }
 
 absl::Status ExpertServer::Load() {
-  RETURN_IF_ERROR(OpenCheckpoint());
-  const ModelConfig& model = checkpoint_->config();
-  const std::optional<WeightFormat> format = ExpertWeightFormat(config_);
-  ASSIGN_OR_RETURN(format_, PackedFormat(*checkpoint_, format));
-  if (!config_.pack_cache.empty()) {
-    pack_cache_ = std::make_unique<PackCache>(config_.pack_cache,
-                                              checkpoint_->local_id());
-  }
+  RETURN_IF_ERROR(OpenSlots());
+  const ModelConfig& model = slots_->checkpoint().config();
   weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
       model.num_layers, model.num_experts, std::vector<ExpertSlot>(),
       std::vector<PackedExpert>()));
   RETURN_IF_ERROR(OpenDevice());
   ExpertContents::Options options;
   options.model = &model;
-  options.load = [this, format](ExpertSlot slot, const std::stop_token& stop) {
-    return LoadSlot(slot, format, stop);
+  options.load = [this](ExpertSlot slot, const std::stop_token& stop) {
+    return LoadSlot(slot, stop);
   };
-  options.slot_bytes = static_cast<size_t>(ExpertBytes(model, format_));
+  options.slot_bytes = static_cast<size_t>(ExpertBytes(model, format()));
   options.memory_budget_bytes = config_.memory_budget_bytes;
   if (cuda_ != nullptr) {
     options.slot_bytes = static_cast<size_t>(cuda_->expert_bytes());
@@ -134,13 +125,13 @@ absl::Status ExpertServer::Load() {
 
 absl::Status ExpertServer::OpenDevice() {
   if (!device_.cuda.has_value()) return absl::OkStatus();
-  const ModelConfig& model = checkpoint_->config();
+  const ModelConfig& model = slots_->checkpoint().config();
   CudaBackendOptions options;
   options.device = device_.cuda->index;
   options.memory_fraction = config_.device_memory_fraction;
   options.hidden_size = model.hidden_size;
   options.intermediate_size = model.expert_intermediate_size;
-  options.format = format_;
+  options.format = format();
   options.max_rows = config_.max_batch_rows;
   options.max_groups = model.num_experts;
   ASSIGN_OR_RETURN(cuda_, OpenCudaBackend(options));
@@ -148,47 +139,38 @@ absl::Status ExpertServer::OpenDevice() {
 }
 
 absl::Status ExpertServer::CheckKernels() const {
-  const int64_t hidden = checkpoint_->config().hidden_size;
-  const int64_t intermediate = checkpoint_->config().expert_intermediate_size;
+  const int64_t hidden = slots_->checkpoint().config().hidden_size;
+  const int64_t intermediate =
+      slots_->checkpoint().config().expert_intermediate_size;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    RETURN_IF_ERROR(CheckRowsAgree(format_, intermediate, hidden, dtype));
-    RETURN_IF_ERROR(CheckRowsAgree(format_, hidden, intermediate, dtype));
+    RETURN_IF_ERROR(CheckRowsAgree(format(), intermediate, hidden, dtype));
+    RETURN_IF_ERROR(CheckRowsAgree(format(), hidden, intermediate, dtype));
   }
   return absl::OkStatus();
 }
 
-absl::Status ExpertServer::OpenCheckpoint() {
-  std::error_code ignored;
-  const bool pull = !config_.weights_from.empty() &&
-                    !std::filesystem::is_directory(config_.model, ignored);
-  if (pull) {
-    WeightSource::Options options;
-    options.peers.addresses = WeightPeerAddresses(config_);
-    options.peers.rate_limit_bytes_per_s =
-        config_.weights_rate_limit_bytes_per_s;
-    options.cache = config_.weights_cache;
-    ASSIGN_OR_RETURN(source_, WeightSource::Open(options));
+absl::Status ExpertServer::OpenSlots() {
+  SlotSource::Options options;
+  options.model = config_.model;
+  options.format = ExpertWeightFormat(config_);
+  options.pack_cache = config_.pack_cache;
+  if (!config_.weights_from.empty()) {
+    WeightSource::Options& pull = options.peers.emplace();
+    pull.peers.addresses = WeightPeerAddresses(config_);
+    pull.peers.rate_limit_bytes_per_s = config_.weights_rate_limit_bytes_per_s;
+    pull.cache = config_.weights_cache;
   }
-  ASSIGN_OR_RETURN(
-      checkpoint_,
-      pull ? Checkpoint::Open(source_->directory(), Checkpoint::Data::kPartial)
-           : Checkpoint::Open(config_.model));
-  WeightServiceImpl::Options lend;
-  if (pull) {
-    lend.has = [this](absl::string_view tensor, uint64_t end) {
-      return source_->Has(tensor, end);
-    };
-  }
+  ASSIGN_OR_RETURN(slots_, SlotSource::Open(options));
   ASSIGN_OR_RETURN(weight_service_,
-                   WeightServiceImpl::Create(*checkpoint_, lend));
+                   WeightServiceImpl::Create(slots_->checkpoint(),
+                                             {.has = slots_->lendable()}));
   return absl::OkStatus();
 }
 
 absl::StatusOr<ExpertWeights::Expert> ExpertServer::LoadSlot(
-    ExpertSlot slot, std::optional<WeightFormat> format,
-    const std::stop_token& stop) {
-  if (cuda_ == nullptr) return AsLoaded(LoadPacked(slot, format, stop));
-  auto expert = LoadToDevice(slot, format, stop);
+    ExpertSlot slot, const std::stop_token& stop) {
+  if (cuda_ == nullptr) return AsLoaded(slots_->Packed(slot, stop));
+  auto expert = LoadToDevice(slot, stop);
   if (absl::IsInternal(expert.status()) && executor_ != nullptr) {
     LoseDevice(expert.status());
   }
@@ -196,70 +178,17 @@ absl::StatusOr<ExpertWeights::Expert> ExpertServer::LoadSlot(
 }
 
 absl::StatusOr<ExpertWeights::Expert> ExpertServer::LoadToDevice(
-    ExpertSlot slot, std::optional<WeightFormat> format,
-    const std::stop_token& stop) {
-  if (cuda_->takes_tensors()) return UploadSlot(slot, format, stop);
-  ASSIGN_OR_RETURN(const PackedExpert packed, LoadPacked(slot, format, stop));
+    ExpertSlot slot, const std::stop_token& stop) {
+  if (cuda_->takes_tensors()) {
+    return slots_->FromTensors(
+        slot, stop, [this](const ExpertTensors& t) { return cuda_->Load(t); });
+  }
+  ASSIGN_OR_RETURN(const PackedExpert packed, slots_->Packed(slot, stop));
   return cuda_->Load(packed);
 }
 
-absl::StatusOr<ExpertWeights::Expert> ExpertServer::UploadSlot(
-    ExpertSlot slot, std::optional<WeightFormat> format,
-    const std::stop_token& stop) {
-  RETURN_IF_ERROR(FetchSlot(slot, stop));
-  ASSIGN_OR_RETURN(const ExpertTensors tensors,
-                   TensorsOf(*checkpoint_, slot, format));
-  RETURN_IF_ERROR(
-      CheckFormat(slot, format.value_or(FormatOf(tensors.gate_proj.dtype))));
-  const TensorView* const all[] = {&tensors.gate_proj, &tensors.up_proj,
-                                   &tensors.down_proj};
-  for (const TensorView* tensor : all) checkpoint_->Prefetch(*tensor);
-  auto loaded = cuda_->Load(tensors);
-  for (const TensorView* tensor : all) checkpoint_->Release(*tensor);
-  return loaded;
-}
-
-absl::StatusOr<PackedExpert> ExpertServer::LoadPacked(
-    ExpertSlot slot, std::optional<WeightFormat> format,
-    const std::stop_token& stop) {
-  const auto pack = [&] { return PackSlot(slot, format, stop); };
-  if (pack_cache_ == nullptr) return pack();
-  return LoadCachedExpert(*checkpoint_, slot, format,
-                          /*has_tensors=*/source_ == nullptr, *pack_cache_,
-                          pack);
-}
-
-absl::Status ExpertServer::CheckFormat(ExpertSlot slot,
-                                       WeightFormat format) const {
-  if (format == format_) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("expert ", slot.expert, " of layer ", slot.layer, " is ",
-                   WeightFormatName(format), ", but the first one is ",
-                   WeightFormatName(format_),
-                   "; name one type to convert them to with --expert-dtype"));
-}
-
-absl::Status ExpertServer::FetchSlot(ExpertSlot slot,
-                                     const std::stop_token& stop) {
-  if (source_ == nullptr) return absl::OkStatus();
-  const ExpertTensorNames names =
-      checkpoint_->family().ExpertNames(slot.layer, slot.expert);
-  RETURN_IF_ERROR(source_->Fetch(names.gate_proj, stop));
-  RETURN_IF_ERROR(source_->Fetch(names.up_proj, stop));
-  return source_->Fetch(names.down_proj, stop);
-}
-
-absl::StatusOr<PackedExpert> ExpertServer::PackSlot(
-    ExpertSlot slot, std::optional<WeightFormat> format,
-    const std::stop_token& stop) {
-  RETURN_IF_ERROR(FetchSlot(slot, stop));
-  ASSIGN_OR_RETURN(PackedExpert expert, LoadExpert(*checkpoint_, slot, format));
-  RETURN_IF_ERROR(CheckFormat(slot, expert.gate_proj.format()));
-  return expert;
-}
-
 absl::Status ExpertServer::LoadFirst() {
-  const ModelConfig& model = checkpoint_->config();
+  const ModelConfig& model = slots_->checkpoint().config();
   const auto slots = ParseSlotList(config_.experts, model);
   if (!slots.ok()) {
     return absl::InvalidArgumentError(
@@ -277,32 +206,32 @@ absl::Status ExpertServer::LoadFirst() {
                                   {.pool = &pool_, .progress = on_slot}));
   expert_list_ = FormatSlotList(*slots, model);
   Log(LogLevel::kInfo, "experts loaded",
-      {{"model", checkpoint_->name()},
+      {{"model", slots_->checkpoint().name()},
        {"experts", expert_list_},
        {"slots", slots->size()},
        {"bytes", weights_->Get()->size_bytes()},
-       {"pulled_bytes", source_ == nullptr ? 0 : source_->pulled_bytes()},
+       {"pulled_bytes", slots_->pulled_bytes()},
        {"seconds", absl::ToDoubleSeconds(Clock::Real()->Now() - started)}});
-  if (pack_cache_ != nullptr) {
+  if (const PackCache* const cache = slots_->pack_cache()) {
     Log(LogLevel::kInfo, "pack cache used",
         {{"folder", config_.pack_cache},
-         {"hits", pack_cache_->hits()},
-         {"misses", pack_cache_->misses()},
-         {"stored", pack_cache_->stored()}});
+         {"hits", cache->hits()},
+         {"misses", cache->misses()},
+         {"stored", cache->stored()}});
   }
   return absl::OkStatus();
 }
 
 v1::EndpointState ExpertServer::DescribeEndpoint() const {
-  const ModelConfig& model = checkpoint_->config();
+  const ModelConfig& model = slots_->checkpoint().config();
   v1::EndpointState endpoint;
   endpoint.set_model_type(model.model_type);
   endpoint.set_hidden_size(static_cast<uint32_t>(model.hidden_size));
   endpoint.set_num_layers(static_cast<uint32_t>(model.num_layers));
   endpoint.set_num_experts(static_cast<uint32_t>(model.num_experts));
-  endpoint.set_checkpoint_fingerprint(checkpoint_->fingerprint());
-  endpoint.set_expert_dtype(std::string(WeightFormatName(format_)));
-  endpoint.set_numerics_id(NumericsId(device_, format_));
+  endpoint.set_checkpoint_fingerprint(slots_->checkpoint().fingerprint());
+  endpoint.set_expert_dtype(std::string(WeightFormatName(format())));
+  endpoint.set_numerics_id(NumericsId(device_, format()));
   endpoint.set_device(DeviceKind(device_));
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);
@@ -313,13 +242,13 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
 }
 
 absl::Status ExpertServer::StartExecutor() {
-  const ModelConfig& model = checkpoint_->config();
+  const ModelConfig& model = slots_->checkpoint().config();
   const int64_t hidden = model.hidden_size;
   const int64_t intermediate = model.expert_intermediate_size;
   // In the widest type: x and y of the executor, h and, for rows of int8, y of
   // the kernel; and the kernel's own x, in f32 or in codes. A device has its
   // own workspace, and twice the executor's.
-  const int64_t codes = IsQuantized(format_) ? hidden + intermediate : 0;
+  const int64_t codes = IsQuantized(format()) ? hidden + intermediate : 0;
   const int64_t row_bytes =
       cuda_ != nullptr
           ? 4 * 4 * hidden
@@ -343,7 +272,7 @@ absl::Status ExpertServer::StartExecutor() {
     if (cuda_ == nullptr) {
       cpu_ffn_ =
           MakeGroupedFfnCpu({hidden, intermediate, config_.max_batch_rows,
-                             model.activation, IsQuantized(format_)},
+                             model.activation, IsQuantized(format())},
                             &pool_);
     }
     GroupedFfn* const ffn = cuda_ != nullptr ? &cuda_->ffn() : cpu_ffn_.get();

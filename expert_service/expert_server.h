@@ -21,14 +21,12 @@
 #include "expert_service/kernels/grouped_ffn.h"
 #include "expert_service/weights/expert_contents.h"
 #include "expert_service/weights/expert_weights.h"
-#include "services/checkpoint/checkpoint.h"
+#include "expert_service/weights/slot_source.h"
 #include "services/core/mutex.h"
 #include "services/core/worker_pool.h"
-#include "services/pack_cache/pack_cache.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/server_runtime.h"
 #include "services/weights_transfer/weight_service_impl.h"
-#include "services/weights_transfer/weight_source.h"
 #include "services/wire/payload_pool.h"
 
 namespace expertmesh::expert {
@@ -65,39 +63,21 @@ class ExpertServer {
                std::function<void()> on_fault);
 
   absl::Status Load();
-  // The checkpoint, and where it comes from.
-  absl::Status OpenCheckpoint();
+  absl::Status OpenSlots();
   // The kernel's device, where it is not the CPU.
   absl::Status OpenDevice();
   // For the kernel. What goes wrong with the device while it serves, loses it.
-  absl::StatusOr<ExpertWeights::Expert> LoadSlot(
-      ExpertSlot slot, std::optional<WeightFormat> format,
-      const std::stop_token& stop);
+  absl::StatusOr<ExpertWeights::Expert> LoadSlot(ExpertSlot slot,
+                                                 const std::stop_token& stop);
   absl::StatusOr<ExpertWeights::Expert> LoadToDevice(
-      ExpertSlot slot, std::optional<WeightFormat> format,
-      const std::stop_token& stop);
-  // Straight from its tensors to the device.
-  absl::StatusOr<ExpertWeights::Expert> UploadSlot(
-      ExpertSlot slot, std::optional<WeightFormat> format,
-      const std::stop_token& stop);
-  // From the pack cache, or packed.
-  absl::StatusOr<PackedExpert> LoadPacked(ExpertSlot slot,
-                                          std::optional<WeightFormat> format,
-                                          const std::stop_token& stop);
-  // What the service announces, and the kernel, hold for all experts.
-  absl::Status CheckFormat(ExpertSlot slot, WeightFormat format) const;
-  // Pulls a slot's tensors where there is no checkpoint.
-  absl::Status FetchSlot(ExpertSlot slot, const std::stop_token& stop);
-  // Fetches a slot, then packs it.
-  absl::StatusOr<PackedExpert> PackSlot(ExpertSlot slot,
-                                        std::optional<WeightFormat> format,
-                                        const std::stop_token& stop);
+      ExpertSlot slot, const std::stop_token& stop);
   // What --experts names.
   absl::Status LoadFirst();
   absl::Status StartExecutor();
   // Heeds the first fault. Thread-safe.
   void LoseDevice(const absl::Status& fault);
   absl::Status Serve();
+  WeightFormat format() const { return slots_->format(); }  // of all experts
   // Of the shapes and the type that all experts have.
   absl::Status CheckKernels() const;
   v1::EndpointState DescribeEndpoint() const;
@@ -111,16 +91,13 @@ class ExpertServer {
   const std::function<void()> on_fault_;
   Metrics registry_;
   ExpertMetrics metrics_;
-  std::string expert_list_;                   // "0-3"
-  WeightFormat format_ = WeightFormat::kF32;  // of the experts
+  std::string expert_list_;  // "0-3"
   v1::EndpointState endpoint_;
 
   // Each needs those above it, so they end in the opposite order.
   WorkerPool pool_;
-  std::unique_ptr<WeightSource> source_;  // null with a checkpoint folder
-  std::unique_ptr<const Checkpoint> checkpoint_;
-  std::unique_ptr<PackCache> pack_cache_;  // null: none
-  std::unique_ptr<CudaBackend> cuda_;      // null: the CPU computes
+  std::unique_ptr<SlotSource> slots_;
+  std::unique_ptr<CudaBackend> cuda_;  // null: the CPU computes
   std::unique_ptr<LiveWeights> weights_;
   std::unique_ptr<ExpertContents> contents_;
   std::unique_ptr<GroupedFfn> cpu_ffn_;  // null with a device
