@@ -463,7 +463,7 @@ class FaultTest(RouterTest):
         self.assertEqual(health(self.channel), 1)
 
     def test_drain_finishes_what_runs(self):
-        mesh = testing.serve(testing.DEMO_MODEL, 1)
+        mesh = testing.serve(testing.DEMO_MODEL, 1, "--drain-timeout", 300)
         with grpc.insecure_channel(mesh.address) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
             stream = stub.Generate(request(max_tokens=150, ignore_eos=True))
