@@ -108,10 +108,11 @@ absl::Status ExpertServer::Load() {
   if (cuda_ != nullptr) {
     options.slot_bytes = static_cast<size_t>(cuda_->expert_bytes());
     const auto fits = static_cast<uint64_t>(cuda_->budget_bytes());
-    options.memory_budget_bytes =
-        config_.memory_budget_bytes == 0
-            ? fits
-            : std::min(fits, config_.memory_budget_bytes);
+    if (config_.memory_budget_bytes == 0 ||
+        config_.memory_budget_bytes > fits) {
+      options.memory_budget_bytes = fits;
+      options.budget_flag = "--device-memory-fraction";
+    }
   }
   contents_ = std::make_unique<ExpertContents>(options, metrics_.contents,
                                                weights_.get());

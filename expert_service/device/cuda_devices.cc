@@ -48,6 +48,9 @@ absl::StatusOr<CudaDevice> PickCudaDevice(const CudaSurvey& survey, int index) {
                                  " from index 0"));
   }
   const CudaDevice& device = survey.devices[index];
+  if (!device.error.empty()) {
+    return NoDevice(absl::StrCat("device ", index, ": ", device.error));
+  }
   if (device.compute_major < kOldestComputeMajor) {
     return NoDevice(absl::StrCat(
         device.name, " has compute capability ", ComputeCapability(device),

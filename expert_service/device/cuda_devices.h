@@ -17,6 +17,7 @@ struct CudaDevice {
   int compute_minor = 0;
   uint64_t memory_bytes = 0;  // all of it, free or not
   std::string pci_bus_id;     // "0000:65:00.0"
+  std::string error;          // of asking for these; "": none
 };
 
 // What the CUDA runtime and the driver say.

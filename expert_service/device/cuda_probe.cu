@@ -42,13 +42,14 @@ CudaSurvey SurveyCudaDevices() {
   survey.runtime_version = CUDART_VERSION;
   cudaDriverGetVersion(&survey.driver_version);  // 0 where there is none
   int count = 0;
-  cudaError_t error = cudaGetDeviceCount(&count);
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) survey.error = cudaGetErrorString(error);
   for (int index = 0; error == cudaSuccess && index < count; ++index) {
-    error = Describe(index, &survey.devices.emplace_back());
-  }
-  if (error != cudaSuccess) {
-    survey.devices.clear();
-    survey.error = cudaGetErrorString(error);
+    CudaDevice& device = survey.devices.emplace_back();
+    const cudaError_t fault = Describe(index, &device);
+    if (fault == cudaSuccess) continue;
+    cudaGetLastError();  // others may do
+    device.error = cudaGetErrorString(fault);
   }
   return survey;
 }

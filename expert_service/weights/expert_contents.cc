@@ -78,8 +78,8 @@ absl::Status ExpertContents::CheckBudget(const ExpertWeights& held,
   if (more <= fit) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       more, " more experts of ", options_.slot_bytes, " bytes do not fit: the ",
-      "memory budget of ", budget, " bytes has room for ", fit, " beside the ",
-      held.slots().size(), " held"));
+      "budget of ", budget, " bytes (", options_.budget_flag, ") has room for ",
+      fit, " beside the ", held.slots().size(), " held"));
 }
 
 void ExpertContents::Publish(std::shared_ptr<const ExpertWeights> weights) {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,8 +32,9 @@ class ExpertContents {
   struct Options {
     const ModelConfig* model = nullptr;  // outlives this
     SlotLoader load;
-    size_t slot_bytes = 0;             // of one packed slot
-    uint64_t memory_budget_bytes = 0;  // 0: no limit
+    size_t slot_bytes = 0;                        // of one packed slot
+    uint64_t memory_budget_bytes = 0;             // 0: no limit
+    std::string budget_flag = "--memory-budget";  // what sets it
   };
   // Either may be absent.
   struct Metrics {

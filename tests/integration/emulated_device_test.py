@@ -71,7 +71,8 @@ class DeviceTest(unittest.TestCase):
             with on_device("--device-memory-fraction", "0.0005",
                            "--max-batch-rows", "64"):
                 pass
-        self.assertIn("has room for 12 ", str(raised.exception))
+        self.assertIn("(--device-memory-fraction) has room for 12 ",
+                      str(raised.exception))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ CudaSurvey TwoDevices() {
   survey.built = true;
   survey.runtime_version = 13000;
   survey.driver_version = 13020;
-  survey.devices = {{0, "Old", 7, 5, uint64_t{16} << 30, ""},
-                    {1, "New", 9, 0, uint64_t{80} << 30, ""}};
+  survey.devices = {{0, "Old", 7, 5, uint64_t{16} << 30, "", ""},
+                    {1, "New", 9, 0, uint64_t{80} << 30, "", ""}};
   return survey;
 }
 
@@ -68,6 +68,13 @@ TEST(CudaDevices, PassesOnWhatTheRuntimeSays) {
   CudaSurvey survey = TwoDevices();
   survey.error = "system not yet initialized";
   EXPECT_THAT(Refusal(survey, 1), HasSubstr("system not yet initialized"));
+}
+
+TEST(CudaDevices, OneThatFailsHidesNoOther) {
+  CudaSurvey survey = TwoDevices();
+  survey.devices[0].error = "unspecified launch failure";
+  EXPECT_THAT(Refusal(survey), HasSubstr("device 0: unspecified launch"));
+  EXPECT_TRUE(PickCudaDevice(survey, 1).ok());
 }
 
 TEST(CudaDevices, SaysThatTheBinaryHasNoCuda) {
