@@ -162,9 +162,12 @@ absl::Status ExpertServer::OpenSlots() {
     pull.cache = config_.weights_cache;
   }
   ASSIGN_OR_RETURN(slots_, SlotSource::Open(options));
+  WeightServiceImpl::Options lend;
+  lend.has = [this](absl::string_view tensor, uint64_t end) {
+    return slots_->IsHere(tensor, end);
+  };
   ASSIGN_OR_RETURN(weight_service_,
-                   WeightServiceImpl::Create(slots_->checkpoint(),
-                                             {.has = slots_->lendable()}));
+                   WeightServiceImpl::Create(slots_->checkpoint(), lend));
   return absl::OkStatus();
 }
 

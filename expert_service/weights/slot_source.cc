@@ -33,13 +33,6 @@ absl::StatusOr<std::unique_ptr<SlotSource>> SlotSource::Open(
   return slots;
 }
 
-std::function<bool(absl::string_view, uint64_t)> SlotSource::lendable() const {
-  if (source_ == nullptr) return nullptr;
-  return [this](absl::string_view tensor, uint64_t end) {
-    return source_->Has(tensor, end);
-  };
-}
-
 absl::StatusOr<PackedExpert> SlotSource::Packed(
     ExpertSlot slot, const std::stop_token& stop) const {
   const auto pack = [&] { return Pack(slot, stop); };

@@ -4,7 +4,6 @@
 // have one, a cache of what was packed before.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -45,8 +44,10 @@ class SlotSource {
   uint64_t pulled_bytes() const {
     return source_ == nullptr ? 0 : source_->pulled_bytes();
   }
-  // Whether a tensor's bytes [0, end) are here to be lent; null: all are.
-  std::function<bool(absl::string_view tensor, uint64_t end)> lendable() const;
+  // Whether a tensor's bytes [0, end) are on this host.
+  bool IsHere(absl::string_view tensor, uint64_t end) const {
+    return source_ == nullptr || source_->Has(tensor, end);
+  }
 
   // Errors: as LoadExpert; FAILED_PRECONDITION for a slot of another format;
   // those of pulling; CANCELLED.

@@ -13,7 +13,7 @@ using ::testing::StartsWith;
 
 // Device 0 is there.
 absl::StatusOr<CudaDevice> FindFirst(int index) {
-  if (index == 0) return CudaDevice{0, "G", 9, 0, 1000, ""};
+  if (index == 0) return CudaDevice{0, "G", 9, 0, 1000, "", ""};
   return absl::FailedPreconditionError("no CUDA device: only one");
 }
 

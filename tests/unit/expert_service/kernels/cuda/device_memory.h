@@ -1,6 +1,6 @@
 #pragma once
 
-// Memory of the emulated device for tests.
+// Memory of a device for tests.
 
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 
 namespace expertmesh::expert {
 
-// Owns so many bytes, which are NaN at first.
+// Owns so many bytes, which the emulation makes NaN at first.
 class DeviceMemory {
  public:
   explicit DeviceMemory(size_t bytes) : size_(bytes) {
