@@ -14,8 +14,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/time.h"
 #include "services/checkpoint/checkpoint.h"
 #include "services/checkpoint/expert_range.h"
 #include "services/cli/command.h"
@@ -36,6 +38,9 @@ namespace expertmesh {
 namespace {
 
 constexpr int64_t kMostDefaultServices = 4;
+
+// What a service has to end beyond its router's --drain-timeout.
+constexpr absl::Duration kStopTimeout = absl::Seconds(10);
 
 struct ServeFlags {
   LocalMesh mesh;
@@ -282,6 +287,11 @@ absl::Status Run(const ServeFlags& flags) {
   RETURN_IF_ERROR(mesh.FindBinaries());
 
   Supervisor::Options options;
+  double drain_seconds = 0;  // the router says what is wrong with it
+  if (absl::SimpleAtod(mesh.router_flags["--drain-timeout"], &drain_seconds)) {
+    options.stop_timeout =
+        kStopTimeout + absl::Seconds(std::max(drain_seconds, 0.0));
+  }
   options.print_line = PrintLine;
   StartProgress progress = MakeStartProgress();
   options.on_load = [&](pid_t service, LoadedBytes bytes) {

@@ -64,7 +64,8 @@ class EndTest(unittest.TestCase):
         with et.expert(MODEL) as service, \
              expert_client.connect(service) as channel, \
              expert_client.ForwardStream(channel) as stream:
-            watch = expert_client.watch_state(channel, 100)
+            # A long interval: the service allows for slow watchers.
+            watch = expert_client.watch_state(channel, 1000)
             self.assertFalse(next(watch).draining)
             draining = threading.Event()
 

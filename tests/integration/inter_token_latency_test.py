@@ -34,7 +34,7 @@ class InterTokenLatencyTest(unittest.TestCase):
                       "--max-step-tokens", str(STEP_TOKENS), *flags) as mesh, \
                 grpc.insecure_channel(mesh.address) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
-            decoding = stub.Generate(request([7], 900), timeout=SECONDS)
+            decoding = stub.Generate(request([7], 400), timeout=SECONDS)
             has_begun = threading.Event()
 
             def decode():

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -136,13 +137,13 @@ class GenerateTest(RouterTest):
 
     def test_a_slow_reader_stalls_nobody(self):
         # Far more bytes than flow control lets through unread.
-        slow = self.stub.Generate(request(max_tokens=900, ignore_eos=True,
+        slow = self.stub.Generate(request(max_tokens=400, ignore_eos=True,
                                           logprobs=20))
         next(slow)
         self.assertEqual(len(token_ids(self.generate())), 16)
         testing.wait_until(lambda: self.running() == 0, SECONDS,
                            "the unread request to finish")
-        self.assertEqual(len(token_ids(slow)) + 1, 900)
+        self.assertEqual(len(token_ids(slow)) + 1, 400)
 
     def test_bad_requests(self):
         invalid = grpc.StatusCode.INVALID_ARGUMENT
@@ -408,7 +409,8 @@ class LimitsTest(RouterTest):
 
         def ask():
             try:
-                self.generate(max_tokens=1)
+                # Long enough to be there when the others come.
+                self.generate(max_tokens=200, ignore_eos=True)
                 code = grpc.StatusCode.OK
             except grpc.RpcError as failure:
                 code = failure.code()
@@ -463,16 +465,15 @@ class FaultTest(RouterTest):
         self.assertEqual(health(self.channel), 1)
 
     def test_drain_finishes_what_runs(self):
-        mesh = testing.serve(testing.DEMO_MODEL, 1, "--drain-timeout", 300)
+        mesh = testing.serve(testing.DEMO_MODEL, 1, "--drain-timeout", SECONDS)
+        self.addCleanup(mesh.__exit__)
         with grpc.insecure_channel(mesh.address) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
             stream = stub.Generate(request(max_tokens=150, ignore_eos=True))
             next(stream)
-            stopper = threading.Thread(target=mesh.stop)
-            stopper.start()
+            mesh.process.send_signal(signal.SIGTERM)
             self.assertEqual(len(token_ids(stream)) + 1, 150)
-            stopper.join()
-        self.assertEqual(mesh.process.returncode, 0)
+        self.assertEqual(mesh.process.wait(SECONDS), 0)
 
 
 class MetricsTest(RouterTest):

@@ -94,23 +94,6 @@ TEST_F(EngineTest, RefusesPromptsThatCannotRun) {
             "token 2 of the prompt is outside the vocabulary of 320");
 }
 
-TEST_F(EngineTest, AFullQueueRefuses) {
-  LocalEngineOptions options;
-  options.engine.max_queue = 2;
-  options.engine.scheduler.max_sequences = 1;
-  Load(options);
-  const auto running = engine_->Submit(Request(5, 200));
-  running->AwaitTokens(1);
-  running->AwaitTokens(3);  // steps later: the engine has said that it runs
-  const auto second = engine_->Submit(Request(5, 3));
-  const auto third = engine_->Submit(Request(5, 3));
-  // One runs for two hundred tokens, two wait: the next finds no place.
-  const absl::Status status = SubmitStatus(Request(5, 3));
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_TRUE(second->Await().status.ok());
-  EXPECT_TRUE(third->Await().status.ok());
-}
-
 // Calls back at each token, on the engine's thread, with their number so far.
 class CallbackSink final : public router::TokenSink {
  public:
@@ -132,6 +115,28 @@ class CallbackSink final : public router::TokenSink {
   const std::function<void(int64_t)> on_token_;
   std::promise<absl::Status> ended_;
 };
+
+TEST_F(EngineTest, AFullQueueRefuses) {
+  LocalEngineOptions options;
+  options.engine.max_queue = 2;
+  options.engine.scheduler.max_sequences = 1;
+  Load(options);
+  std::vector<std::shared_ptr<RecordingSink>> waiting;
+  absl::Status status;
+  const auto running = std::make_shared<CallbackSink>([&](int64_t num_tokens) {
+    // Steps later: the engine has said that it runs.
+    if (num_tokens != 3) return;
+    for (int i = 0; i < 2; ++i) {
+      waiting.push_back(engine_->Submit(Request(5, 3)));
+    }
+    // One runs, two wait: the next finds no place.
+    status = SubmitStatus(Request(5, 3));
+  });
+  ASSERT_TRUE(engine_->engine->Submit(Request(5, 10), running).ok());
+  EXPECT_TRUE(running->Await().ok());
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  for (const auto& sink : waiting) EXPECT_TRUE(sink->Await().status.ok());
+}
 
 TEST_F(EngineTest, AFullQueueRefusesWherePagesAreTheLimit) {
   LocalEngineOptions options;
