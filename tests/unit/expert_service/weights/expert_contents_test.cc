@@ -131,10 +131,11 @@ TEST_F(ExpertContentsTest, WhatExceedsTheBudgetChangesNothing) {
   ASSERT_TRUE(Load({{0, 0}}, 1).ok());
   const absl::Status status = Load({{0, 0}, {0, 1}, {0, 2}, {0, 3}}, 2);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr("3 more experts of 49152 bytes do not fit: the budget of "
-                        "172032 bytes (--memory-budget) has room for 2 beside "
-                        "the 1"));
+  EXPECT_THAT(
+      std::string(status.message()),
+      HasSubstr("3 more experts of 49152 bytes do not fit: the budget of "
+                "172032 bytes (--memory-budget) has room for 2 beside "
+                "the 1"));
   EXPECT_THAT(Held(), ElementsAre(ExpertSlot{0, 0}));
   EXPECT_EQ(contents_->epoch(), 1u);
   EXPECT_TRUE(Load({{0, 1}, {0, 2}}, 2).ok());
