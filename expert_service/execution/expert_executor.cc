@@ -19,7 +19,8 @@ ExpertExecutor::ExpertExecutor(const Options& options, const Metrics& metrics,
   const size_t row_bytes =
       std::max(RowBytes(DType::kF32, options.hidden_size),
                RowBytes(DType::kInt8, options.hidden_size));
-  const size_t bytes = static_cast<size_t>(options.max_rows) * row_bytes;
+  const size_t bytes =
+      RowReduction::SumsAt(static_cast<size_t>(options.max_rows) * row_bytes);
   for (int i = 0; i < parts.ffn->max_started(); ++i) {
     calls_.push_back(std::make_unique<KernelCall>());
     calls_.back()->x = parts.ffn->NewRowBuffer(bytes);
@@ -28,6 +29,7 @@ ExpertExecutor::ExpertExecutor(const Options& options, const Metrics& metrics,
         RunningBatch::Options{.hidden_size = options.hidden_size,
                               .max_rows = options.max_rows,
                               .writes_replies = parts.ffn->takes_any_memory(),
+                              .kernel_adds = parts.ffn->adds_rows(),
                               .type_rows = metrics.batch_rows},
         parts.replies, parts.pool));
   }

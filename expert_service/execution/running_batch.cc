@@ -65,6 +65,12 @@ bool RunningBatch::NextCall(KernelCall* call) {
   call->dtype = dtype_;
   call->out = straight_ != nullptr ? straight_ : call->y.get();
   Gather(call);
+  call->is_reduced = options_.kernel_adds && rows_to_add_up_ > 0 &&
+                     call->chunk.num_rows() == rows_to_add_up_;
+  if (call->is_reduced) {
+    call->reduction.Build(of_type_, call->chunk.ranges);
+    call->added = call->reduction.view();
+  }
   ++open_calls_;
   return true;
 }
@@ -89,6 +95,7 @@ void RunningBatch::TakeType(DType dtype) {
     any_sums |= work->num_sums > 0;
   }
   groups_.Reset(of_type_);
+  rows_to_add_up_ = any_sums ? num_rows : 0;
   if (num_works == 0) return;
   if (options_.type_rows != nullptr) {
     options_.type_rows->Observe(static_cast<double>(num_rows));
@@ -114,6 +121,7 @@ void RunningBatch::Gather(KernelCall* call) const {
 
 void RunningBatch::Store(const KernelCall& call) {
   --open_calls_;
+  if (call.is_reduced) return StoreReduced(call);
   if (call.out != call.y.get()) return;
   const std::byte* y = call.out;
   const int64_t row_bytes = RowBytesOf(call.dtype);
@@ -131,6 +139,21 @@ void RunningBatch::Store(const KernelCall& call) {
   }
   if (summed_.empty()) return;
   AddRows(summed_, call.dtype, options_.hidden_size, pool_);
+}
+
+void RunningBatch::StoreReduced(const KernelCall& call) {
+  const size_t row_bytes = static_cast<size_t>(RowBytesOf(call.dtype));
+  const size_t sum_bytes = static_cast<size_t>(RowBytesOf(DType::kF32));
+  const std::byte* const sums =
+      call.out + RowReduction::SumsAt(call.added.lone_rows.size() * row_bytes);
+  const auto copy = [](const std::byte* from, const PayloadRef& to) {
+    if (to) std::memcpy(to.data(), from, to.size());
+  };
+  for (const CallReduction::Place& place : call.reduction.places()) {
+    const WorkOutput& output = outcomes_[place.work].output;
+    copy(call.out + place.first_lone * row_bytes, output.rows);
+    copy(sums + place.first_sum * sum_bytes, output.sums);
+  }
 }
 
 void RunningBatch::StoreSums(const RowRange& range, const std::byte* y) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "expert_service/batching/expert_queue.h"
+#include "expert_service/execution/call_reduction.h"
 #include "expert_service/execution/row_groups.h"
 #include "expert_service/kernels/grouped_ffn.h"
 #include "expert_service/kernels/row_sums.h"
@@ -31,9 +32,13 @@ struct KernelCall {
   RowBuffer x;                               // the rows, gathered
   RowBuffer y;
   std::byte* out = nullptr;  // y, or straight into a reply
+  CallReduction reduction;   // where the kernel adds rows
+  RowReduction added;        // what it says
+  bool is_reduced = false;   // whether it does so in this call
 
   GroupedRows rows() const {
-    return {experts, chunk.offsets, dtype, x.get(), out};
+    return {experts, chunk.offsets, dtype,
+            x.get(), out,           is_reduced ? &added : nullptr};
   }
 };
 
@@ -41,7 +46,8 @@ struct KernelCall {
 // other and as many as a call takes, and puts what they give into a reply for
 // each work: rows in that work's order, or added up where it asks for sums. A
 // work alone with its type and without sums is computed straight into its reply
-// where the kernel can do that. Bits do not depend on any of it.
+// where the kernel can do that; one that adds rows does so where all rows of a
+// type are one call. Bits do not depend on any of it.
 //
 // Reused; allocates nothing of its own once warm. One thread.
 class RunningBatch {
@@ -50,6 +56,7 @@ class RunningBatch {
     int64_t hidden_size = 0;
     int64_t max_rows = 0;                        // of a call
     bool writes_replies = true;                  // whether the kernel can
+    bool kernel_adds = false;                    // likewise
     prometheus::Histogram* type_rows = nullptr;  // of each type; may be absent
   };
 
@@ -91,6 +98,8 @@ class RunningBatch {
   // Turns to the rows of one type.
   void TakeType(DType dtype);
   void Gather(KernelCall* call) const;
+  // What a call brought that has added rows up.
+  void StoreReduced(const KernelCall& call);
   // As a work with sums wants them: rows to its reply, others to summed_.
   void StoreSums(const RowRange& range, const std::byte* y);
   int64_t RowBytesOf(DType dtype) const {
@@ -109,6 +118,7 @@ class RunningBatch {
   DType dtype_ = DType::kF32;         // the type in turn
   std::vector<ExpertWork*> of_type_;  // merged_.works, null where not to run
   std::byte* straight_ = nullptr;     // the reply to compute into, if any
+  int64_t rows_to_add_up_ = 0;        // of all of_type_, if any have sums
   RowGroups groups_;                  // of of_type_
   bool all_called_ = false;
   int open_calls_ = 0;

@@ -51,6 +51,26 @@ struct ExpertTensors {
   TensorView down_proj;  // [hidden_size, intermediate_size]
 };
 
+// Which rows of outputs go back added up, the partial sums of combine groups,
+// and which alone.
+struct RowReduction {
+  // Sum s is of rows sum_rows[i], each times sum_weights[i], with i from
+  // sum_offsets[s] to sum_offsets[s + 1]: from zero and in this order, product
+  // and sum rounded apart (row_sums.h).
+  absl::Span<const uint32_t> sum_offsets;  // [num_sums + 1]
+  absl::Span<const uint32_t> sum_rows;
+  absl::Span<const float> sum_weights;
+  absl::Span<const uint32_t> lone_rows;  // [num_lone]
+
+  size_t num_sums() const { return sum_offsets.size() - 1; }
+  // What is to go back, which is no more than there are rows.
+  size_t num_outputs() const { return lone_rows.size() + num_sums(); }
+  // Where in y the sums are, behind the lone rows.
+  static size_t SumsAt(size_t lone_bytes) {
+    return (lone_bytes + 63) / 64 * 64;
+  }
+};
+
 // Rows [group_offsets[g], group_offsets[g + 1]) of x go through experts[g].
 struct GroupedRows {
   absl::Span<const LoadedExpert* const> experts;  // [num_groups]
@@ -59,6 +79,9 @@ struct GroupedRows {
   // [num_rows, hidden_size], rows RowBytes apart, 64-byte aligned.
   const void* x = nullptr;
   void* y = nullptr;  // [num_rows, hidden_size] likewise; must not alias x
+  // Where given, y has [num_lone, hidden_size], and at SumsAt f32 [num_sums,
+  // hidden_size]. For kernels that add rows.
+  const RowReduction* reduction = nullptr;
 };
 
 // Memory for rows, 64-byte aligned, given back with its last reference.
@@ -98,6 +121,8 @@ class GroupedFfn {
   virtual RowBuffer NewRowBuffer(size_t bytes);
   // Whether x and y may lie anywhere; else in row buffers only.
   virtual bool takes_any_memory() const { return true; }
+  // Whether batches may have a reduction.
+  virtual bool adds_rows() const { return false; }
 
   // x, y and the experts stay until the batch is finished; the spans need not.
   // Requires shapes and experts validated by the caller, and fewer than

@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(
   const FfnShape shape = {options.hidden_size, options.intermediate_size,
                           options.format};
   const GroupedFfnCudaOptions kernel = {options.device, shape, options.max_rows,
-                                        options.max_groups};
+                                        options.max_groups, options.metrics};
   ASSIGN_OR_RETURN(const int64_t budget_bytes,
                    WeightBudget(options, GroupedFfnCudaBytes(kernel)));
   ASSIGN_OR_RETURN(auto uploader, CudaUploader::Create(options.device));

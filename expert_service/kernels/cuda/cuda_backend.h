@@ -3,6 +3,9 @@
 // What an expert service asks of a CUDA device; the same in binaries without
 // CUDA, which open none.
 
+#include <prometheus/counter.h>
+#include <prometheus/histogram.h>
+
 #include <cstdint>
 #include <memory>
 
@@ -12,6 +15,15 @@
 
 namespace expertmesh::expert {
 
+// Of batches; all or none of the first four may be absent.
+struct CudaMetrics {
+  prometheus::Histogram* kernel_seconds = nullptr;  // by the device's clock
+  prometheus::Histogram* copy_in_seconds = nullptr;
+  prometheus::Histogram* copy_out_seconds = nullptr;
+  prometheus::Counter* graph_launches = nullptr;  // batches queued as one
+  prometheus::Histogram* batch_rows = nullptr;    // of each
+};
+
 struct CudaBackendOptions {
   int device = 0;
   double memory_fraction = 0.9;  // of the device's, for all below
@@ -20,6 +32,7 @@ struct CudaBackendOptions {
   WeightFormat format = WeightFormat::kBF16;  // of all experts
   int64_t max_rows = 0;                       // of a batch
   int64_t max_groups = 0;                     // likewise
+  CudaMetrics metrics;
 };
 
 // The home of experts on a device. Loading is thread-safe. Outlives the kernel,

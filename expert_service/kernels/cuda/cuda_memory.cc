@@ -45,13 +45,23 @@ absl::StatusOr<CudaStream> NewCudaStream() {
   return CudaStream(stream);
 }
 
-absl::StatusOr<CudaEvent> NewCudaEvent() {
+namespace {
+
+absl::StatusOr<CudaEvent> NewEvent(unsigned flags) {
   cudaEvent_t event = nullptr;
-  RETURN_IF_ERROR(
-      CudaStatus(cudaEventCreateWithFlags(
-                     &event, cudaEventBlockingSync | cudaEventDisableTiming),
-                 "cudaEventCreateWithFlags"));
+  RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&event, flags),
+                             "cudaEventCreateWithFlags"));
   return CudaEvent(event);
+}
+
+}  // namespace
+
+absl::StatusOr<CudaEvent> NewCudaEvent() {
+  return NewEvent(cudaEventBlockingSync | cudaEventDisableTiming);
+}
+
+absl::StatusOr<CudaEvent> NewCudaTimer() {
+  return NewEvent(cudaEventBlockingSync);
 }
 
 }  // namespace expertmesh::expert

@@ -65,7 +65,16 @@ struct CudaEventDeleter {
 };
 using CudaEvent =
     std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, CudaEventDeleter>;
-// One whose waiters sleep.
+// One whose waiters sleep, and that tells no time.
 absl::StatusOr<CudaEvent> NewCudaEvent();
+// One whose waiters sleep, and that does.
+absl::StatusOr<CudaEvent> NewCudaTimer();
+
+struct CudaGraphDeleter {
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+// Launches that are repeated as one.
+using CudaGraph =
+    std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, CudaGraphDeleter>;
 
 }  // namespace expertmesh::expert

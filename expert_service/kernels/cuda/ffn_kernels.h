@@ -1,7 +1,7 @@
 #pragma once
 
 // The device's side of GroupedFfn (stop 6d): weights as its kernels read them,
-// what a batch has to bring, and the launch of one. Plain data and launches in
+// and the launch of a batch. Plain data and launches in
 // a stream; who owns memory and waits for streams is not known here.
 //
 // Bf16, int8 and int4 weights are multiplied by tensor cores, as bf16, which
@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "expert_service/kernels/cuda/ffn_tables.h"
 #include "services/core/dtype.h"
 #include "services/linalg/weight_format.h"
 
@@ -61,31 +62,8 @@ struct FfnShape {
   WeightFormat format = WeightFormat::kBF16;
 };
 
-// Consecutive rows of one group.
-struct RowTile {
-  int32_t group;
-  int32_t first_row;
-  int32_t num_rows;
-};
-
-// Which rows go through which expert, for one batch. In memory, behind one
-// another: CudaExpertView [num_groups], RowTile [num_small + num_large].
-struct FfnTables {
-  int32_t num_groups = 0;
-  int32_t num_small = 0;  // tiles for the kernel of few rows
-  int32_t num_large = 0;  // tiles for the kernel of many rows
-  int64_t size_bytes = 0;
-};
-
-// Room for the tables of any batch of so many rows in so many groups.
-int64_t MaxFfnTableBytes(int64_t max_rows, int64_t max_groups);
-
-// Writes the tables of a batch to `to`, host memory, 16-byte aligned.
-//   experts        [num_groups], pointers in host memory
-//   group_offsets  [num_groups + 1], the first row of each group
-FfnTables WriteFfnTables(const CudaExpertView* const* experts,
-                         const uint32_t* group_offsets, int64_t num_groups,
-                         void* to);
+// The most rows of a group that the kernel of few rows takes.
+int SmallRows(const FfnShape& shape);
 
 // Room for what lies between the products of a batch of so many rows.
 int64_t FfnWorkspaceBytes(const FfnShape& shape, int64_t max_rows);
@@ -99,11 +77,12 @@ struct FfnBatch {
   FfnTables tables;                    // as WriteFfnTables said
   const void* table_memory = nullptr;  // what it wrote
   const void* x = nullptr;    // [num_rows, hidden_size], rows RowBytes apart
-  void* y = nullptr;          // likewise
+  void* y = nullptr;          // likewise, or as GroupedRows says of reductions
   void* workspace = nullptr;  // FfnWorkspaceBytes
 };
 
-// Runs down(silu(gate x) · up x) of every row. Errors are those of launching.
+// Runs down(silu(gate x) · up x) of every row; `num_rows` may be more than
+// there are, up to the tables' room. Errors are those of launching.
 cudaError_t LaunchGroupedFfn(const FfnBatch& batch, cudaStream_t stream);
 
 }  // namespace expertmesh::expert

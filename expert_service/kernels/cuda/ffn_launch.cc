@@ -20,7 +20,9 @@ struct Workspace {
     const auto row_bytes = [&](int64_t n) {
       return is_bf16 ? PaddedExtent(n) * 2 : n * 4;
     };
-    scales = Aligned(num_rows * row_bytes(shape.hidden_size));
+    // Of int8 outputs too, before they are added up.
+    scales = Aligned(num_rows * std::max(row_bytes(shape.hidden_size),
+                                         4 + shape.hidden_size));
     h = scales + Aligned(num_rows * 4);
     y = h + Aligned(num_rows * row_bytes(shape.intermediate_size));
     size = y + Aligned(num_rows * shape.hidden_size * 4);
@@ -29,7 +31,7 @@ struct Workspace {
   int64_t x = 0;   // as products take it: bf16 [rows, padded], or f32
   int64_t scales;  // f32 [rows], of rows of int8
   int64_t h;       // as x
-  int64_t y;       // f32 [rows, hidden_size], where y is int8
+  int64_t y;       // [rows, hidden_size], where more is done to it; at most f32
   int64_t size;
 };
 
@@ -40,17 +42,17 @@ class FfnLaunch {
         stream_(stream),
         at_(batch.shape, batch.num_rows),
         is_plain_(!UsesTensorCores(batch.shape.format)),
-        is_int8_(batch.dtype == DType::kInt8) {}
+        is_int8_(batch.dtype == DType::kInt8),
+        is_reduced_(batch.tables.is_reduced) {}
 
   cudaError_t Run() {
     const void* x = nullptr;
     cudaError_t error = PrepareX(&x);
     if (error == cudaSuccess) error = RunProduct(Product::kGateUp, GateUp(x));
     if (error == cudaSuccess) error = RunProduct(Product::kDown, Down());
-    if (error != cudaSuccess || !is_int8_) return error;
-    return LaunchQuantizeRows(static_cast<const float*>(Space(at_.y)),
-                              batch_.num_rows, batch_.shape.hidden_size,
-                              batch_.y, stream_);
+    if (error == cudaSuccess && is_int8_) error = QuantizeY();
+    if (error == cudaSuccess && is_reduced_) error = ReduceY();
+    return error;
   }
 
  private:
@@ -78,6 +80,23 @@ class FfnLaunch {
                             static_cast<float*>(Space(at_.scales)), stream_);
   }
 
+  cudaError_t QuantizeY() const {
+    return LaunchQuantizeRows(static_cast<const float*>(Space(at_.y)),
+                              batch_.num_rows, batch_.shape.hidden_size,
+                              QuantizedY(), stream_);
+  }
+  // Nobody reads x any more.
+  void* QuantizedY() const { return is_reduced_ ? Space(at_.x) : batch_.y; }
+
+  cudaError_t ReduceY() const {
+    const auto* const tables =
+        static_cast<const std::byte*>(batch_.table_memory);
+    return LaunchReduceRows(
+        tables + batch_.tables.reduction_at, batch_.tables.room.num_rows,
+        is_int8_ ? QuantizedY() : Space(at_.y), batch_.dtype,
+        batch_.shape.hidden_size, batch_.y, stream_);
+  }
+
   ProductArgs GateUp(const void* x) const {
     ProductArgs args = {};
     args.n = static_cast<int32_t>(batch_.shape.intermediate_size);
@@ -96,7 +115,7 @@ class FfnLaunch {
     args.n = static_cast<int32_t>(batch_.shape.hidden_size);
     args.k = static_cast<int32_t>(batch_.shape.intermediate_size);
     args.x = Space(at_.h);
-    args.out = is_int8_ ? Space(at_.y) : batch_.y;
+    args.out = is_int8_ || is_reduced_ ? Space(at_.y) : batch_.y;
     args.is_f32 = batch_.dtype != DType::kBF16;
     return args;
   }
@@ -105,7 +124,7 @@ class FfnLaunch {
     const FfnTables& tables = batch_.tables;
     args.experts = static_cast<const CudaExpertView*>(batch_.table_memory);
     args.tiles =
-        reinterpret_cast<const RowTile*>(args.experts + tables.num_groups);
+        reinterpret_cast<const RowTile*>(args.experts + tables.room.num_groups);
     args.num_tiles = tables.num_small;
     const WeightFormat format = batch_.shape.format;
     if (is_plain_) {
@@ -124,6 +143,7 @@ class FfnLaunch {
   const Workspace at_;
   const bool is_plain_;
   const bool is_int8_;
+  const bool is_reduced_;
 };
 
 }  // namespace
@@ -144,41 +164,7 @@ CudaMatrix CudaMatrixAt(const void* data, int64_t n, int64_t k,
   return matrix;
 }
 
-int64_t MaxFfnTableBytes(int64_t max_rows, int64_t max_groups) {
-  // A group has at most one tile that is not full.
-  const int64_t tiles = max_groups + max_rows / kLargeRows;
-  return max_groups * static_cast<int64_t>(sizeof(CudaExpertView)) +
-         tiles * static_cast<int64_t>(sizeof(RowTile));
-}
-
-FfnTables WriteFfnTables(const CudaExpertView* const* experts,
-                         const uint32_t* group_offsets, int64_t num_groups,
-                         void* to) {
-  FfnTables tables = {.num_groups = static_cast<int32_t>(num_groups)};
-  auto* const views = static_cast<CudaExpertView*>(to);
-  for (int64_t g = 0; g < num_groups; ++g) views[g] = *experts[g];
-  auto* const first = reinterpret_cast<RowTile*>(views + num_groups);
-  RowTile* next = first;
-  // The tiles of all groups of one kind.
-  const auto add_groups = [&](bool is_large) {
-    const RowTile* const begin = next;
-    for (int64_t g = 0; g < num_groups; ++g) {
-      const auto end = static_cast<int32_t>(group_offsets[g + 1]);
-      auto row = static_cast<int32_t>(group_offsets[g]);
-      if ((end - row > kSmallRows) != is_large) continue;
-      for (; row < end; row += kLargeRows) {
-        *next++ = {static_cast<int32_t>(g), row,
-                   std::min(kLargeRows, end - row)};
-      }
-    }
-    return static_cast<int32_t>(next - begin);
-  };
-  tables.num_small = add_groups(false);
-  tables.num_large = add_groups(true);
-  tables.size_bytes =
-      reinterpret_cast<std::byte*>(next) - static_cast<const std::byte*>(to);
-  return tables;
-}
+int SmallRows(const FfnShape& shape) { return kSmallRows; }
 
 int64_t FfnWorkspaceBytes(const FfnShape& shape, int64_t max_rows) {
   return Workspace(shape, max_rows).size;

@@ -4,28 +4,12 @@
 #include "expert_service/kernels/cuda/fragment_layout.h"
 #include "expert_service/kernels/cuda/intrinsics.cuh"
 #include "expert_service/kernels/cuda/launch.h"
+#include "expert_service/kernels/cuda/row_reader.cuh"
 
 namespace expertmesh::expert {
 namespace {
 
 constexpr int kThreads = 256;
-
-// The scale in front of the codes of a row of int8, at any address.
-__device__ __forceinline__ float ScaleOf(const uint8_t* row) {
-  return FloatOf(static_cast<uint32_t>(row[0]) |
-                 static_cast<uint32_t>(row[1]) << 8 |
-                 static_cast<uint32_t>(row[2]) << 16 |
-                 static_cast<uint32_t>(row[3]) << 24);
-}
-
-__device__ __forceinline__ const uint8_t* CodedRowAt(const void* x, int64_t row,
-                                                     int64_t n) {
-  return static_cast<const uint8_t*>(x) + row * (4 + n);
-}
-
-__device__ __forceinline__ float CodeAt(const uint8_t* row, int64_t i) {
-  return static_cast<float>(static_cast<int8_t>(row[4 + i]));
-}
 
 __global__ void __launch_bounds__(kThreads)
     RowsToBf16(const void* x, DType dtype, int64_t n, uint16_t* out,

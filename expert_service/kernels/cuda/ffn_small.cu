@@ -177,6 +177,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     SmallTiles(ProductArgs args, int num_pairs) {
   __shared__ float shared[kSumRanges * kRangeFloats<kSmallRows / 8>];
   const int num_rows = TileOfBlock(args, num_pairs).num_rows;
+  if (num_rows == 0) return;
   if (num_rows <= 8) {
     RunTile<kFormat, kProduct, 1>(args, num_pairs, shared);
   } else if (num_rows <= 16) {

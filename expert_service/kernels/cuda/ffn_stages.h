@@ -51,4 +51,10 @@ cudaError_t LaunchRowsToF32(const void* x, DType dtype, int64_t num_rows,
 cudaError_t LaunchQuantizeRows(const float* x, int64_t num_rows, int64_t n,
                                void* out, cudaStream_t stream);
 
+// Rows [rows, n] of `dtype`, lone ones and sums as `table` has it, of so much
+// room, to `out` (GroupedRows::reduction).
+cudaError_t LaunchReduceRows(const void* table, int64_t room_rows,
+                             const void* rows, DType dtype, int64_t n,
+                             void* out, cudaStream_t stream);
+
 }  // namespace expertmesh::expert

@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "expert_service/kernels/cuda/batch_slot.h"
 #include "expert_service/kernels/cuda/cuda_expert.h"
 #include "expert_service/kernels/cuda/cuda_memory.h"
-#include "services/core/clock.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh::expert {
@@ -16,62 +17,55 @@ namespace {
 
 // Batches under way: one that runs, and one whose rows come or go.
 constexpr int kSlots = 2;
-// How long a batch's end is looked for before the thread sleeps: to be woken
-// takes about as long, and a few rows are done by then.
-constexpr absl::Duration kPoll = absl::Microseconds(50);
+// Rows below which launches take a good part of a batch's time.
+constexpr int64_t kFewRows = 256;
 
-// Rows of the widest type: a single element is smaller than its scale.
+// Rows of the widest type: a single element is smaller than its scale. Sums
+// begin at a multiple of what rows do not.
 int64_t MaxRowBytes(const GroupedFfnCudaOptions& options) {
   const int64_t hidden = options.shape.hidden_size;
-  return options.max_rows *
-         static_cast<int64_t>(std::max(RowBytes(DType::kF32, hidden),
-                                       RowBytes(DType::kInt8, hidden)));
+  return CudaAligned(static_cast<int64_t>(
+      RowReduction::SumsAt(static_cast<size_t>(options.max_rows) *
+                           std::max(RowBytes(DType::kF32, hidden),
+                                    RowBytes(DType::kInt8, hidden)))));
 }
 
-// A batch's rows, and behind them its tables.
-int64_t InputBytes(const GroupedFfnCudaOptions& options) {
-  return CudaAligned(MaxRowBytes(options)) +
-         MaxFfnTableBytes(options.max_rows, options.max_groups);
+BatchSlot::Options SlotOptions(const GroupedFfnCudaOptions& options) {
+  return {options.shape, options.max_rows,
+          MaxRowBytes(options) +
+              MaxFfnTableBytes(options.max_rows, options.max_groups),
+          MaxRowBytes(options)};
 }
 
-// One batch's share of the device.
-struct Slot {
-  CudaStream stream;
-  CudaEvent done;
-  DeviceBuffer input;
-  DeviceBuffer y;
-  DeviceBuffer workspace;
-};
-
-absl::StatusOr<Slot> NewSlot(const GroupedFfnCudaOptions& options) {
-  Slot slot;
-  ASSIGN_OR_RETURN(slot.stream, NewCudaStream());
-  ASSIGN_OR_RETURN(slot.done, NewCudaEvent());
-  ASSIGN_OR_RETURN(slot.input, DeviceBuffer::Allocate(InputBytes(options)));
-  ASSIGN_OR_RETURN(slot.y, DeviceBuffer::Allocate(MaxRowBytes(options)));
-  ASSIGN_OR_RETURN(slot.workspace, DeviceBuffer::Allocate(FfnWorkspaceBytes(
-                                       options.shape, options.max_rows)));
-  return slot;
+// The next of 1, 2, 3, 4, 6, 8, 12, 16, …, at most `most`.
+int64_t RoundedUp(int64_t value, int64_t most) {
+  int64_t power = 1;
+  while (power < value) power *= 2;
+  const int64_t between = power / 4 * 3;
+  return std::min(value <= between ? between : power, most);
 }
 
 class GroupedFfnCuda final : public GroupedFfn {
  public:
-  GroupedFfnCuda(const GroupedFfnCudaOptions& options,
-                 std::array<Slot, kSlots> slots)
+  using Slots = std::array<std::unique_ptr<BatchSlot>, kSlots>;
+
+  GroupedFfnCuda(const GroupedFfnCudaOptions& options, Slots slots)
       : options_(options), slots_(std::move(slots)) {
     experts_.reserve(static_cast<size_t>(options.max_groups));
   }
 
   int max_started() const override { return kSlots; }
   bool takes_any_memory() const override { return false; }
+  bool adds_rows() const override { return true; }
 
   // Pinned, with room for a batch's tables behind its rows.
   RowBuffer NewRowBuffer(size_t bytes) override {
-    const int64_t room =
-        std::max(CudaAligned(static_cast<int64_t>(bytes)) +
-                     MaxFfnTableBytes(options_.max_rows, options_.max_groups),
-                 InputBytes(options_));
-    auto buffer = AllocatePinned(room);
+    const int64_t tables =
+        MaxFfnTableBytes(options_.max_rows, options_.max_groups);
+    auto buffer =
+        AllocatePinned(std::max(CudaAligned(static_cast<int64_t>(bytes)),
+                                MaxRowBytes(options_)) +
+                       tables);
     if (!buffer.ok()) throw std::bad_alloc();
     row_buffers_.push_back(buffer->get());
     return *std::move(buffer);
@@ -79,24 +73,28 @@ class GroupedFfnCuda final : public GroupedFfn {
 
   absl::Status Start(const GroupedRows& rows) override {
     if (!fault_.ok()) return fault_;
-    const Slot& slot = slots_[(first_ + num_started_) % kSlots];
-    const absl::Status status = Launch(rows, slot);
+    const int slot = (first_ + num_started_) % kSlots;
+    const absl::Status status = Launch(rows, *slots_[slot]);
     if (!status.ok()) return Lose(status);
+    is_empty_[slot] = rows.group_offsets.back() == 0;
     ++num_started_;
     return absl::OkStatus();
   }
 
   absl::Status Finish() override {
-    const Slot& slot = slots_[first_];
+    const int slot = first_;
     first_ = (first_ + 1) % kSlots;
     --num_started_;
     if (!fault_.ok()) return fault_;
-    const absl::Status status = Await(slot);
-    return status.ok() ? status : Lose(status);
+    if (is_empty_[slot]) return absl::OkStatus();
+    const absl::Status status = slots_[slot]->Await();
+    if (!status.ok()) return Lose(status);
+    Observe(*slots_[slot]);
+    return absl::OkStatus();
   }
 
  private:
-  absl::Status Launch(const GroupedRows& rows, const Slot& slot) {
+  absl::Status Launch(const GroupedRows& rows, BatchSlot& slot) {
     RETURN_IF_ERROR(
         CudaStatus(cudaSetDevice(options_.device), "cudaSetDevice"));
     std::byte* const x = OwnRows(rows.x);
@@ -104,61 +102,62 @@ class GroupedFfnCuda final : public GroupedFfn {
     if (x == nullptr || y == nullptr) {
       return absl::InternalError("rows that are in no row buffer");
     }
+    if (rows.group_offsets.back() == 0) return absl::OkStatus();
     experts_.clear();
     for (const LoadedExpert* expert : rows.experts) {
       experts_.push_back(&static_cast<const CudaExpert*>(expert)->view());
     }
-    FfnBatch batch;
-    batch.shape = options_.shape;
+    const FfnGroups groups = {experts_.data(), rows.group_offsets.data(),
+                              static_cast<int64_t>(rows.experts.size()),
+                              rows.reduction};
+    BatchSlot::Batch batch;
+    batch.is_repeated = IsSmall(groups);
+    FfnRoom room = {groups.num_rows(), groups.num_groups};
+    if (batch.is_repeated) {
+      room = {RoundedUp(room.num_rows, options_.max_rows),
+              RoundedUp(room.num_groups, options_.max_groups)};
+    }
     batch.dtype = rows.dtype;
-    batch.num_rows = rows.group_offsets.back();
-    const int64_t row_bytes =
-        batch.num_rows *
-        static_cast<int64_t>(RowBytes(rows.dtype, options_.shape.hidden_size));
-    const int64_t tables_at = CudaAligned(row_bytes);
-    batch.tables = WriteFfnTables(experts_.data(), rows.group_offsets.data(),
-                                  static_cast<int64_t>(rows.experts.size()),
-                                  x + tables_at);
-    batch.table_memory = slot.input.data() + tables_at;
-    batch.x = slot.input.data();
-    batch.y = slot.y.data();
-    batch.workspace = slot.workspace.data();
-    return Enqueue(batch, slot, x, tables_at + batch.tables.size_bytes, y,
-                   row_bytes);
+    batch.tables_at = CudaAligned(BytesOf(room.num_rows, rows.dtype));
+    batch.tables = WriteFfnTables(groups, room, SmallRows(options_.shape),
+                                  x + batch.tables_at);
+    batch.input = x;
+    batch.output = y;
+    batch.output_bytes = OutputBytes(rows, room.num_rows);
+    if (batch.is_repeated) {
+      batch.output_bytes = RoundedUp(batch.output_bytes, MaxRowBytes(options_));
+    }
+    if (options_.metrics.batch_rows != nullptr) {
+      options_.metrics.batch_rows->Observe(
+          static_cast<double>(groups.num_rows()));
+    }
+    return slot.Start(batch);
   }
 
-  // There, the kernels, and back.
-  static absl::Status Enqueue(const FfnBatch& batch, const Slot& slot,
-                              const std::byte* input, int64_t input_bytes,
-                              std::byte* y, int64_t y_bytes) {
-    const cudaStream_t stream = slot.stream.get();
-    if (batch.num_rows > 0) {
-      RETURN_IF_ERROR(
-          CudaStatus(cudaMemcpyAsync(slot.input.data(), input,
-                                     static_cast<size_t>(input_bytes),
-                                     cudaMemcpyHostToDevice, stream),
-                     "cudaMemcpyAsync to the device"));
-      RETURN_IF_ERROR(
-          CudaStatus(LaunchGroupedFfn(batch, stream), "LaunchGroupedFfn"));
-      RETURN_IF_ERROR(CudaStatus(
-          cudaMemcpyAsync(y, slot.y.data(), static_cast<size_t>(y_bytes),
-                          cudaMemcpyDeviceToHost, stream),
-          "cudaMemcpyAsync from the device"));
+  // Few rows, and all groups for the kernel of few rows.
+  bool IsSmall(const FfnGroups& groups) const {
+    if (groups.num_rows() > kFewRows) return false;
+    for (int64_t g = 0; g < groups.num_groups; ++g) {
+      const uint32_t rows =
+          groups.group_offsets[g + 1] - groups.group_offsets[g];
+      if (rows > static_cast<uint32_t>(SmallRows(options_.shape))) return false;
     }
-    return CudaStatus(cudaEventRecord(slot.done.get(), stream),
-                      "cudaEventRecord");
+    return true;
   }
 
-  static absl::Status Await(const Slot& slot) {
-    const Clock& clock = *Clock::Real();
-    const absl::Duration until = clock.Now() + kPoll;
-    cudaError_t error = cudaEventQuery(slot.done.get());
-    while (error == cudaErrorNotReady) {
-      cudaGetLastError();  // it was none, but is kept as one
-      error = clock.Now() < until ? cudaEventQuery(slot.done.get())
-                                  : cudaEventSynchronize(slot.done.get());
-    }
-    return CudaStatus(error, "waiting for the kernels");
+  int64_t BytesOf(int64_t num_rows, DType dtype) const {
+    return num_rows *
+           static_cast<int64_t>(RowBytes(dtype, options_.shape.hidden_size));
+  }
+
+  // What goes back: rows, or lone rows and sums.
+  int64_t OutputBytes(const GroupedRows& rows, int64_t num_rows) const {
+    if (rows.reduction == nullptr) return BytesOf(num_rows, rows.dtype);
+    const auto lone = static_cast<int64_t>(rows.reduction->lone_rows.size());
+    const auto sums = static_cast<int64_t>(rows.reduction->num_sums());
+    return static_cast<int64_t>(RowReduction::SumsAt(
+               static_cast<size_t>(BytesOf(lone, rows.dtype)))) +
+           BytesOf(sums, DType::kF32);
   }
 
   // The row buffer that begins there; null where none does.
@@ -167,16 +166,26 @@ class GroupedFfnCuda final : public GroupedFfn {
     return it == row_buffers_.end() ? nullptr : *it;
   }
 
-  // Rows that are still on their way must not meet the next ones.
+  void Observe(const BatchSlot& slot) const {
+    const CudaMetrics& metrics = options_.metrics;
+    if (metrics.kernel_seconds == nullptr) return;
+    const BatchTimes times = slot.times();
+    metrics.copy_in_seconds->Observe(absl::ToDoubleSeconds(times.copy_in));
+    metrics.kernel_seconds->Observe(absl::ToDoubleSeconds(times.kernels));
+    metrics.copy_out_seconds->Observe(absl::ToDoubleSeconds(times.copy_out));
+    if (slot.used_graph()) metrics.graph_launches->Increment();
+  }
+
   absl::Status Lose(const absl::Status& status) {
     fault_ =
         absl::InternalError(absl::StrCat("device lost: ", status.message()));
-    for (const Slot& slot : slots_) cudaStreamSynchronize(slot.stream.get());
+    for (const auto& slot : slots_) slot->Quiesce();
     return fault_;
   }
 
   const GroupedFfnCudaOptions options_;
-  const std::array<Slot, kSlots> slots_;
+  const Slots slots_;
+  std::array<bool, kSlots> is_empty_ = {};
   std::vector<std::byte*> row_buffers_;
   std::vector<const CudaExpertView*> experts_;  // of the batch that starts
   int first_ = 0;                               // slot of the oldest under way
@@ -187,16 +196,15 @@ class GroupedFfnCuda final : public GroupedFfn {
 }  // namespace
 
 int64_t GroupedFfnCudaBytes(const GroupedFfnCudaOptions& options) {
-  return kSlots * (InputBytes(options) + MaxRowBytes(options) +
-                   FfnWorkspaceBytes(options.shape, options.max_rows));
+  return kSlots * BatchSlot::DeviceBytes(SlotOptions(options));
 }
 
 absl::StatusOr<std::unique_ptr<GroupedFfn>> MakeGroupedFfnCuda(
     const GroupedFfnCudaOptions& options) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "cudaSetDevice"));
-  std::array<Slot, kSlots> slots;
-  for (Slot& slot : slots) {
-    ASSIGN_OR_RETURN(slot, NewSlot(options));
+  GroupedFfnCuda::Slots slots;
+  for (auto& slot : slots) {
+    ASSIGN_OR_RETURN(slot, BatchSlot::Create(SlotOptions(options)));
   }
   return std::make_unique<GroupedFfnCuda>(options, std::move(slots));
 }

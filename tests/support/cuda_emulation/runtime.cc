@@ -7,12 +7,30 @@
 #include <new>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "tests/support/cuda_emulation/control.h"
 #include "tests/support/cuda_emulation/cuda_runtime.h"
 
+struct CUgraph_st {
+  std::vector<std::function<void()>> work;
+};
+
+struct CUgraphExec_st {
+  std::vector<std::function<void()>> work;
+};
+
 struct CUstream_st {
   std::deque<std::function<void()>> work;
+  cudaGraph_t recording = nullptr;  // where work goes instead
+
+  void Add(std::function<void()> next) {
+    if (recording != nullptr) {
+      recording->work.push_back(std::move(next));
+    } else {
+      work.push_back(std::move(next));
+    }
+  }
 };
 
 struct CUevent_st {
@@ -123,7 +141,7 @@ cudaError_t Counted(const Call& call) {
 
 cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
   return Counted([&](Device& device) {
-    device.StreamOf(stream).work.push_back(std::move(work));
+    device.StreamOf(stream).Add(std::move(work));
     return cudaSuccess;
   });
 }
@@ -183,6 +201,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidValue";
     case cudaErrorMemoryAllocation:
       return "cudaErrorMemoryAllocation";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorNoDevice:
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
@@ -318,12 +338,16 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes,
                             cudaMemcpyKind, cudaStream_t stream) {
   return Counted([&](Device& device) {
     CUstream_st& queue = device.StreamOf(stream);
-    queue.work.push_back([=] { Move(to, from, bytes); });
     const auto waits = [&](const void* data) {
       return device.IsIn(data, device.device_blocks) ||
              device.IsIn(data, device.pinned_blocks);
     };
-    if (!waits(to) || !waits(from)) Device::Drain(queue);
+    const bool is_done_at_once = !waits(to) || !waits(from);
+    if (is_done_at_once && queue.recording != nullptr) {
+      return cudaErrorStreamCaptureUnsupported;
+    }
+    queue.Add([=] { Move(to, from, bytes); });
+    if (is_done_at_once) Device::Drain(queue);
     return cudaSuccess;
   });
 }
@@ -364,7 +388,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return Counted([&](Device& device) {
-    Device::Drain(device.StreamOf(stream));
+    CUstream_st& queue = device.StreamOf(stream);
+    if (queue.recording != nullptr) return cudaErrorStreamCaptureUnsupported;
+    Device::Drain(queue);
     return cudaSuccess;
   });
 }
@@ -407,12 +433,30 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return Counted([&](Device& device) {
     CUstream_st& queue = device.StreamOf(stream);
+    if (queue.recording != nullptr) return cudaErrorStreamCaptureUnsupported;
     event->stream = &queue;
     queue.work.push_back([event, record = ++event->recorded] {
       event->reached = record;
       event->time = std::chrono::steady_clock::now();
     });
     return cudaSuccess;
+  });
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream,
+                                     unsigned flags) {
+  {
+    const Lock lock(Device::Get().mutex);
+    if (Device::Get().StreamOf(stream).recording == nullptr) {
+      return cudaEventRecord(event, stream);
+    }
+  }
+  if (flags != cudaEventRecordExternal) {
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  return Enqueue(stream, [event] {
+    event->reached = ++event->recorded;
+    event->time = std::chrono::steady_clock::now();
   });
 }
 
@@ -435,4 +479,47 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start,
   *milliseconds =
       std::chrono::duration<float, std::milli>(end->time - start->time).count();
   return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  return Counted([&](Device& device) {
+    device.StreamOf(stream).recording = new CUgraph_st;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  return Counted([&](Device& device) {
+    *graph = std::exchange(device.StreamOf(stream).recording, nullptr);
+    return *graph != nullptr ? cudaSuccess : cudaErrorInvalidValue;
+  });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long) {
+  return Counted([&](Device&) {
+    *executable = new CUgraphExec_st{graph->work};
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  const Lock lock(Device::Get().mutex);
+  Device::Get().DrainAll();
+  delete executable;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  return Counted([&](Device& device) {
+    for (const auto& work : executable->work) {
+      device.StreamOf(stream).Add(work);
+    }
+    return cudaSuccess;
+  });
 }

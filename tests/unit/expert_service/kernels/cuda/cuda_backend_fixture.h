@@ -80,7 +80,9 @@ class CudaBackendTest : public testing::Test {
     return options;
   }
   void Open(WeightFormat format) {
-    auto backend = OpenCudaBackend(Options(format));
+    CudaBackendOptions options = Options(format);
+    options.metrics = metrics_;
+    auto backend = OpenCudaBackend(options);
     ASSERT_TRUE(backend.ok()) << backend.status();
     backend_ = *std::move(backend);
     for (int e = 0; e < kNumExperts; ++e) {
@@ -109,6 +111,7 @@ class CudaBackendTest : public testing::Test {
   }
   GroupedFfn& ffn() { return backend_->ffn(); }
 
+  CudaMetrics metrics_;
   std::unique_ptr<CudaBackend> backend_;
   std::vector<PackedExpert> packed_;
   std::vector<std::shared_ptr<const LoadedExpert>> experts_;

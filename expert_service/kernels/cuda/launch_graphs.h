@@ -1,0 +1,56 @@
+#pragma once
+
+// Batches of one form, queued by one call each.
+
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "expert_service/kernels/cuda/cuda_memory.h"
+#include "services/core/dtype.h"
+
+namespace expertmesh::expert {
+
+// Where launches take as long as kernels, what a stream is to do is recorded
+// once for each form of batch, and queued as a whole from then on. One thread.
+class LaunchGraphs {
+ public:
+  // All that launches of a batch depend on, but for the contents of memory.
+  struct Form {
+    DType dtype;
+    int64_t room_rows;
+    int64_t room_groups;
+    bool is_reduced;
+    const std::byte* input;
+    std::byte* output;
+    int64_t output_bytes;
+
+    friend bool operator==(const Form&, const Form&) = default;
+    template <typename H>
+    friend H AbslHashValue(H h, const Form& f) {
+      return H::combine(std::move(h), f.dtype, f.room_rows, f.room_groups,
+                        f.is_reduced, f.input, f.output, f.output_bytes);
+    }
+  };
+
+  // More are not kept; batches of further forms are queued one by one.
+  static constexpr size_t kMaxGraphs = 128;
+
+  // Queues what `enqueue` queues in `stream`; false where there is no room for
+  // a further form, and nothing was queued. Errors: those of CUDA, and of
+  // `enqueue`.
+  absl::StatusOr<bool> Launch(const Form& form, cudaStream_t stream,
+                              absl::FunctionRef<absl::Status()> enqueue);
+
+ private:
+  static absl::StatusOr<CudaGraph> Record(
+      cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue);
+
+  absl::flat_hash_map<Form, CudaGraph> graphs_;
+};
+
+}  // namespace expertmesh::expert
