@@ -27,6 +27,8 @@ absl::Status CheckAddress(absl::string_view flag, const std::string& value) {
 absl::Status CheckDevice(const ExpertConfig& config) {
   RETURN_IF_ERROR(
       CheckParsed("--device", ParseDeviceWish(config.device).status()));
+  RETURN_IF_ERROR(
+      CheckParsed("--numerics", ParseNumerics(config.numerics).status()));
   // Written so that NaN fails too.
   if (!(config.device_memory_fraction > 0 &&
         config.device_memory_fraction <= 1)) {
@@ -84,6 +86,11 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
   app.add_option("--device", config->device,
                  "What computes: cpu, cuda, cuda:N, or auto: CUDA device 0 "
                  "where there is one, else the CPU")
+      ->capture_default_str();
+  app.add_option("--numerics", config->numerics,
+                 "invariant: a row's bits do not depend on other rows; fast: "
+                 "on a CUDA device they may, which is faster for many rows of "
+                 "bf16 experts, and needs cuBLAS")
       ->capture_default_str();
   app.add_option("--device-memory-fraction", config->device_memory_fraction,
                  "Part of a CUDA device's memory that weights and workspaces "
@@ -179,6 +186,10 @@ std::optional<WeightFormat> ExpertWeightFormat(const ExpertConfig& config) {
 
 DeviceWish ExpertDeviceWish(const ExpertConfig& config) {
   return *ParseDeviceWish(config.device);
+}
+
+Numerics ExpertNumerics(const ExpertConfig& config) {
+  return *ParseNumerics(config.numerics);
 }
 
 }  // namespace expertmesh::expert

@@ -34,7 +34,8 @@ struct ExpertConfig {
   std::string expert_dtype = "auto";  // auto, f32, bf16, int8, int4
   int threads = 0;                    // 0: the CPUs at hand
 
-  std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  std::string device = "auto";         // auto, cpu, cuda, cuda:N
+  std::string numerics = "invariant";  // invariant, fast
   // Of a CUDA device's memory, for weights and workspaces.
   double device_memory_fraction = 0.9;
 
@@ -63,5 +64,8 @@ std::optional<WeightFormat> ExpertWeightFormat(const ExpertConfig& config);
 
 // That of --device. Requires a checked config.
 DeviceWish ExpertDeviceWish(const ExpertConfig& config);
+
+// That of --numerics. Requires a checked config.
+Numerics ExpertNumerics(const ExpertConfig& config);
 
 }  // namespace expertmesh::expert

@@ -42,4 +42,27 @@ ExpertMetrics::ExpertMetrics(expertmesh::Metrics& metrics) {
                      "Memory of packed expert weights, in bytes.");
 }
 
+CudaMetrics AddCudaMetrics(expertmesh::Metrics& metrics) {
+  const auto copy_seconds = [&metrics](const char* direction) {
+    return &metrics.Histogram(
+        "expertmesh_expert_device_copy_duration_seconds",
+        "Time to copy a batch to the device or back, in seconds.",
+        StepSecondsBuckets(), {{"direction", direction}});
+  };
+  CudaMetrics cuda;
+  cuda.kernel_seconds =
+      &metrics.Histogram("expertmesh_expert_device_kernel_duration_seconds",
+                         "Time of a batch's kernels on the device, in seconds.",
+                         StepSecondsBuckets());
+  cuda.copy_in_seconds = copy_seconds("in");
+  cuda.copy_out_seconds = copy_seconds("out");
+  cuda.graph_launches = &metrics.Counter(
+      "expertmesh_expert_device_graph_launches_total",
+      "Batches that went to the device as a CUDA graph, by one call.");
+  cuda.batch_rows = &metrics.Histogram(
+      "expertmesh_expert_device_batch_rows",
+      "Rows that went to the device in one batch.", CountBuckets());
+  return cuda;
+}
+
 }  // namespace expertmesh::expert

@@ -135,6 +135,8 @@ absl::Status ExpertServer::OpenDevice() {
   options.format = format();
   options.max_rows = config_.max_batch_rows;
   options.max_groups = model.num_experts;
+  options.is_fast = IsFast(ExpertNumerics(config_), device_, format());
+  options.metrics = AddCudaMetrics(registry_);
   ASSIGN_OR_RETURN(cuda_, OpenCudaBackend(options));
   return absl::OkStatus();
 }
@@ -235,7 +237,8 @@ v1::EndpointState ExpertServer::DescribeEndpoint() const {
   endpoint.set_num_experts(static_cast<uint32_t>(model.num_experts));
   endpoint.set_checkpoint_fingerprint(slots_->checkpoint().fingerprint());
   endpoint.set_expert_dtype(std::string(WeightFormatName(format())));
-  endpoint.set_numerics_id(NumericsId(device_, format()));
+  endpoint.set_numerics_id(
+      NumericsId(device_, format(), ExpertNumerics(config_)));
   endpoint.set_device(DeviceKind(device_));
   endpoint.set_version(std::string(Version()));
   endpoint.set_wire_version(kWireVersion);

@@ -48,16 +48,31 @@ std::string DeviceKind(const Device& device) {
   return device.cuda.has_value() ? "cuda" : "cpu";
 }
 
-std::string NumericsId(const Device& device, WeightFormat format) {
+absl::StatusOr<Numerics> ParseNumerics(absl::string_view text) {
+  if (text == "invariant") return Numerics::kInvariant;
+  if (text == "fast") return Numerics::kFast;
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", text, "' is not one of invariant, fast"));
+}
+
+bool IsFast(Numerics wish, const Device& device, WeightFormat format) {
+  return wish == Numerics::kFast && device.cuda.has_value() &&
+         format == WeightFormat::kBF16;
+}
+
+std::string NumericsId(const Device& device, WeightFormat format,
+                       Numerics numerics) {
   const absl::string_view name = WeightFormatName(format);
   if (!device.cuda.has_value()) {
     return absl::StrCat("cpu-", SumOrder(format), "-", name, "-v2");
   }
   const bool by_tensor_cores =
       format != WeightFormat::kF32 && format != WeightFormat::kF16;
+  const absl::string_view by = IsFast(numerics, device, format) ? "cublas-"
+                               : by_tensor_cores                ? "mma-"
+                                                                : "lanes-";
   return absl::StrCat("cuda-sm", device.cuda->compute_major,
-                      device.cuda->compute_minor, "-",
-                      by_tensor_cores ? "mma-" : "lanes-", name, "-v1");
+                      device.cuda->compute_minor, "-", by, name, "-v1");
 }
 
 }  // namespace expertmesh::expert

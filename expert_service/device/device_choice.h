@@ -33,6 +33,14 @@ absl::StatusOr<Device> ChooseDevice(
     const DeviceWish& wish,
     absl::FunctionRef<absl::StatusOr<CudaDevice>(int)> find = FindCudaDevice);
 
+// Whether a row's bits may depend on how many rows it is computed with. Only
+// CUDA devices have a faster way that does, and for experts in bf16 only.
+enum class Numerics { kInvariant, kFast };
+// "invariant", "fast". Errors: INVALID_ARGUMENT naming these.
+absl::StatusOr<Numerics> ParseNumerics(absl::string_view text);
+// Whether `wish` makes a difference there.
+bool IsFast(Numerics wish, const Device& device, WeightFormat format);
+
 // One line, unless the CPU was asked for: the device, or why there is none.
 void LogDevice(const Device& device);
 
@@ -40,6 +48,7 @@ void LogDevice(const Device& device);
 // CUDA devices name the chip, because generations round differently within a
 // tensor core's sum.
 std::string DeviceKind(const Device& device);  // "cpu", "cuda"
-std::string NumericsId(const Device& device, WeightFormat format);
+std::string NumericsId(const Device& device, WeightFormat format,
+                       Numerics numerics = Numerics::kInvariant);
 
 }  // namespace expertmesh::expert

@@ -152,7 +152,7 @@ class Batch {
         MaxFfnTableBytes(batch_.num_rows, num_groups_));
     batch_.tables = WriteFfnTables({views.data(), offsets.data(), num_groups_},
                                    {batch_.num_rows, num_groups_},
-                                   SmallRows(layer.shape()), tables.data());
+                                   TileRowsOf(layer.shape()), tables.data());
     tables_ = Filled(batch_.tables.size_bytes);
     Check(cudaMemcpy(tables_.data(), tables.data(),
                      static_cast<size_t>(batch_.tables.size_bytes),

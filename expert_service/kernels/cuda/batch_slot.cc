@@ -23,8 +23,11 @@ absl::Duration Between(const CudaEvent& begin, const CudaEvent& end) {
 }  // namespace
 
 int64_t BatchSlot::DeviceBytes(const Options& options) {
-  return options.input_bytes + options.output_bytes +
-         FfnWorkspaceBytes(options.shape, options.max_rows);
+  const int64_t bytes = options.input_bytes + options.output_bytes +
+                        FfnWorkspaceBytes(options.shape, options.max_rows);
+  return options.shape.order == WeightOrder::kRows
+             ? bytes + GroupedGemm::DeviceBytes()
+             : bytes;
 }
 
 absl::StatusOr<std::unique_ptr<BatchSlot>> BatchSlot::Create(
@@ -40,6 +43,10 @@ absl::StatusOr<std::unique_ptr<BatchSlot>> BatchSlot::Create(
   ASSIGN_OR_RETURN(slot->output_, DeviceBuffer::Allocate(options.output_bytes));
   ASSIGN_OR_RETURN(slot->workspace_, DeviceBuffer::Allocate(FfnWorkspaceBytes(
                                          options.shape, options.max_rows)));
+  if (options.shape.order == WeightOrder::kRows) {
+    ASSIGN_OR_RETURN(slot->gemm_, GroupedGemm::Create(slot->stream_.get(),
+                                                      options.max_groups));
+  }
   return slot;
 }
 
@@ -83,6 +90,8 @@ absl::Status BatchSlot::Enqueue(const Batch& batch, unsigned record_flags) {
   ffn.x = input_.data();
   ffn.y = output_.data();
   ffn.workspace = workspace_.data();
+  ffn.gemm = gemm_.get();
+  ffn.large_tiles = LargeTiles(batch.tables, batch.input + batch.tables_at);
   RETURN_IF_ERROR(CudaStatus(
       cudaMemcpyAsync(
           input_.data(), batch.input,

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "expert_service/kernels/cuda/cuda_memory.h"
 #include "expert_service/kernels/cuda/ffn_kernels.h"
+#include "expert_service/kernels/cuda/grouped_gemm.h"
 #include "expert_service/kernels/cuda/launch_graphs.h"
 
 namespace expertmesh::expert {
@@ -29,12 +30,14 @@ class BatchSlot {
   struct Options {
     FfnShape shape;
     int64_t max_rows = 0;     // of a batch
+    int64_t max_groups = 0;   // likewise
     int64_t input_bytes = 0;  // rows, and tables behind them
     int64_t output_bytes = 0;
   };
   // What a slot takes of the device's memory.
   static int64_t DeviceBytes(const Options& options);
-  // Errors: RESOURCE_EXHAUSTED where there is no memory for it; INTERNAL.
+  // Errors: RESOURCE_EXHAUSTED where there is no memory for it;
+  // FAILED_PRECONDITION where cuBLAS is wanted and missing; INTERNAL.
   static absl::StatusOr<std::unique_ptr<BatchSlot>> Create(
       const Options& options);
 
@@ -70,6 +73,7 @@ class BatchSlot {
   DeviceBuffer input_;
   DeviceBuffer output_;
   DeviceBuffer workspace_;
+  std::unique_ptr<GroupedGemm> gemm_;  // for weights in rows
   LaunchGraphs graphs_;
   bool used_graph_ = false;
 };

@@ -94,16 +94,25 @@ absl::StatusOr<int64_t> WeightBudget(const CudaBackendOptions& options,
 absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(
     const CudaBackendOptions& options) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "cudaSetDevice"));
-  const FfnShape shape = {options.hidden_size, options.intermediate_size,
-                          options.format};
+  const bool is_in_rows =
+      options.is_fast && options.format == WeightFormat::kBF16;
+  const FfnShape shape = {
+      options.hidden_size, options.intermediate_size, options.format,
+      is_in_rows ? WeightOrder::kRows : WeightOrder::kFragments};
   const GroupedFfnCudaOptions kernel = {options.device, shape, options.max_rows,
                                         options.max_groups, options.metrics};
   ASSIGN_OR_RETURN(const int64_t budget_bytes,
                    WeightBudget(options, GroupedFfnCudaBytes(kernel)));
   ASSIGN_OR_RETURN(auto uploader, CudaUploader::Create(options.device));
-  ASSIGN_OR_RETURN(auto ffn, MakeGroupedFfnCuda(kernel));
+  auto ffn = MakeGroupedFfnCuda(kernel);
+  if (absl::IsFailedPrecondition(ffn.status())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--numerics=fast: ", ffn.status().message()));
+  }
+  RETURN_IF_ERROR(ffn.status());
   return std::make_unique<CudaBackendImpl>(options.device, shape, budget_bytes,
-                                           std::move(uploader), std::move(ffn));
+                                           std::move(uploader),
+                                           *std::move(ffn));
 }
 
 }  // namespace expertmesh::expert

@@ -30,8 +30,11 @@ struct CudaBackendOptions {
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   WeightFormat format = WeightFormat::kBF16;  // of all experts
-  int64_t max_rows = 0;                       // of a batch
-  int64_t max_groups = 0;                     // likewise
+  // bf16 experts: products of many rows by cuBLAS, so that a row's bits depend
+  // on the number of rows.
+  bool is_fast = false;
+  int64_t max_rows = 0;    // of a batch
+  int64_t max_groups = 0;  // likewise
   CudaMetrics metrics;
 };
 
@@ -59,7 +62,8 @@ class CudaBackend {
 };
 
 // Takes the kernel's share of the device's memory at once. Errors:
-// FAILED_PRECONDITION holding "no CUDA device" in binaries without CUDA;
+// FAILED_PRECONDITION holding "no CUDA device" in binaries without CUDA, or
+// naming --numerics where cuBLAS is missing;
 // RESOURCE_EXHAUSTED naming --max-batch-rows where workspaces do not fit;
 // INTERNAL.
 absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(

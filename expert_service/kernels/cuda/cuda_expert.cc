@@ -74,7 +74,8 @@ absl::StatusOr<std::shared_ptr<const CudaExpert>> CudaExpert::FromTensors(
         [&, tensor = tensor, to = Writable(*matrix)](const std::byte* uploaded,
                                                      cudaStream_t stream) {
           return LaunchRepackTensor(uploaded, tensor->dtype, tensor->shape[0],
-                                    tensor->shape[1], shape.format, to, stream);
+                                    tensor->shape[1], shape.format, shape.order,
+                                    to, stream);
         }));
   }
   return expert;
@@ -90,10 +91,10 @@ absl::StatusOr<std::shared_ptr<const CudaExpert>> CudaExpert::FromPacked(
         PanelsMove{&expert.down_proj, &view.down}}) {
     RETURN_IF_ERROR(uploader.Upload(
         packed->panel(0), static_cast<int64_t>(packed->size_bytes()),
-        [packed = packed, to = Writable(*matrix)](const std::byte* uploaded,
-                                                  cudaStream_t stream) {
+        [&, packed = packed, to = Writable(*matrix)](const std::byte* uploaded,
+                                                     cudaStream_t stream) {
           return LaunchRepackPanels(uploaded, packed->n(), packed->k(),
-                                    packed->format(), to, stream);
+                                    packed->format(), shape.order, to, stream);
         }));
   }
   return loaded;

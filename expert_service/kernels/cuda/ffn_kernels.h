@@ -10,7 +10,8 @@
 // sums. The product of gate and up is rounded to bf16. f32 and f16 weights go
 // through a plain kernel in f32, where the product of gate and up is rounded
 // only if the rows are bf16. A row's result depends on nothing but the row and
-// its expert (fragment_layout.h).
+// its expert (fragment_layout.h); but not so for weights in rows, where a
+// library multiplies, and rounds gate, up and y to bf16.
 
 #include <cuda_runtime.h>
 
@@ -23,7 +24,16 @@
 
 namespace expertmesh::expert {
 
-// One matrix [n, k] in device memory (fragment_layout.h).
+class GroupedGemm;
+
+// How bf16 weights lie in device memory.
+enum class WeightOrder {
+  kFragments,  // for our kernels, whose bits are the same for any batch
+  kRows,       // for libraries: [padded n, padded k], zeros behind n and k
+};
+
+// One matrix [n, k] in device memory (fragment_layout.h, or
+// WeightOrder::kRows).
 struct CudaMatrix {
   const void* fragments = nullptr;
   const void* steps = nullptr;    // int4: multipliers
@@ -48,11 +58,12 @@ CudaMatrix CudaMatrixAt(const void* data, int64_t n, int64_t k,
 // From a tensor [n, k] of `dtype`: to the format of that dtype, or to bf16
 // (rounded to nearest) or f32. Errors: cudaErrorInvalidValue for others.
 cudaError_t LaunchRepackTensor(const void* from, DType dtype, int64_t n,
-                               int64_t k, WeightFormat format, void* to,
+                               int64_t k, WeightFormat format,
+                               WeightOrder order, void* to,
                                cudaStream_t stream);
 // From the panels of a PackedMatrix of the same format.
 cudaError_t LaunchRepackPanels(const void* from, int64_t n, int64_t k,
-                               WeightFormat format, void* to,
+                               WeightFormat format, WeightOrder order, void* to,
                                cudaStream_t stream);
 
 // The same for all experts of a service.
@@ -60,10 +71,11 @@ struct FfnShape {
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   WeightFormat format = WeightFormat::kBF16;
+  WeightOrder order = WeightOrder::kFragments;  // kRows: bf16 only
 };
 
-// The most rows of a group that the kernel of few rows takes.
-int SmallRows(const FfnShape& shape);
+// Into which tiles rows are cut.
+TileRows TileRowsOf(const FfnShape& shape);
 
 // Room for what lies between the products of a batch of so many rows.
 int64_t FfnWorkspaceBytes(const FfnShape& shape, int64_t max_rows);
@@ -79,6 +91,10 @@ struct FfnBatch {
   const void* x = nullptr;    // [num_rows, hidden_size], rows RowBytes apart
   void* y = nullptr;          // likewise, or as GroupedRows says of reductions
   void* workspace = nullptr;  // FfnWorkspaceBytes
+  // With weights in rows, where there are large tiles: the library, and the
+  // tiles in host memory.
+  GroupedGemm* gemm = nullptr;
+  const RowTile* large_tiles = nullptr;
 };
 
 // Runs down(silu(gate x) · up x) of every row; `num_rows` may be more than

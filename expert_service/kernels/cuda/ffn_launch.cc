@@ -3,6 +3,7 @@
 #include "expert_service/kernels/cuda/ffn_kernels.h"
 #include "expert_service/kernels/cuda/ffn_stages.h"
 #include "expert_service/kernels/cuda/fragment_layout.h"
+#include "expert_service/kernels/cuda/grouped_gemm.h"
 
 namespace expertmesh::expert {
 namespace {
@@ -25,13 +26,26 @@ struct Workspace {
                                          4 + shape.hidden_size));
     h = scales + Aligned(num_rows * 4);
     y = h + Aligned(num_rows * row_bytes(shape.intermediate_size));
-    size = y + Aligned(num_rows * shape.hidden_size * 4);
+    gemm_rows = y + Aligned(num_rows * shape.hidden_size * 4);
+    gemm_matrices = size = gemm_rows;
+    if (shape.order == WeightOrder::kFragments) return;
+    // Of gate and up; then of down in the same place.
+    gemm_row_bytes = std::max(2 * row_bytes(shape.intermediate_size),
+                              row_bytes(shape.hidden_size));
+    gemm_matrices += Aligned(num_rows * gemm_row_bytes);
+    max_gemms = 2 * (num_rows / (kFewRows + 1));
+    size = gemm_matrices + Aligned(3 * max_gemms * 8);
   }
 
   int64_t x = 0;   // as products take it: bf16 [rows, padded], or f32
   int64_t scales;  // f32 [rows], of rows of int8
   int64_t h;       // as x
   int64_t y;       // [rows, hidden_size], where more is done to it; at most f32
+  // For a library: what its products give, and where their matrices are.
+  int64_t gemm_rows;
+  int64_t gemm_matrices;
+  int64_t gemm_row_bytes = 0;
+  int64_t max_gemms = 0;
   int64_t size;
 };
 
@@ -127,6 +141,9 @@ class FfnLaunch {
         reinterpret_cast<const RowTile*>(args.experts + tables.room.num_groups);
     args.num_tiles = tables.num_small;
     const WeightFormat format = batch_.shape.format;
+    if (batch_.shape.order == WeightOrder::kRows) {
+      return RunWithLibrary(product, args);
+    }
     if (is_plain_) {
       args.num_tiles += tables.num_large;
       return LaunchPlainTiles(args, product, format, stream_);
@@ -136,6 +153,42 @@ class FfnLaunch {
     args.tiles += tables.num_small;
     args.num_tiles = tables.num_large;
     return LaunchLargeTiles(args, product, format, stream_);
+  }
+
+  // Small tiles by a kernel of ours, large ones by the library.
+  cudaError_t RunWithLibrary(Product product, ProductArgs args) const {
+    cudaError_t error = LaunchFewRows(args, product, stream_);
+    args.tiles += args.num_tiles;
+    args.num_tiles = batch_.tables.num_large;
+    if (error != cudaSuccess || args.num_tiles == 0) return error;
+    // What comes out of down may be what is wanted.
+    const bool is_final = product == Product::kDown && !args.is_f32 &&
+                          PaddedExtent(args.n) == args.n;
+    auto* const first =
+        static_cast<uint16_t*>(is_final ? args.out : Space(at_.gemm_rows));
+    const GemmRows rows = {first,
+                           first + batch_.num_rows * PaddedExtent(args.n)};
+    const auto matrices = static_cast<const void**>(Space(at_.gemm_matrices));
+    const GemmMatrices to = {matrices, matrices + at_.max_gemms,
+                             const_cast<void**>(matrices + 2 * at_.max_gemms)};
+    error = LaunchGemmPointers(args, product, rows, to, stream_);
+    if (error == cudaSuccess) error = RunGemms(product, args, to);
+    if (error != cudaSuccess || is_final) return error;
+    return LaunchFinishGemms(args, product, rows, stream_);
+  }
+
+  cudaError_t RunGemms(Product product, const ProductArgs& args,
+                       const GemmMatrices& matrices) const {
+    GroupedGemm::Products gemms;
+    gemms.groups = batch_.large_tiles;
+    gemms.num_groups = args.num_tiles;
+    gemms.per_group = product == Product::kGateUp ? 2 : 1;
+    gemms.n = static_cast<int>(PaddedExtent(args.n));
+    gemms.k = static_cast<int>(PaddedExtent(args.k));
+    gemms.w = matrices.w;
+    gemms.x = matrices.x;
+    gemms.y = matrices.y;
+    return batch_.gemm->Launch(gemms);
   }
 
   const FfnBatch& batch_;
@@ -164,7 +217,11 @@ CudaMatrix CudaMatrixAt(const void* data, int64_t n, int64_t k,
   return matrix;
 }
 
-int SmallRows(const FfnShape& shape) { return kSmallRows; }
+TileRows TileRowsOf(const FfnShape& shape) {
+  constexpr int kAllRows = 1 << 30;
+  return shape.order == WeightOrder::kRows ? TileRows{kFewRows, kAllRows}
+                                           : TileRows{kSmallRows, kLargeRows};
+}
 
 int64_t FfnWorkspaceBytes(const FfnShape& shape, int64_t max_rows) {
   return Workspace(shape, max_rows).size;

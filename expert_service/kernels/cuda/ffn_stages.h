@@ -12,6 +12,8 @@ enum class Product { kGateUp, kDown };
 // Rows of a large group that one block takes, and the most of a small one.
 inline constexpr int kSmallRows = 32;
 inline constexpr int kLargeRows = 64;
+// With weights row after row: the most of a small group.
+inline constexpr int kFewRows = 4;
 
 // One product of a batch for some of its tiles.
 struct ProductArgs {
@@ -38,6 +40,29 @@ cudaError_t LaunchLargeTiles(const ProductArgs& args, Product product,
 // f32 and f16 weights; tiles of any number of rows.
 cudaError_t LaunchPlainTiles(const ProductArgs& args, Product product,
                              WeightFormat format, cudaStream_t stream);
+
+// Weights row after row (WeightOrder::kRows); tiles of at most kFewRows rows.
+cudaError_t LaunchFewRows(const ProductArgs& args, Product product,
+                          cudaStream_t stream);
+
+// Grouped products of such weights by a library, a tile for each group. What
+// they give: bf16 [rows, padded n], of gate and of up, or of down.
+struct GemmRows {
+  uint16_t* first;
+  uint16_t* second;  // of up
+};
+// And where their matrices are, device memory: of gate and up two a tile.
+struct GemmMatrices {
+  const void** w;
+  const void** x;
+  void** y;
+};
+cudaError_t LaunchGemmPointers(const ProductArgs& args, Product product,
+                               const GemmRows& rows, const GemmMatrices& to,
+                               cudaStream_t stream);
+// From there to args.out.
+cudaError_t LaunchFinishGemms(const ProductArgs& args, Product product,
+                              const GemmRows& rows, cudaStream_t stream);
 
 // Rows as they travel [rows, n] to bf16 [rows, padded n], zeros behind n. Codes
 // stay as they are, and `scales` [rows] is then written.

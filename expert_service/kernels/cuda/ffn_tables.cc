@@ -11,17 +11,27 @@ namespace expertmesh::expert {
 namespace {
 
 // Writes the tiles of all groups of one kind; returns the end.
-RowTile* WriteTiles(const FfnGroups& groups, int small_rows, bool is_large,
-                    RowTile* to) {
+RowTile* WriteTiles(const FfnGroups& groups, const TileRows& tile_rows,
+                    bool is_large, RowTile* to) {
   for (int64_t g = 0; g < groups.num_groups; ++g) {
     const auto end = static_cast<int32_t>(groups.group_offsets[g + 1]);
     auto row = static_cast<int32_t>(groups.group_offsets[g]);
-    if ((end - row > small_rows) != is_large) continue;
-    for (; row < end; row += kLargeRows) {
-      *to++ = {static_cast<int32_t>(g), row, std::min(kLargeRows, end - row)};
+    if ((end - row > tile_rows.small) != is_large) continue;
+    for (; row < end; row += tile_rows.large) {
+      *to++ = {static_cast<int32_t>(g), row,
+               std::min(tile_rows.large, end - row)};
     }
   }
   return to;
+}
+
+int64_t NumLargeGroups(const FfnGroups& groups, const TileRows& tile_rows) {
+  int64_t count = 0;
+  for (int64_t g = 0; g < groups.num_groups; ++g) {
+    count += groups.group_offsets[g + 1] - groups.group_offsets[g] >
+             static_cast<uint32_t>(tile_rows.small);
+  }
+  return count;
 }
 
 void WriteReduction(const RowReduction& reduction, int64_t room_rows,
@@ -41,6 +51,12 @@ void WriteReduction(const RowReduction& reduction, int64_t room_rows,
 
 }  // namespace
 
+const RowTile* LargeTiles(const FfnTables& tables, const void* memory) {
+  const auto* const views = static_cast<const CudaExpertView*>(memory);
+  return reinterpret_cast<const RowTile*>(views + tables.room.num_groups) +
+         tables.num_small;
+}
+
 int64_t MaxFfnTableBytes(int64_t max_rows, int64_t max_groups) {
   // A group has at most one tile that is not full.
   const int64_t tiles = max_groups + max_rows / kLargeRows;
@@ -50,16 +66,18 @@ int64_t MaxFfnTableBytes(int64_t max_rows, int64_t max_groups) {
 }
 
 FfnTables WriteFfnTables(const FfnGroups& groups, const FfnRoom& room,
-                         int small_rows, void* to) {
+                         const TileRows& tile_rows, void* to) {
   FfnTables tables = {.room = room};
   auto* const views = static_cast<CudaExpertView*>(to);
   for (int64_t g = 0; g < groups.num_groups; ++g) views[g] = *groups.experts[g];
   auto* const first = reinterpret_cast<RowTile*>(views + room.num_groups);
-  RowTile* end = WriteTiles(groups, small_rows, /*is_large=*/false, first);
-  // A small group is one tile at most.
-  for (int64_t g = groups.num_groups; g < room.num_groups; ++g) *end++ = {};
+  RowTile* end = WriteTiles(groups, tile_rows, /*is_large=*/false, first);
+  // As many as if every group that is not large had a tile.
+  RowTile* const padded =
+      first + room.num_groups - NumLargeGroups(groups, tile_rows);
+  while (end < padded) *end++ = {};
   tables.num_small = static_cast<int32_t>(end - first);
-  end = WriteTiles(groups, small_rows, /*is_large=*/true, end);
+  end = WriteTiles(groups, tile_rows, /*is_large=*/true, end);
   tables.num_large = static_cast<int32_t>(end - first) - tables.num_small;
   tables.size_bytes =
       reinterpret_cast<std::byte*>(end) - static_cast<const std::byte*>(to);

@@ -6,11 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define EXPERTMESH_HOST_DEVICE __host__ __device__
-#elif !defined(EXPERTMESH_HOST_DEVICE)
-#define EXPERTMESH_HOST_DEVICE
-#endif
+#include "expert_service/kernels/cuda/host_device.h"
 
 namespace expertmesh::expert {
 
@@ -58,10 +54,19 @@ struct FfnTables {
 // The most that tables of such batches take.
 int64_t MaxFfnTableBytes(int64_t max_rows, int64_t max_groups);
 
-// Writes the tables of a batch to `to`, host memory, 16-byte aligned. Small
-// tiles have at most `small_rows`. Requires that the batch fits into `room`.
+// Groups of more rows than `small` have large tiles, of at most `large` rows.
+struct TileRows {
+  int small;
+  int large;
+};
+
+// Writes the tables of a batch to `to`, host memory, 16-byte aligned. Requires
+// that the batch fits into `room`.
 FfnTables WriteFfnTables(const FfnGroups& groups, const FfnRoom& room,
-                         int small_rows, void* to);
+                         const TileRows& tile_rows, void* to);
+
+// The large tiles of tables at `memory`.
+const RowTile* LargeTiles(const FfnTables& tables, const void* memory);
 
 // A reduction as kernels find it (RowReduction).
 class ReductionTable {

@@ -44,11 +44,7 @@
 
 #include "services/linalg/weight_format.h"
 
-#if defined(__CUDACC__)
-#define EXPERTMESH_HOST_DEVICE __host__ __device__
-#else
-#define EXPERTMESH_HOST_DEVICE
-#endif
+#include "expert_service/kernels/cuda/host_device.h"
 
 namespace expertmesh::expert {
 

@@ -31,7 +31,7 @@ int64_t MaxRowBytes(const GroupedFfnCudaOptions& options) {
 }
 
 BatchSlot::Options SlotOptions(const GroupedFfnCudaOptions& options) {
-  return {options.shape, options.max_rows,
+  return {options.shape, options.max_rows, options.max_groups,
           MaxRowBytes(options) +
               MaxFfnTableBytes(options.max_rows, options.max_groups),
           MaxRowBytes(options)};
@@ -119,7 +119,7 @@ class GroupedFfnCuda final : public GroupedFfn {
     }
     batch.dtype = rows.dtype;
     batch.tables_at = CudaAligned(BytesOf(room.num_rows, rows.dtype));
-    batch.tables = WriteFfnTables(groups, room, SmallRows(options_.shape),
+    batch.tables = WriteFfnTables(groups, room, TileRowsOf(options_.shape),
                                   x + batch.tables_at);
     batch.input = x;
     batch.output = y;
@@ -140,7 +140,9 @@ class GroupedFfnCuda final : public GroupedFfn {
     for (int64_t g = 0; g < groups.num_groups; ++g) {
       const uint32_t rows =
           groups.group_offsets[g + 1] - groups.group_offsets[g];
-      if (rows > static_cast<uint32_t>(SmallRows(options_.shape))) return false;
+      if (rows > static_cast<uint32_t>(TileRowsOf(options_.shape).small)) {
+        return false;
+      }
     }
     return true;
   }

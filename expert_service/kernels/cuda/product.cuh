@@ -4,6 +4,7 @@
 // and what becomes of sums.
 
 #include "expert_service/kernels/cuda/ffn_stages.h"
+#include "expert_service/kernels/cuda/silu.cuh"
 #include "expert_service/kernels/cuda/weight_tile.cuh"
 
 namespace expertmesh::expert {
@@ -32,8 +33,6 @@ __device__ __forceinline__ int FirstOutput(int pair, int strip) {
   if constexpr (kProduct == Product::kGateUp) return pair * kStripOutputs;
   return (pair * kStrips + strip) * kStripOutputs;
 }
-
-__device__ __forceinline__ float Silu(float x) { return x / (1.0f + expf(-x)); }
 
 template <WeightFormat kFormat>
 __device__ __forceinline__ float Scaled(float sum, const CudaMatrix& matrix,

@@ -88,6 +88,20 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// bf16 [padded n, padded k]; a thread for each.
+__global__ void __launch_bounds__(kThreads)
+    RepackRows(Source from, uint16_t* to) {
+  const int64_t padded = PaddedExtent(from.k);
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= PaddedExtent(from.n) * padded) return;
+  const int64_t n = i / padded;
+  const int64_t k = i % padded;
+  to[i] =
+      n < from.n && k < from.k
+          ? static_cast<uint16_t>(FloatBits(from, n, k, WeightFormat::kBF16))
+          : 0;
+}
+
 // Calls element(n, k, bit): where in the word of that number each of its
 // elements goes.
 template <WeightFormat kFormat, typename Element>
@@ -172,8 +186,13 @@ cudaError_t LaunchTiles(const Source& from, void* to, cudaStream_t stream) {
                 from, words, static_cast<uint32_t*>(to));
 }
 
-cudaError_t LaunchFloats(const Source& from, WeightFormat format, void* to,
-                         cudaStream_t stream) {
+cudaError_t LaunchFloats(const Source& from, WeightFormat format,
+                         WeightOrder order, void* to, cudaStream_t stream) {
+  if (order == WeightOrder::kRows) {
+    return Launch(&RepackRows,
+                  BlocksFor(PaddedExtent(from.n) * PaddedExtent(from.k)),
+                  kThreads, 0, stream, from, static_cast<uint16_t*>(to));
+  }
   if (format == WeightFormat::kBF16) {
     return LaunchTiles<WeightFormat::kBF16>(from, to, stream);
   }
@@ -202,25 +221,26 @@ cudaError_t LaunchQuantized(const Source& from, WeightFormat format, void* to,
 }  // namespace
 
 cudaError_t LaunchRepackTensor(const void* from, DType dtype, int64_t n,
-                               int64_t k, WeightFormat format, void* to,
+                               int64_t k, WeightFormat format,
+                               WeightOrder order, void* to,
                                cudaStream_t stream) {
   const bool is_possible =
       format == WeightFormat::kF32 || format == WeightFormat::kBF16 ||
       (format == WeightFormat::kF16 && dtype == DType::kF16);
   if (!is_possible || dtype == DType::kInt8) return cudaErrorInvalidValue;
   return LaunchFloats({static_cast<const uint8_t*>(from), dtype, n, k, 0},
-                      format, to, stream);
+                      format, order, to, stream);
 }
 
 cudaError_t LaunchRepackPanels(const void* from, int64_t n, int64_t k,
-                               WeightFormat format, void* to,
+                               WeightFormat format, WeightOrder order, void* to,
                                cudaStream_t stream) {
   Source source = {static_cast<const uint8_t*>(from), DType::kF32, n, k,
                    PackedBytes(kPanelWidth, k, format)};
   if (HasScales(format)) return LaunchQuantized(source, format, to, stream);
   if (format == WeightFormat::kBF16) source.dtype = DType::kBF16;
   if (format == WeightFormat::kF16) source.dtype = DType::kF16;
-  return LaunchFloats(source, format, to, stream);
+  return LaunchFloats(source, format, order, to, stream);
 }
 
 }  // namespace expertmesh::expert

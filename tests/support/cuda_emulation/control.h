@@ -29,6 +29,10 @@ int64_t CallsCounted();
 void SetDeviceCount(int count);
 void SetDeviceMemory(size_t bytes);
 
+// Whether cuBLAS can be loaded, as it can at first.
+void SetCublas(bool is_there);
+bool HasCublas();
+
 // Of device memory that is allocated now.
 size_t DeviceBytesInUse();
 

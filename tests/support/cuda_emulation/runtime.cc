@@ -108,6 +108,7 @@ class Device {
   // Operations of streams run while it is held, so calls of one thread nest.
   std::recursive_mutex mutex;
   int device_count = 1;
+  bool has_cublas = true;
   size_t memory = size_t{1} << 30;
   size_t used = 0;
   Fault fault;
@@ -172,6 +173,16 @@ void SetDeviceMemory(size_t bytes) {
   Device::Get().memory = bytes;
 }
 
+void SetCublas(bool is_there) {
+  const Lock lock(Device::Get().mutex);
+  Device::Get().has_cublas = is_there;
+}
+
+bool HasCublas() {
+  const Lock lock(Device::Get().mutex);
+  return Device::Get().has_cublas;
+}
+
 size_t DeviceBytesInUse() {
   const Lock lock(Device::Get().mutex);
   return Device::Get().used;
@@ -203,6 +214,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorUnknown:
+      return "cudaErrorUnknown";
     case cudaErrorNoDevice:
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:

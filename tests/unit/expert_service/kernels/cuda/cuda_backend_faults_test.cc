@@ -164,6 +164,21 @@ TEST_F(EmulatedBackendTest, OthersOnTheDeviceKeepTheirMemory) {
   EXPECT_LT((*backend)->budget_bytes(), all - (int64_t{1} << 28));
 }
 
+TEST_F(EmulatedBackendTest, FastWithoutCublasIsRefused) {
+  cuda_emulation::SetCublas(false);
+  CudaBackendOptions options = Options(WeightFormat::kBF16);
+  options.is_fast = true;
+  const auto backend = OpenCudaBackend(options);
+  // Others have no use for it.
+  options.format = WeightFormat::kInt8;
+  const auto int8 = OpenCudaBackend(options);
+  cuda_emulation::SetCublas(true);
+  EXPECT_EQ(backend.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(backend.status().message()),
+              StartsWith("--numerics=fast: cuBLAS cannot be loaded"));
+  EXPECT_TRUE(int8.ok()) << int8.status();
+}
+
 TEST_F(EmulatedBackendTest, AWorkspaceThatDoesNotFitIsRefused) {
   cuda_emulation::SetDeviceMemory(size_t{1} << 20);
   CudaBackendOptions options = Options(WeightFormat::kBF16);

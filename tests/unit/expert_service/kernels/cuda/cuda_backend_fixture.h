@@ -82,6 +82,7 @@ class CudaBackendTest : public testing::Test {
   void Open(WeightFormat format) {
     CudaBackendOptions options = Options(format);
     options.metrics = metrics_;
+    options.is_fast = is_fast_;
     auto backend = OpenCudaBackend(options);
     ASSERT_TRUE(backend.ok()) << backend.status();
     backend_ = *std::move(backend);
@@ -112,6 +113,7 @@ class CudaBackendTest : public testing::Test {
   GroupedFfn& ffn() { return backend_->ffn(); }
 
   CudaMetrics metrics_;
+  bool is_fast_ = false;
   std::unique_ptr<CudaBackend> backend_;
   std::vector<PackedExpert> packed_;
   std::vector<std::shared_ptr<const LoadedExpert>> experts_;

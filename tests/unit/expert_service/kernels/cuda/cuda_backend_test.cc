@@ -218,6 +218,32 @@ TEST_F(CudaBackendTest, RepeatedFormsGiveTheSameBits) {
   EXPECT_EQ(rows.Collect().histogram.sample_sum, 46 + 8 * 6.0);
 }
 
+// Few rows go through a kernel, more through cuBLAS, whose rounding differs.
+TEST_F(CudaBackendTest, FastIsCloseToTheReference) {
+  is_fast_ = true;
+  Open(WeightFormat::kBF16);
+  if (backend_ == nullptr) return;  // no cuBLAS, as the failure says
+  const auto reference = MakeGroupedFfnReference(
+      {kHidden, kIntermediate, kMaxRows, Activation::kSiluGlu, false});
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kInt8}) {
+    for (const auto& rows : std::vector<std::vector<uint32_t>>{
+             {1, 2, 3}, {4, 0, 5}, {30, 1, 17}, {0, 48, 0}, {0, 0, 0}}) {
+      SCOPED_TRACE(testing::Message() << DTypeName(type) << ", " << rows[0]
+                                      << " rows of the first");
+      const Batch batch(ffn(), Experts(), rows, type, 9);
+      ASSERT_TRUE(ffn().Run(batch.rows()).ok());
+      const Batch expected(*reference, {&packed_[0], &packed_[1], &packed_[2]},
+                           rows, type, 9);
+      ASSERT_TRUE(reference->Run(expected.rows()).ok());
+      const std::vector<float> y = batch.YAsF32();
+      const std::vector<float> want = expected.YAsF32();
+      for (size_t i = 0; i < y.size(); ++i) {
+        ASSERT_NEAR(y[i], want[i], 4e-2f) << "element " << i;
+      }
+    }
+  }
+}
+
 TEST_F(CudaBackendTest, WaitingLeavesNoErrorBehind) {
   Open(WeightFormat::kBF16);
   const Batch batch(ffn(), {experts_[0].get()}, {4}, DType::kBF16, 1);

@@ -52,9 +52,10 @@ struct CudaTestMatrix {
         packed(*PackedMatrix::Pack(tensor.View(n, k), format)),
         fragments(CudaMatrixBytes(n, k, format)) {
     const DeviceMemory panels(packed.panel(0), packed.size_bytes());
-    EXPECT_EQ(LaunchRepackPanels(panels.data(), n, k, format, fragments.data(),
-                                 nullptr),
-              cudaSuccess);
+    EXPECT_EQ(
+        LaunchRepackPanels(panels.data(), n, k, format, WeightOrder::kFragments,
+                           fragments.data(), nullptr),
+        cudaSuccess);
   }
 
   CudaMatrix View() const {

@@ -81,7 +81,7 @@ class Problem {
     batch.dtype = type_;
     batch.num_rows = num_rows;
     batch.tables = WriteFfnTables({experts.data(), offsets.data(), num_groups},
-                                  {num_rows, num_groups}, SmallRows(shape_),
+                                  {num_rows, num_groups}, TileRowsOf(shape_),
                                   tables.data());
     EXPECT_LE(batch.tables.size_bytes, static_cast<int64_t>(tables.size()));
     const DeviceMemory table_memory(tables.data(), batch.tables.size_bytes);
@@ -235,9 +235,10 @@ TEST(FfnTablesTest, EveryRowIsInOneTile) {
   const std::vector<uint32_t> offsets = {0, 0, 32, 65, 66, 300};
   const std::vector<const CudaExpertView*> experts(5, &view);
   std::vector<std::byte> memory(MaxFfnTableBytes(300, 5));
-  const FfnTables tables = WriteFfnTables({experts.data(), offsets.data(), 5},
-                                          {300, 5}, kSmallRows, memory.data());
-  EXPECT_EQ(tables.num_small, 2);
+  const FfnTables tables =
+      WriteFfnTables({experts.data(), offsets.data(), 5}, {300, 5},
+                     {kSmallRows, kLargeRows}, memory.data());
+  EXPECT_EQ(tables.num_small, 3);  // with an empty one
   EXPECT_EQ(tables.num_large, 1 + 4);
   EXPECT_LE(tables.size_bytes, static_cast<int64_t>(memory.size()));
   std::vector<int> group_of(300, -1);

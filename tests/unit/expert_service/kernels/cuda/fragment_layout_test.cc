@@ -109,10 +109,12 @@ TEST(FragmentLayoutTest, TensorsBecomeWhatTheirPanelsDo) {
       const int64_t bytes = CudaMatrixBytes(kN, kK, format);
       const DeviceMemory of_tensor(bytes), of_panels(bytes);
       ASSERT_EQ(LaunchRepackTensor(from.data(), dtype, kN, kK, format,
-                                   of_tensor.data(), nullptr),
+                                   WeightOrder::kFragments, of_tensor.data(),
+                                   nullptr),
                 cudaSuccess);
       ASSERT_EQ(LaunchRepackPanels(panels.data(), kN, kK, format,
-                                   of_panels.data(), nullptr),
+                                   WeightOrder::kFragments, of_panels.data(),
+                                   nullptr),
                 cudaSuccess);
       EXPECT_EQ(of_tensor.Read(), of_panels.Read())
           << DTypeName(dtype) << " to " << WeightFormatName(format);
@@ -123,8 +125,8 @@ TEST(FragmentLayoutTest, TensorsBecomeWhatTheirPanelsDo) {
 TEST(FragmentLayoutTest, RefusesWhatNoFormatHolds) {
   const DeviceMemory memory(4096);
   const auto repack = [&](DType dtype, WeightFormat format) {
-    return LaunchRepackTensor(memory.data(), dtype, 4, 4, format, memory.data(),
-                              nullptr);
+    return LaunchRepackTensor(memory.data(), dtype, 4, 4, format,
+                              WeightOrder::kFragments, memory.data(), nullptr);
   };
   EXPECT_EQ(repack(DType::kF32, WeightFormat::kF16), cudaErrorInvalidValue);
   EXPECT_EQ(repack(DType::kF32, WeightFormat::kInt8), cudaErrorInvalidValue);
