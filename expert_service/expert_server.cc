@@ -201,6 +201,11 @@ absl::Status ExpertServer::LoadFirst() {
         absl::StrCat("--experts: ", slots.status().message()));
   }
   LogDevice(device_);
+  const Numerics numerics = ExpertNumerics(config_);
+  if (numerics == Numerics::kFast && !IsFast(numerics, device_, format())) {
+    Log(LogLevel::kInfo, "--numerics=fast makes no difference",
+        {{"why", "only bf16 experts on a CUDA device have a faster way"}});
+  }
   const absl::Duration started = Clock::Real()->Now();
   const auto slot_bytes = static_cast<int64_t>(contents_->slot_bytes());
   LoadProgress progress(static_cast<int64_t>(slots->size()) * slot_bytes);

@@ -101,6 +101,9 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
               "What the expert services compute on; default auto: CUDA device "
               "0 where there is one, else the CPU")
       ->type_name("auto|cpu|cuda|cuda:N");
+  AddChoice(app, "--numerics", {"invariant", "fast"}, experts,
+            "fast: on a CUDA device bits may depend on other rows, which is "
+            "faster for many rows of bf16 experts; default: invariant");
 
   AddPassedOn(app, "--pack-cache", both,
               "Folder where the services keep packed weights, so that the next "

@@ -48,6 +48,35 @@ class DeviceTest(unittest.TestCase):
                 self.assertLess(off / np.linalg.norm(want), tolerance)
                 self.assertEqual(device.stop(), 0, device.log())
 
+    def test_fast_numerics_are_their_own(self):
+        flags = ("--expert-dtype", "bf16")
+        with on_device(*flags) as invariant, \
+             on_device(*flags, "--numerics", "fast") as fast:
+            ids = []
+            for service in invariant, fast:
+                with expert_client.connect(service) as channel:
+                    ids.append(next(expert_client.watch_state(
+                        channel, 3_600_000)).numerics_id)
+            self.assertRegex(ids[0], "^cuda-.*-mma-bf16-")
+            self.assertRegex(ids[1], "^cuda-.*-cublas-bf16-")
+            want = expert_client.decode(ask(invariant, batch(1)))
+            got = expert_client.decode(ask(fast, batch(1)))
+            off = np.linalg.norm(got - want) / np.linalg.norm(want)
+            self.assertLess(off, 2e-2)
+
+    def test_batches_are_timed(self):
+        with on_device() as service:
+            for number in range(3):
+                ask(service, batch(number))
+            metrics = service.metrics()
+            device = "expertmesh_expert_device_"
+            for name in ("kernel_duration_seconds_count",
+                         'copy_duration_seconds_count{direction="in"}',
+                         'copy_duration_seconds_count{direction="out"}',
+                         "batch_rows_count", "graph_launches_total"):
+                self.assertEqual(metrics[device + name], 3, name)
+            self.assertEqual(metrics[device + "batch_rows_sum"], 21)
+
     def test_a_lost_device_ends_the_service(self):
         with on_device(env={"EXPERTMESH_FAULT_AT": "20"}) as service, \
              expert_client.connect(service) as channel, \

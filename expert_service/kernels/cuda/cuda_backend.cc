@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "expert_service/kernels/cuda/arithmetic_check.h"
 #include "expert_service/kernels/cuda/cuda_expert.h"
 #include "expert_service/kernels/cuda/cuda_uploader.h"
 #include "expert_service/kernels/cuda/grouped_ffn_cuda.h"
@@ -89,9 +90,7 @@ absl::StatusOr<int64_t> WeightBudget(const CudaBackendOptions& options,
                    "leave no room for experts"));
 }
 
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(
+absl::StatusOr<std::unique_ptr<CudaBackend>> OpenUnchecked(
     const CudaBackendOptions& options) {
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device), "cudaSetDevice"));
   const bool is_in_rows =
@@ -113,6 +112,18 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(
   return std::make_unique<CudaBackendImpl>(options.device, shape, budget_bytes,
                                            std::move(uploader),
                                            *std::move(ffn));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(
+    const CudaBackendOptions& options) {
+  // First, since its refusals name what is too large.
+  ASSIGN_OR_RETURN(auto backend, OpenUnchecked(options));
+  const CudaBackendOptions small = CheckedOptions(options);
+  ASSIGN_OR_RETURN(const auto checked, OpenUnchecked(small));
+  RETURN_IF_ERROR(CheckArithmetic(small, *checked));
+  return backend;
 }
 
 }  // namespace expertmesh::expert

@@ -61,7 +61,8 @@ class CudaBackend {
   virtual GroupedFfn& ffn() = 0;
 };
 
-// Takes the kernel's share of the device's memory at once. Errors:
+// Takes the kernel's share of the device's memory at once, and tries the
+// device's arithmetic. Errors:
 // FAILED_PRECONDITION holding "no CUDA device" in binaries without CUDA, or
 // naming --numerics where cuBLAS is missing;
 // RESOURCE_EXHAUSTED naming --max-batch-rows where workspaces do not fit;

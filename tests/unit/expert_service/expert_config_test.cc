@@ -46,6 +46,7 @@ TEST(ExpertConfig, FlagsSetEveryKnob) {
                                               "--weights-cache=w",
                                               "--weights-rate-limit=5MB",
                                               "--device=cuda:1",
+                                              "--numerics=fast",
                                               "--device-memory-fraction=0.5"};
   ASSERT_EQ(ParseCommandLine(app, static_cast<int>(arguments.size()),
                              arguments.data()),
@@ -70,6 +71,7 @@ TEST(ExpertConfig, FlagsSetEveryKnob) {
   EXPECT_EQ(config.drain_timeout_seconds, 0.5);
   EXPECT_EQ(ExpertDeviceWish(config).cuda_index, 1);
   EXPECT_EQ(config.device_memory_fraction, 0.5);
+  EXPECT_EQ(ExpertNumerics(config), Numerics::kFast);
   EXPECT_TRUE(CheckExpertConfig(config).ok());
 }
 
@@ -90,6 +92,7 @@ TEST(ExpertConfig, RefusalsNameTheFlag) {
            [](ExpertConfig& c) { c.max_bytes_in_flight = 0; }},
           {"--queue-rows", [](ExpertConfig& c) { c.queue_rows = 0; }},
           {"--device", [](ExpertConfig& c) { c.device = "gpu"; }},
+          {"--numerics", [](ExpertConfig& c) { c.numerics = "exact"; }},
           {"--device-memory-fraction",
            [](ExpertConfig& c) { c.device_memory_fraction = 0; }},
           {"--device-memory-fraction",

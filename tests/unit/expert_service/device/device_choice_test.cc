@@ -75,6 +75,13 @@ TEST(DeviceChoice, NamesTheOrderOfSums) {
   EXPECT_EQ(NumericsId(hopper, WeightFormat::kBF16), "cuda-sm90-mma-bf16-v1");
   EXPECT_EQ(NumericsId(ampere, WeightFormat::kInt4), "cuda-sm80-mma-int4-v1");
   EXPECT_EQ(NumericsId(ampere, WeightFormat::kF32), "cuda-sm80-lanes-f32-v1");
+  EXPECT_EQ(NumericsId(hopper, WeightFormat::kBF16, Numerics::kFast),
+            "cuda-sm90-cublas-bf16-v1");
+  // Where there is no faster way.
+  EXPECT_EQ(NumericsId(hopper, WeightFormat::kInt8, Numerics::kFast),
+            NumericsId(hopper, WeightFormat::kInt8));
+  EXPECT_EQ(NumericsId(cpu, WeightFormat::kBF16, Numerics::kFast),
+            NumericsId(cpu, WeightFormat::kBF16));
 }
 
 }  // namespace
