@@ -259,11 +259,11 @@ absl::Status ExpertServer::StartExecutor() {
   const int64_t intermediate = model.expert_intermediate_size;
   // In the widest type: x and y of the executor, h and, for rows of int8, y of
   // the kernel; and the kernel's own x, in f32 or in codes. A device has its
-  // own workspace, and twice the executor's.
+  // own workspace, and x and y for each batch that may be started.
   const int64_t codes = IsQuantized(format()) ? hidden + intermediate : 0;
   const int64_t row_bytes =
       cuda_ != nullptr
-          ? 4 * 4 * hidden
+          ? 4 * 2 * cuda_->ffn().max_started() * hidden
           : 4 * (3 * hidden + intermediate) + (codes > 0 ? codes : 4 * hidden);
   const auto workspace_bytes =
       static_cast<uint64_t>(config_.max_batch_rows * row_bytes);

@@ -29,6 +29,7 @@ class CudaBackendImpl final : public CudaBackend {
       : device_(device),
         shape_(shape),
         budget_bytes_(budget_bytes),
+        memory_(CudaExpert::Bytes(shape)),
         uploader_(std::move(uploader)),
         ffn_(std::move(ffn)) {}
 
@@ -42,12 +43,12 @@ class CudaBackendImpl final : public CudaBackend {
   absl::StatusOr<std::shared_ptr<const LoadedExpert>> Load(
       const ExpertTensors& tensors) override {
     RETURN_IF_ERROR(UseDevice());
-    return CudaExpert::FromTensors(tensors, shape_, *uploader_);
+    return CudaExpert::FromTensors(tensors, shape_, memory_, *uploader_);
   }
   absl::StatusOr<std::shared_ptr<const LoadedExpert>> Load(
       const PackedExpert& expert) override {
     RETURN_IF_ERROR(UseDevice());
-    return CudaExpert::FromPacked(expert, shape_, *uploader_);
+    return CudaExpert::FromPacked(expert, shape_, memory_, *uploader_);
   }
 
   GroupedFfn& ffn() override { return *ffn_; }
@@ -61,6 +62,7 @@ class CudaBackendImpl final : public CudaBackend {
   const int device_;
   const FfnShape shape_;
   const int64_t budget_bytes_;
+  DeviceBufferPool memory_;  // of experts
   const std::unique_ptr<CudaUploader> uploader_;
   const std::unique_ptr<GroupedFfn> ffn_;
 };

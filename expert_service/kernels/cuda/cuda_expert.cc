@@ -37,12 +37,12 @@ int64_t CudaExpert::Bytes(const FfnShape& shape) {
          MatrixBytes(hidden, intermediate, shape.format);
 }
 
-CudaExpert::CudaExpert(DeviceBuffer memory, const FfnShape& shape)
-    : memory_(std::move(memory)) {
+CudaExpert::CudaExpert(std::shared_ptr<std::byte> memory, const FfnShape& shape)
+    : memory_(std::move(memory)), bytes_(Bytes(shape)) {
   const int64_t hidden = shape.hidden_size;
   const int64_t intermediate = shape.intermediate_size;
   const int64_t bytes = MatrixBytes(intermediate, hidden, shape.format);
-  const std::byte* data = memory_.data();
+  const std::byte* data = memory_.get();
   view_.gate = CudaMatrixAt(data, intermediate, hidden, shape.format);
   view_.up = CudaMatrixAt(data + bytes, intermediate, hidden, shape.format);
   view_.down =
@@ -50,15 +50,16 @@ CudaExpert::CudaExpert(DeviceBuffer memory, const FfnShape& shape)
 }
 
 absl::StatusOr<std::shared_ptr<CudaExpert>> CudaExpert::Allocate(
-    const FfnShape& shape) {
-  ASSIGN_OR_RETURN(DeviceBuffer memory, DeviceBuffer::Allocate(Bytes(shape)));
-  return std::shared_ptr<CudaExpert>(new CudaExpert(std::move(memory), shape));
+    const FfnShape& shape, DeviceBufferPool& memory) {
+  ASSIGN_OR_RETURN(auto buffer, memory.Take());
+  return std::shared_ptr<CudaExpert>(new CudaExpert(std::move(buffer), shape));
 }
 
 absl::StatusOr<std::shared_ptr<const CudaExpert>> CudaExpert::FromTensors(
     const ExpertTensors& tensors, const FfnShape& shape,
-    CudaUploader& uploader) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<CudaExpert> expert, Allocate(shape));
+    DeviceBufferPool& memory, CudaUploader& uploader) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<CudaExpert> expert,
+                   Allocate(shape, memory));
   const CudaExpertView& view = expert->view_;
   for (const auto& [tensor, matrix] :
        {TensorMove{&tensors.gate_proj, &view.gate},
@@ -82,8 +83,10 @@ absl::StatusOr<std::shared_ptr<const CudaExpert>> CudaExpert::FromTensors(
 }
 
 absl::StatusOr<std::shared_ptr<const CudaExpert>> CudaExpert::FromPacked(
-    const PackedExpert& expert, const FfnShape& shape, CudaUploader& uploader) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<CudaExpert> loaded, Allocate(shape));
+    const PackedExpert& expert, const FfnShape& shape, DeviceBufferPool& memory,
+    CudaUploader& uploader) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<CudaExpert> loaded,
+                   Allocate(shape, memory));
   const CudaExpertView& view = loaded->view_;
   for (const auto& [packed, matrix] :
        {PanelsMove{&expert.gate_proj, &view.gate},

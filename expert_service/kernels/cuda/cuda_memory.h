@@ -48,6 +48,23 @@ class DeviceBuffer {
   int64_t size_ = 0;
 };
 
+// Buffers of one size, kept when they are given back: to free memory of a
+// device is to wait for all that it does. Thread-safe; buffers may outlive it.
+class DeviceBufferPool {
+ public:
+  explicit DeviceBufferPool(int64_t bytes);
+
+  // Memory of the device that is current where there is none to reuse, given
+  // back with its last reference. Errors: as DeviceBuffer::Allocate.
+  absl::StatusOr<std::shared_ptr<std::byte>> Take();
+
+  int64_t buffer_bytes() const;
+
+ private:
+  struct State;
+  const std::shared_ptr<State> state_;
+};
+
 // Memory of the host that the device copies from and to while the host goes on.
 // Errors: RESOURCE_EXHAUSTED, or INTERNAL.
 absl::StatusOr<std::shared_ptr<std::byte>> AllocatePinned(int64_t bytes);

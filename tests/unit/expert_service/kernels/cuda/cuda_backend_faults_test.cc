@@ -120,11 +120,27 @@ TEST_F(CudaContentsTest, WhatTheDeviceHasNoMemoryForChangesNothing) {
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("there is no memory left for expert "));
   EXPECT_EQ(live_.Get()->slots().size(), 2u);
-  EXPECT_EQ(cuda_emulation::DeviceBytesInUse(), used);
   // What is there goes on.
   const Batch batch(ffn(), {live_.Get()->Find(0, 1)}, {4}, DType::kBF16, 1);
   EXPECT_TRUE(ffn().Run(batch.rows()).ok());
   EXPECT_TRUE(Load(2, 3).ok());
+}
+
+// To free memory is to wait for whatever the device does.
+TEST_F(CudaContentsTest, UnloadedMemoryIsReused) {
+  MakeContents(0);
+  ASSERT_TRUE(Load(0, 4).ok());
+  const size_t used = cuda_emulation::DeviceBytesInUse();
+  ASSERT_TRUE(contents_->Unload({{0, 0}, {0, 1}}, 0).ok());
+  EXPECT_EQ(cuda_emulation::DeviceBytesInUse(), used);
+  ASSERT_TRUE(Load(4, 6).ok());
+  EXPECT_EQ(cuda_emulation::DeviceBytesInUse(), used);
+  live_.Replace(std::make_shared<ExpertWeights>(
+      1, 64, std::vector<ExpertSlot>(), std::vector<PackedExpert>()));
+  contents_.reset();
+  backend_.reset();
+  experts_.clear();
+  EXPECT_EQ(cuda_emulation::DeviceBytesInUse(), 0u);
 }
 
 TEST_F(CudaContentsTest, TheBudgetSaysHowManyFit) {
