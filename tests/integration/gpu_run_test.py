@@ -85,8 +85,22 @@ esac""")
         (self.root / "demo_model").mkdir()
         (self.root / "demo_model" / "heldout.txt").write_text("text")
         self.kernel_tests()
-        self.program("path/compute-sanitizer", 'shift 4; exec "$@"')
+        self.sanitizer()
         shutil.copy(GPU / "pytorch_bench.py", self.root / "tests")
+
+    def sanitizer(self, memcheck=0, racecheck=0, before=""):
+        """A compute-sanitizer that finds so much."""
+        self.program("path/compute-sanitizer", f"""
+{before}
+tool=$2
+shift 4
+"$@" || exit
+if [[ $tool == memcheck ]]; then
+  echo "========= ERROR SUMMARY: {memcheck} errors"
+  (({memcheck} == 0)) || exit 99
+else
+  echo "========= RACECHECK SUMMARY: {racecheck} hazards displayed"
+fi""")
 
     def kernel_tests(self):
         """Three tests, two of them of formats."""
@@ -180,6 +194,13 @@ class GenerationTest(GpuRun):
         self.stand_in(others=0)
         self.assertEqual(self.run_it(self.root), 1)
         self.assertIn("ended before", self.record("generation")["said"])
+
+    def test_a_bundle_without_texts_fails(self):
+        self.stand_in()
+        (self.root / "demo_model" / "heldout.txt").unlink()
+        self.assertEqual(self.run_it(self.root), 1)
+        self.assertIn("no heldout", self.record("generation")["said"])
+        self.assertIn("no heldout", self.record("perplexity")["said"])
 
     def test_a_mesh_that_does_not_start_fails(self):
         self.stand_in()
@@ -303,8 +324,7 @@ class SanitizerTest(GpuRun):
 
     def test_runs_each_part_with_each_tool(self):
         self.stand_in()
-        self.program("path/compute-sanitizer",
-                     f'echo "$2 $6" >>{self.root}/flags; shift 4; exec "$@"')
+        self.sanitizer(before=f'echo "$2 $6" >>{self.root}/flags')
         self.assertEqual(self.run_it(self.root), 0, self.said)
         self.assertEqual(
             (self.root / "flags").read_text().splitlines(),
@@ -315,26 +335,28 @@ class SanitizerTest(GpuRun):
 
     def test_what_it_finds_fails(self):
         self.stand_in()
-        self.program("path/compute-sanitizer", """
-tool=$2; shift 4; "$@"; [[ $tool == memcheck ]] && exit
-echo RACECHECK SUMMARY: 1 hazard; exit 99""")
-        self.assertEqual(self.run_it(self.root), 1)
-        self.assertIs(self.record("memcheck bf16")["passed"], True)
-        self.assertIs(self.record("racecheck bf16")["passed"], False)
-        self.assertIn("1 hazard", self.record("racecheck bf16")["said"])
+        for memcheck, racecheck in (3, 0), (0, 3):
+            self.sanitizer(memcheck, racecheck)
+            self.assertEqual(self.run_it(self.root), 1)
+            for tool, found in ("memcheck", memcheck), ("racecheck", racecheck):
+                record = self.record(f"{tool} bf16")
+                self.assertIs(record["passed"], found == 0)
+                self.assertEqual("SUMMARY: 3" in record.get("said", ""),
+                                 found == 3)
 
     def test_tests_that_did_not_run_fail(self):
         self.stand_in()
-        self.program("path/compute-sanitizer", "exit 0")
+        self.program("path/compute-sanitizer", "echo ERROR SUMMARY: 0 errors")
         self.assertEqual(self.run_it(self.root), 1)
         self.assertIs(self.record("memcheck bf16")["passed"], False)
 
     def test_devices_that_it_cannot_look_into_are_no_failure(self):
         self.stand_in()
-        self.program("path/compute-sanitizer",
-                     "echo Error: Device not supported; exit 99")
-        self.assertEqual(self.run_it(self.root), 0, self.said)
-        self.assertIn("cannot look", self.results["runs"][-1]["skipped"])
+        for script in ("echo ERROR SUMMARY: 1 error: Device not supported; exit 99",
+                       "echo nothing at all; exit 1"):
+            self.program("path/compute-sanitizer", script)
+            self.assertEqual(self.run_it(self.root), 0, self.said)
+            self.assertIn("cannot look", self.results["runs"][-1]["skipped"])
 
 
 class TimeTest(GpuRun):

@@ -33,7 +33,8 @@ class Mesh:
         self._folder = tempfile.TemporaryDirectory()
         folder = pathlib.Path(self._folder.name)
         ready = folder / "ready.json"
-        self._log = open(folder / "log", "w+")
+        self._log = open(folder / "log", "w+", encoding="utf-8",
+                         errors="replace")
         # Without the prefix cache a prompt is computed each time.
         self._process = subprocess.Popen(
             [self._expertmesh, "serve", "--model", self._model,
@@ -77,7 +78,7 @@ class Mesh:
 
     def _generate_command(self, prompt, tokens):
         return [self._expertmesh, "generate", "--server", self._address,
-                "--json", "--prompt", prompt, "--temperature", "0",
+                "--json", f"--prompt={prompt}", "--temperature", "0",
                 "--max-tokens", str(tokens), "--ignore-eos"]
 
     def _call(self, command):
@@ -99,7 +100,7 @@ class Mesh:
 
     def start_others(self):
         """Requests that have begun to generate when this returns."""
-        text = sorted(self._model.glob("heldout*.txt"))[0].read_text()
+        text = heldout_texts(self._model)[0].read_text(encoding="utf-8")
         outputs = []
         for i in range(OTHERS):
             prompt = text[200 * i:200 * i + 20 * (i + 1)] or "A"
@@ -119,6 +120,14 @@ class Mesh:
         out = self._call([self._expertmesh, "score", "--server", self._address,
                           "--json", "--text-file", text])
         return json.loads(out)["perplexity"]
+
+
+def heldout_texts(model):
+    """Files that the model was not trained on."""
+    texts = sorted(model.glob("heldout*.txt"))
+    if not texts:
+        raise Failed(f"{model} has no heldout*.txt")
+    return texts
 
 
 def leading_equal(a, b):
@@ -156,12 +165,12 @@ def score_on_both(bundle, budget, record):
     record["texts"] = {}
     for device in "cpu", "cuda":
         with Mesh(bundle, device, budget) as mesh:
-            for text in sorted((bundle / "demo_model").glob("heldout*.txt")):
+            for text in heldout_texts(bundle / "demo_model"):
                 record["texts"].setdefault(text.name, {})[device] = \
                     mesh.score(text)
     for values in record["texts"].values():
         values["difference"] = abs(values["cuda"] / values["cpu"] - 1)
-    return bool(record["texts"]) and all(
+    return all(
         values["difference"] <= MOST_PERPLEXITY_DIFFERENCE
         for values in record["texts"].values())
 

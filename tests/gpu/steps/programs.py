@@ -68,8 +68,8 @@ def run_command(command, seconds, **popen):
     takes longer; then whatever it started is ended, too."""
     with subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", start_new_session=True, **popen) as process:
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            encoding="utf-8", errors="replace", start_new_session=True, **popen) as process:
         try:
             out, errors = process.communicate(timeout=seconds)
         except BaseException as error:
@@ -84,7 +84,7 @@ def run_command(command, seconds, **popen):
 def read_json(path):
     """What a program wrote; None where it did not finish that."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
