@@ -4,6 +4,7 @@ emulated device."""
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -309,6 +310,14 @@ pathlib.Path(path).write_text(json.dumps({results!r}))
                         "sys.exit('lib' in os.environ.get('LD_LIBRARY_PATH', ''))")
         self.assertEqual(self.run_it(self.root, env={"LD_LIBRARY_PATH": ""}), 0,
                          self.said)
+
+    def test_pytorch_has_the_same_layers(self):
+        ours = re.findall(r'\{("\w+", \d+, \d+, \d+, \d+)\}',
+                          (GPU / "ffn_bench.cc").read_text())
+        theirs = re.findall(r'\(("\w+", \d+, \d+, \d+, \d+)\)[,\]]',
+                            (GPU / "pytorch_bench.py").read_text())
+        self.assertEqual(len(ours), 3)
+        self.assertEqual(theirs[:3], ours)
 
     def test_says_that_pytorch_is_not_there(self):
         out = self.root / "pytorch.json"
