@@ -3,8 +3,7 @@
 //   Decode/<model>/<format>/<tokens>   weights read, bytes a second
 //   Prefill/<model>/<format>/<tokens>  operations a second
 //   Batch/<rows>                       a batch from pinned memory and back:
-//   what
-//                                      it takes beyond the kernels
+//                                      what it takes beyond the kernels
 //   CopyBandwidth, LargeGemm           the ceilings; the latter where cuBLAS is
 //
 // Times are the device's own, by events around several launches.
@@ -34,6 +33,8 @@ namespace {
 constexpr int kFill = 0x3c;
 // Batches in turn, so that no weights are in a cache from the one before.
 constexpr int kTurns = 16;
+// Rows and workspaces of the largest case take less.
+constexpr int64_t kBytesBesideWeights = int64_t{2} << 30;
 
 void Check(cudaError_t error) {
   if (error == cudaSuccess) return;
@@ -100,24 +101,31 @@ class Layer {
     const int64_t n = model.intermediate;
     const int64_t k = model.hidden;
     const int64_t in = CudaAligned(CudaMatrixBytes(n, k, format));
-    const int64_t out = CudaAligned(CudaMatrixBytes(k, n, format));
-    expert_bytes_ = 2 * in + out;
-    memory_ = Filled(expert_bytes_ * model.num_experts);
+    memory_ = Filled(Bytes(model, format));
     for (int e = 0; e < model.num_experts; ++e) {
-      const std::byte* const at = memory_.data() + e * expert_bytes_;
+      const std::byte* const at =
+          memory_.data() + e * ExpertBytes(model, format);
       views_.push_back({CudaMatrixAt(at, n, k, format),
                         CudaMatrixAt(at + in, n, k, format),
                         CudaMatrixAt(at + 2 * in, k, n, format)});
     }
   }
 
+  static int64_t ExpertBytes(const Model& model, WeightFormat format) {
+    return 2 * CudaAligned(
+                   CudaMatrixBytes(model.intermediate, model.hidden, format)) +
+           CudaAligned(
+               CudaMatrixBytes(model.hidden, model.intermediate, format));
+  }
+  static int64_t Bytes(const Model& model, WeightFormat format) {
+    return ExpertBytes(model, format) * model.num_experts;
+  }
+
   const FfnShape& shape() const { return shape_; }
-  int64_t expert_bytes() const { return expert_bytes_; }
   const CudaExpertView& view(int expert) const { return views_[expert]; }
 
  private:
   FfnShape shape_;
-  int64_t expert_bytes_;
   DeviceBuffer memory_;
   std::vector<CudaExpertView> views_;
 };
@@ -178,6 +186,14 @@ class Batch {
 
 void RunLayer(benchmark::State& state, const Model& model, WeightFormat format,
               int64_t tokens) {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  Check(cudaMemGetInfo(&free_bytes, &total_bytes));
+  if (Layer::Bytes(model, format) + kBytesBesideWeights >
+      static_cast<int64_t>(free_bytes)) {
+    state.SkipWithError("too little device memory");
+    return;
+  }
   const Layer layer(model, format);
   std::vector<std::unique_ptr<Batch>> batches;
   int64_t groups = 0;
@@ -202,8 +218,8 @@ void RunLayer(benchmark::State& state, const Model& model, WeightFormat format,
                               benchmark::Counter::kIsRate,
                               benchmark::Counter::kIs1000);
   };
-  state.counters["weights_bytes"] =
-      per_second(static_cast<double>(groups * layer.expert_bytes()) / kTurns);
+  state.counters["weights_bytes"] = per_second(
+      static_cast<double>(groups * Layer::ExpertBytes(model, format)) / kTurns);
   state.counters["operations"] = per_second(
       6.0 * static_cast<double>(rows * model.hidden * model.intermediate));
 }

@@ -1,5 +1,6 @@
 """deploy/bundle: binaries that run from any folder without the libraries here."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -73,6 +74,17 @@ class BundleTest(unittest.TestCase):
         self.assertLessEqual(size, LEAN_BYTES)
         self.assertEqual(list(self.bundle.glob("lib/libcublas*")), [])
 
+    def test_images_copy_what_is_there(self):
+        dockerfiles = list((et.SOURCE / "deploy/images").glob("*.Dockerfile"))
+        self.assertTrue(dockerfiles)
+        for path in dockerfiles:
+            copies = [line.split()[1:-1] for line in path.read_text().splitlines()
+                      if line.startswith("COPY ")]
+            self.assertTrue(copies, path)
+            for source in sum(copies, []):
+                self.assertTrue((self.bundle / source).exists(), source)
+            self.assertRegex(path.read_text(), r"\nUSER [1-9]\d*:[1-9]\d*\n")
+
     def test_says_what_it_needs(self):
         text = (self.bundle / "bundle.txt").read_text()
         self.assertRegex(text, r"glibc 2\.\d+ or newer")
@@ -96,6 +108,22 @@ class FolderTest(unittest.TestCase):
         done = bundle("--binaries", et.BIN, out)
         self.assertFalse((out / "lib" / "libold.so.1").exists())
         self.assertEqual([path.name for path in self.root.iterdir()], ["out"])
+
+    def test_with_tests_it_has_all_that_they_read(self):
+        out = self.root / "out"
+        done = bundle("--lean", "--tests", "--binaries", et.BIN, out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for name in ("tests/run", "tests/pytorch_bench.py", "tests/steps/demo.py",
+                     "tests/golden/qwen3_moe/golden.safetensors",
+                     "demo_model/heldout.txt"):
+            self.assertTrue((out / name).exists(), name)
+        done = subprocess.run(
+            [out / "tests/run", "--out", self.root / "results.json"],
+            capture_output=True, text=True, cwd=self.root,
+            timeout=et.START_SECONDS,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        self.assertEqual(done.returncode, 77, done.stdout + done.stderr)
+        self.assertEqual(list(out.rglob("__pycache__")), [])
 
     def test_other_folders_are_left_alone(self):
         (self.root / "precious").touch()

@@ -20,8 +20,8 @@ namespace {
 
 std::string BinaryPath() {
   const char* const other = std::getenv("EXPERTMESH_EXPERT_BINARY");
-  return absl::StrCat(EXPERTMESH_BIN_DIR, "/",
-                      other == nullptr ? "expertmesh-expert" : other);
+  return std::filesystem::path(EXPERTMESH_BIN_DIR) /
+         (other == nullptr ? "expertmesh-expert" : other);
 }
 
 // The address in a ready file, once the process has written it.

@@ -14,7 +14,8 @@
 namespace expertmesh::testing {
 
 // Runs bin/expertmesh-expert, or what the environment variable
-// EXPERTMESH_EXPERT_BINARY names beside it, `count` times, experts split over
+// EXPERTMESH_EXPERT_BINARY names beside it or by an absolute path, `count`
+// times, experts split over
 // the processes in contiguous ranges. Ends them when destroyed.
 class ExpertProcesses {
  public:

@@ -23,11 +23,10 @@ struct Readiness {
 
 absl::StatusOr<std::unique_ptr<RemoteModel>> RemoteModel::Load(
     const std::string& directory, LocalModelOptions options, int num_services,
-    bool shared_memory) {
+    bool shared_memory, std::vector<std::string> flags) {
   auto out = std::make_unique<RemoteModel>();
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(directory));
   const ModelConfig& config = checkpoint->config();
-  std::vector<std::string> flags;
   if (options.expert_format) {
     flags.push_back(absl::StrCat("--expert-dtype=",
                                  WeightFormatName(*options.expert_format)));
