@@ -382,7 +382,10 @@ void RouterServer::Impl::OnEndpoints(
   }
   uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
   // Last to hear: what it sees is routed to.
-  if (controller_ != nullptr) controller_->OnEndpoints(endpoints);
+  if (controller_ != nullptr) {
+    controller_->OnEndpoints(endpoints,
+                             config_.mix_numerics ? "" : numerics_.chosen());
+  }
   MutexLock lock(&mutex_);
   const bool covered = placed.uncovered_slots == 0;
   if (covered == is_covered_) return;
