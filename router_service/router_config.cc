@@ -193,6 +193,11 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "last 30 s; rows that would cost more wait; 1: no bound")
       ->capture_default_str();
   AddControlOptions(app, config);
+  app.add_flag("--mix-numerics", config->mix_numerics,
+               "Send rows to expert services of any numerics_id, such as CPUs "
+               "and GPUs, by their speed; results then depend in the last bits "
+               "on who served, but for exact requests; default: those of "
+               "another id serve only where no other can");
   app.add_option("--uncovered-timeout", config->uncovered_timeout_seconds,
                  "Seconds to wait for an expert that no service serves before "
                  "the requests that need it fail; next_best and drop do "

@@ -65,6 +65,7 @@ struct RouterConfig {
 
   bool controls() const { return control.value_or(mesh_config.empty()); }
 
+  bool mix_numerics = false;  // of expert services
   double uncovered_timeout_seconds = 10;
   double hedge_budget = 0.05;  // of batches; 0: none
   double drain_timeout_seconds = 30;

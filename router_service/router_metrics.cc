@@ -154,7 +154,7 @@ DispatchMetrics MakeDispatchMetrics(Metrics* metrics) {
   out.crossed_rows = &metrics->Counter(
       "expertmesh_router_crossed_rows_total",
       "Rows sent to an expert service of another numerics_id than the mesh's, "
-      "because no other could serve them.");
+      "because no other could serve them, or by --mix-numerics.");
   out.hedged = &metrics->Counter(
       "expertmesh_router_hedged_batches_total",
       "Batches sent to a second replica because the first was late.");

@@ -382,7 +382,10 @@ void RouterServer::Impl::OnEndpoints(
   }
   uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
   // Last to hear: what it sees is routed to.
-  if (controller_ != nullptr) controller_->OnEndpoints(endpoints);
+  if (controller_ != nullptr) {
+    controller_->OnEndpoints(endpoints,
+                             config_.mix_numerics ? "" : numerics_.chosen());
+  }
   MutexLock lock(&mutex_);
   const bool covered = placed.uncovered_slots == 0;
   if (covered == is_covered_) return;
@@ -438,6 +441,7 @@ void RouterServer::Impl::BuildEngine() {
   engine.max_queue = config_.max_queue;
   engine.priority_step = absl::Seconds(config_.priority_step_seconds);
   engine.prefix_cache = config_.prefix_cache == "on";
+  engine.mix_numerics = config_.mix_numerics;
   engine_ = std::make_unique<Engine>(
       engine, model(), transformer_.get(), cache_.get(), pool_.get(),
       MakeEngineMetrics(model(), metrics_.get()), Clock::Real());
@@ -525,7 +529,8 @@ v1::Model RouterServer::Impl::Describe() const {
   out.set_numerics_id(absl::StrCat(
       "cpu-", sum_order_, "-", router_dtype_, "-kv-", KvFormatName(kv_format_),
       wire_dtype_ == DType::kInt8 ? "-wire-int8" : "", "-v2",
-      is_grouped ? absl::StrCat("-groups-", combine_group_size_) : ""));
+      is_grouped ? absl::StrCat("-groups-", combine_group_size_) : "",
+      config_.mix_numerics ? "-mixed" : ""));
   out.set_overflow_policy(config_.overflow_policy);
   out.set_capacity_factor(config_.capacity_factor);
   out.set_kv_cache_tokens(

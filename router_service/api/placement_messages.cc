@@ -17,6 +17,8 @@ void FillHost(const PlacementHost& host, std::vector<SlotId> hosted,
   out->set_pool(host.pool);
   out->set_managed(host.managed);
   out->set_speed(host.speed);
+  out->set_numerics_id(host.numerics_id);
+  out->set_stands_by(host.stands_by);
   out->set_memory_budget_bytes(static_cast<uint64_t>(host.budget_bytes));
   std::sort(hosted.begin(), hosted.end());
   FillHosted(hosted, out->mutable_hosted());

@@ -291,6 +291,7 @@ absl::StatusOr<SequenceRequest> RequestTranslator::Translate(
   ASSIGN_OR_RETURN(out.sampling, Sampling(request));
   ASSIGN_OR_RETURN(out.policy,
                    Policy(request.overflow_policy(), request.exact()));
+  out.exact = request.exact();
   ASSIGN_OR_RETURN(out.priority, CheckPriority(request.priority()));
   RETURN_IF_ERROR(CheckStopStrings(request));
   if (request.has_logprobs()) {
@@ -342,6 +343,7 @@ absl::StatusOr<SequenceRequest> RequestTranslator::Translate(
   ASSIGN_OR_RETURN(out.request_id, CheckRequestId(request.request_id()));
   ASSIGN_OR_RETURN(out.policy,
                    Policy(request.overflow_policy(), request.exact()));
+  out.exact = request.exact();
   ASSIGN_OR_RETURN(out.priority, CheckPriority(request.priority()));
   out.prompt_logprobs = 0;
   switch (request.input_case()) {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "router_service/control/evacuation.h"
+#include "router_service/control/standby.h"
 #include "router_service/control/urgent_moves.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
@@ -57,10 +57,29 @@ void Controller::Stop() {
 
 // --- What transport tells. -------------------------------------------------
 
-void Controller::OnEndpoints(const std::vector<EndpointInfo>& endpoints) {
-  for (const std::string& address : mesh_->Update(endpoints)) {
+void Controller::OnEndpoints(const std::vector<EndpointInfo>& endpoints,
+                             const std::string& numerics_id) {
+  for (const std::string& address : mesh_->Update(endpoints, numerics_id)) {
     load_.Forget(address);
   }
+  LogStandby(numerics_id);
+}
+
+void Controller::LogStandby(const std::string& numerics_id) {
+  std::set<std::string> standby;
+  for (const PlacementHost& host : mesh_->placement().hosts) {
+    if (!host.managed || !host.stands_by) continue;
+    standby.insert(host.id);
+    if (logged_standby_.contains(host.id)) continue;
+    Log(LogLevel::kWarning,
+        "a managed service is left idle: its numerics_id is not the mesh's; "
+        "--mix-numerics uses it",
+        {{"address", host.id},
+         {"pool", host.pool},
+         {"numerics_id", host.numerics_id},
+         {"mesh", numerics_id}});
+  }
+  logged_standby_ = std::move(standby);
 }
 
 void Controller::OnLoad(const std::string& address, const EndpointLoad& load) {
@@ -271,9 +290,16 @@ absl::Duration Controller::RebalanceIfWorthIt() {
 
 RebalanceDecision Controller::Judge(const PlacementProposal& proposal) {
   const PlacementPlan& plan = proposal.plan;
-  const PlacementProblem problem =
+  PlacementProblem problem =
       MakeProblem(mesh_->shape(), proposal.from, load_.Rows());
-  const absl::Status now = CheckPlacement(problem, CurrentContents(problem));
+  const HostedSlots current = CurrentContents(problem);
+  for (size_t h = 0; h < problem.hosts.size(); ++h) {
+    // Whatever it holds is none of the plan's affair.
+    if (problem.hosts[h].stands_by && plan.hosted[h] == current[h]) {
+      problem.hosts[h].managed = false;
+    }
+  }
+  const absl::Status now = CheckPlacement(problem, current);
   if (now.ok()) return policy_.Consider(plan);
   // Covering every expert does not wait for a better time.
   absl::StatusOr<std::vector<PlacementMove>> moves =
@@ -288,10 +314,10 @@ absl::StatusOr<PlacementProposal> Controller::MakeProposal() const {
   if (proposal.from.hosts.empty()) {
     return absl::FailedPreconditionError("no expert service is ready");
   }
-  ASSIGN_OR_RETURN(
-      proposal.plan,
-      PlanPlacement(MakeProblem(mesh_->shape(), proposal.from, load_.Rows()),
-                    options_.planner));
+  ASSIGN_OR_RETURN(proposal.plan,
+                   PlanAroundStandby(
+                       MakeProblem(mesh_->shape(), proposal.from, load_.Rows()),
+                       options_.planner));
   return proposal;
 }
 
@@ -357,10 +383,10 @@ absl::Status Controller::Evacuate(const std::string& address) {
       std::find_if(placement.hosts.begin(), placement.hosts.end(),
                    [&](const auto& h) { return h.id == address; });
   if (host == placement.hosts.end()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(
-      const MoveSequence sequence,
-      PlanEvacuation(MakeProblem(mesh_->shape(), placement, load_.Rows()),
-                     static_cast<int>(host - placement.hosts.begin())));
+  ASSIGN_OR_RETURN(const MoveSequence sequence,
+                   EvacuateAroundStandby(
+                       MakeProblem(mesh_->shape(), placement, load_.Rows()),
+                       static_cast<int>(host - placement.hosts.begin())));
   return Carry(placement, sequence.moves).status();
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -74,8 +75,11 @@ class Controller {
              const Clock* clock);
   ~Controller();  // Stop
 
-  // What transport hears: as EndpointSet::Options has it.
-  void OnEndpoints(const std::vector<EndpointInfo>& endpoints);
+  // What transport hears: as EndpointSet::Options has it. Not more than one
+  // OnEndpoints at a time.
+  //   numerics_id  as MeshState::Update has it
+  void OnEndpoints(const std::vector<EndpointInfo>& endpoints,
+                   const std::string& numerics_id = "");
   void OnLoad(const std::string& address, const EndpointLoad& load);
 
   // As it is now, with the speeds that hosts were last seen to have; they alone
@@ -113,6 +117,8 @@ class Controller {
   template <typename Result>
   void Enqueue(std::function<absl::StatusOr<Result>()> work, Done<Result> done);
   absl::Status Add(Request request);
+  // Says which managed hosts are left as they are, and how that is changed.
+  void LogStandby(const std::string& numerics_id);
   void Loop();
   // Returns when to look again.
   absl::Duration RebalanceIfWorthIt();
@@ -141,6 +147,8 @@ class Controller {
   const std::shared_ptr<MeshState> mesh_;  // outlived by orders to drain
   LoadWindow load_;
   MoveRunner runner_;
+  // Managed hosts that stand by, as logged; OnEndpoints' own.
+  std::set<std::string> logged_standby_;
 
   mutable Mutex speeds_mutex_;
   mutable HostSpeeds speeds_ ABSL_GUARDED_BY(speeds_mutex_);

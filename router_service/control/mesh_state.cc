@@ -29,10 +29,13 @@ MeshState::MeshState(MeshShape shape, uint64_t first_version)
   placement_.slot_bytes = shape_.slot_bytes;
 }
 
-PlacementHost MeshState::HostOf(const EndpointInfo& endpoint) const {
+PlacementHost MeshState::HostOf(const EndpointInfo& endpoint,
+                                const std::string& numerics_id) const {
   PlacementHost host;
   host.id = endpoint.address;
   host.pool = endpoint.pool;
+  host.numerics_id = endpoint.numerics_id;
+  host.stands_by = !numerics_id.empty() && endpoint.numerics_id != numerics_id;
   uint64_t budget = endpoint.memory_budget_bytes;
   const auto pool =
       std::find_if(shape_.pools.begin(), shape_.pools.end(),
@@ -54,7 +57,8 @@ PlacementHost MeshState::HostOf(const EndpointInfo& endpoint) const {
 }
 
 std::vector<std::string> MeshState::Update(
-    const std::vector<EndpointInfo>& endpoints) {
+    const std::vector<EndpointInfo>& endpoints,
+    const std::string& numerics_id) {
   std::vector<PlacementHost> hosts;
   std::vector<std::string> known;
   uint64_t epoch = 0;
@@ -64,7 +68,7 @@ std::vector<std::string> MeshState::Update(
     known.push_back(endpoint.address);
     epoch = std::max(epoch, endpoint.placement_epoch);
     if (endpoint.state == EndpointState::kReady) {
-      hosts.push_back(HostOf(endpoint));
+      hosts.push_back(HostOf(endpoint, numerics_id));
     }
   }
   std::sort(known.begin(), known.end());

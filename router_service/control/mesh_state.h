@@ -49,7 +49,10 @@ class MeshState {
 
   // Takes a snapshot of all endpoints. Returns the addresses of those that are
   // gone since the last one.
-  std::vector<std::string> Update(const std::vector<EndpointInfo>& endpoints);
+  //   numerics_id  of the mesh: hosts of others stand by; empty: rows go to all
+  //                alike
+  std::vector<std::string> Update(const std::vector<EndpointInfo>& endpoints,
+                                  const std::string& numerics_id = "");
 
   MeshPlacement placement() const;
 
@@ -88,7 +91,8 @@ class MeshState {
   const MeshShape& shape() const { return shape_; }
 
  private:
-  PlacementHost HostOf(const EndpointInfo& endpoint) const;
+  PlacementHost HostOf(const EndpointInfo& endpoint,
+                       const std::string& numerics_id) const;
   const PlacementHost* Find(const std::string& address) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether a host other than `address` holds the slot, and keeps it.

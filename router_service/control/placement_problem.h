@@ -28,7 +28,11 @@ struct PlacementHost {
   double speed = 1;          // rows per second, in any unit common to all hosts
   double pool_weight = 1;    // share of rows wanted, relative to the speed
   std::vector<SlotId> hosted;  // now; in any order, each once
-  std::string pool;            // for people
+  // It is asked only for what no other host holds: its numerics_id is not the
+  // mesh's, and rows keep to those.
+  bool stands_by = false;
+  std::string pool;         // for people
+  std::string numerics_id;  // likewise
 
   bool operator==(const PlacementHost&) const = default;
 

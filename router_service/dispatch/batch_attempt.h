@@ -40,6 +40,8 @@ struct RowPiece {
   int bad_from = -1;     // the endpoint that gave values that are not finite
   // Refused together with others: it goes in a message of its own.
   bool is_alone = false;
+  // Its rows may go to endpoints of any numerics_id.
+  bool may_mix = false;
   // No endpoint could take it, however much room there were.
   bool is_uncovered = false;
   absl::Duration first_sent = absl::ZeroDuration();

@@ -14,7 +14,8 @@ struct DispatchMetrics {
   // expertmesh_router_hedged_batches_total.
   prometheus::Counter* hedged = nullptr;
   // expertmesh_router_crossed_rows_total: rows sent to an endpoint whose
-  // numerics_id is not the mesh's, because no other could serve them.
+  // numerics_id is not the mesh's, because no other could serve them or they
+  // may go to any.
   prometheus::Counter* crossed_rows = nullptr;
 };
 

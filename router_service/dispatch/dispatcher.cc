@@ -19,6 +19,10 @@ constexpr uint32_t kPieceRows = 16;
 // answer or a new placement comes.
 constexpr absl::Duration kOfferAgain = absl::Milliseconds(20);
 
+bool AnyMayMix(absl::Span<const uint8_t> may_mix) {
+  return std::find(may_mix.begin(), may_mix.end(), 1) != may_mix.end();
+}
+
 }  // namespace
 
 DispatchTicket::DispatchTicket(const DispatcherOptions& options)
@@ -109,9 +113,12 @@ Dispatcher::~Dispatcher() {
 }
 
 void Dispatcher::Begin(int64_t layer, const float* hidden_states,
-                       const DispatchPlan& plan, DispatchTicket* ticket) {
+                       const DispatchPlan& plan, DispatchTicket* ticket,
+                       absl::Span<const uint8_t> may_mix) {
   ticket->source_ = {static_cast<uint32_t>(layer), hidden_states, &plan,
                      &ticket->groups_, &ticket->sums_};
+  ticket->may_mix_ = AnyMayMix(may_mix) ? may_mix : absl::Span<const uint8_t>();
+  ticket->crossed_tokens_.clear();
   ticket->groups_.Reset(plan);
   ticket->sums_.Clear();
   ticket->exchange_.sums = &ticket->sums_;
@@ -121,14 +128,18 @@ void Dispatcher::Begin(int64_t layer, const float* hidden_states,
   if (plan.num_waves() > 0) BeginWave(0, ticket);
 }
 
-void Dispatcher::CountReplicas(int64_t layer, std::vector<uint16_t>* replicas) {
+void Dispatcher::CountReplicas(int64_t layer, std::vector<uint16_t>* replicas,
+                               absl::Span<const uint8_t> may_mix) {
+  const bool mixes = AnyMayMix(may_mix);
   LookUpPlacement();
   replicas->resize(placement_->num_experts());
   MutexLock lock(&state_->mutex);
   BeginChoice();
   for (int64_t expert = 0; expert < placement_->num_experts(); ++expert) {
     uint16_t& count = (*replicas)[expert];
-    count = state_->loads.CountUsable(placement_->preferred(layer, expert));
+    count =
+        mixes ? 0
+              : state_->loads.CountUsable(placement_->preferred(layer, expert));
     if (count > 0) continue;
     count = state_->loads.CountUsable(placement_->replicas(layer, expert));
   }
@@ -175,7 +186,16 @@ void Dispatcher::BeginWave(int64_t wave, DispatchTicket* ticket) {
        ++g) {
     const RowGroup& group = plan.groups[g];
     for (uint32_t row = group.first_row; row < group.last_row;) {
-      const uint32_t end = std::min(group.last_row, row + kPieceRows);
+      uint32_t end = std::min(group.last_row, row + kPieceRows);
+      if (!ticket->may_mix_.empty()) {
+        // Rows that may mix and rows that may not go in pieces of their own.
+        const bool may_mix = ticket->MayMix(plan.row_token[row]);
+        uint32_t same = row + 1;
+        while (same < end && ticket->MayMix(plan.row_token[same]) == may_mix) {
+          ++same;
+        }
+        end = same;
+      }
       AddPiece(group.expert_id, row, end, ticket);
       row = end;
     }
@@ -191,6 +211,7 @@ void Dispatcher::AddPiece(int32_t expert_id, uint32_t first_row,
   piece.expert_id = expert_id;
   piece.first_row = first_row;
   piece.last_row = last_row;
+  piece.may_mix = ticket->MayMix(ticket->source_.plan->row_token[first_row]);
   ++exchange.unfinished;
 }
 
@@ -334,9 +355,9 @@ void Dispatcher::EvenOut(DispatchTicket* ticket) {
     for (size_t i = 0; i < pieces.size(); ++i) {
       const RowPiece& piece = ticket->exchange_.pieces[pieces[i]];
       if (piece.bad_from >= 0) continue;
-      const EndpointLoads::Relief relief = loads.FindRelief(
-          last, placement_->preferred(ticket->source_.layer, piece.expert_id),
-          piece.avoid, piece.num_rows());
+      const EndpointLoads::Relief relief =
+          loads.FindRelief(last, Candidates(piece, ticket->source_.layer),
+                           piece.avoid, piece.num_rows());
       if (relief.back >= best.back) continue;
       best = relief;
       given = i;
@@ -357,14 +378,20 @@ void Dispatcher::EvenOut(DispatchTicket* ticket) {
   }
 }
 
+absl::Span<const int> Dispatcher::Candidates(const RowPiece& piece,
+                                             int64_t layer) const {
+  return piece.may_mix ? placement_->replicas(layer, piece.expert_id)
+                       : placement_->preferred(layer, piece.expert_id);
+}
+
 absl::InlinedVector<int, 4> Dispatcher::Avoided(const RowPiece& piece,
                                                 int64_t layer) const {
   absl::InlinedVector<int, 4> avoid(piece.avoid.begin(), piece.avoid.end());
   if (piece.bad_from >= 0) {
-    const auto preferred = placement_->preferred(layer, piece.expert_id);
-    const auto candidates = preferred.empty()
-                                ? placement_->replicas(layer, piece.expert_id)
-                                : preferred;
+    auto candidates = Candidates(piece, layer);
+    if (candidates.empty()) {
+      candidates = placement_->replicas(layer, piece.expert_id);
+    }
     const bool has_other =
         std::any_of(candidates.begin(), candidates.end(), [&](int endpoint) {
           return endpoint != piece.bad_from && !state_->loads.IsStuck(endpoint);
@@ -377,28 +404,20 @@ absl::InlinedVector<int, 4> Dispatcher::Avoided(const RowPiece& piece,
 int Dispatcher::ChooseReplica(const RowPiece& piece, int64_t layer,
                               bool is_hedge) {
   EndpointLoads& loads = state_->loads;
-  const auto preferred = placement_->preferred(layer, piece.expert_id);
-  const auto replicas = placement_->replicas(layer, piece.expert_id);
+  const auto candidates = Candidates(piece, layer);
   const auto avoid = Avoided(piece, layer);
   // A hedge is no need.
-  if (is_hedge || loads.AnyUsable(preferred, avoid)) {
-    return loads.Choose(preferred, avoid, piece.num_rows(), !is_hedge);
+  if (is_hedge || loads.AnyUsable(candidates, avoid)) {
+    return loads.Choose(candidates, avoid, piece.num_rows(), !is_hedge);
   }
-  if (!preferred.empty() && cross_left_ > absl::ZeroDuration()) {
-    const int own = loads.Choose(preferred, avoid, piece.num_rows());
+  if (!piece.may_mix && !candidates.empty() &&
+      cross_left_ > absl::ZeroDuration()) {
+    const int own = loads.Choose(candidates, avoid, piece.num_rows());
     is_held_back_ |= own == EndpointLoads::kNobody;
     return own;
   }
-  const int endpoint = loads.Choose(replicas, avoid, piece.num_rows());
-  const bool is_crossed = std::find(preferred.begin(), preferred.end(),
-                                    endpoint) == preferred.end();
-  if (endpoint != EndpointLoads::kNobody && is_crossed) {
-    num_crossed_rows_ += piece.num_rows();
-    if (metrics_.crossed_rows != nullptr) {
-      metrics_.crossed_rows->Increment(static_cast<double>(piece.num_rows()));
-    }
-  }
-  return endpoint;
+  return loads.Choose(placement_->replicas(layer, piece.expert_id), avoid,
+                      piece.num_rows());
 }
 
 void Dispatcher::SendChosen(DispatchTicket* ticket) {
@@ -453,12 +472,13 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
     if (piece.first_sent == absl::ZeroDuration()) piece.first_sent = now;
     piece.avoid.push_back(endpoint);
     const int64_t layer = ticket->source_.layer;
-    const auto preferred = placement_->preferred(layer, piece.expert_id);
+    const auto candidates = Candidates(piece, layer);
     const bool may_cross =
-        preferred.empty() || cross_left_ <= absl::ZeroDuration();
+        candidates.empty() || cross_left_ <= absl::ZeroDuration();
     has_alternatives &= state_->loads.AnyUsable(
-        may_cross ? placement_->replicas(layer, piece.expert_id) : preferred,
+        may_cross ? placement_->replicas(layer, piece.expert_id) : candidates,
         Avoided(piece, layer));
+    CountCrossed(piece, endpoint, ticket);
   }
   exchange.attempts.push_back(attempt);
   attempt->exchange = &exchange;
@@ -466,6 +486,21 @@ BatchAttempt* Dispatcher::NextAttempt(int endpoint, DispatchTicket* ticket) {
   attempt->endpoint = endpoint;
   SetTimes(attempt, has_alternatives);
   return attempt;
+}
+
+void Dispatcher::CountCrossed(const RowPiece& piece, int endpoint,
+                              DispatchTicket* ticket) {
+  const auto own =
+      placement_->preferred(ticket->source_.layer, piece.expert_id);
+  if (std::find(own.begin(), own.end(), endpoint) != own.end()) return;
+  num_crossed_rows_ += piece.num_rows();
+  if (metrics_.crossed_rows != nullptr) {
+    metrics_.crossed_rows->Increment(static_cast<double>(piece.num_rows()));
+  }
+  const auto tokens = ticket->source_.plan->row_token.begin();
+  ticket->crossed_tokens_.insert(ticket->crossed_tokens_.end(),
+                                 tokens + piece.first_row,
+                                 tokens + piece.last_row);
 }
 
 void Dispatcher::SetTimes(BatchAttempt* attempt, bool has_alternatives) {

@@ -75,6 +75,12 @@ class DispatchTicket {
   };
   const std::vector<Failure>& failures() const { return failures_; }
 
+  // Tokens with rows that went to an endpoint of another numerics_id than the
+  // mesh's, whoever answered in the end; in any order, some more than once.
+  const std::vector<uint32_t>& crossed_tokens() const {
+    return crossed_tokens_;
+  }
+
  private:
   friend class Dispatcher;
 
@@ -83,6 +89,10 @@ class DispatchTicket {
   // their sum, null where they came by themselves.
   template <typename Visit>
   void ForGroups(uint32_t token, const Visit& visit);
+
+  bool MayMix(uint32_t token) const {
+    return !may_mix_.empty() && may_mix_[token] != 0;
+  }
 
   // Rows of the plan and the endpoint that served them; later ones count.
   struct Served {
@@ -95,11 +105,13 @@ class DispatchTicket {
   const int64_t top_k_;
   const int64_t hidden_size_;
   BatchBuilder::Source source_ = {};
+  absl::Span<const uint8_t> may_mix_;  // [num_tokens], or empty: none may
   Buffer rows_;  // [max_tokens · top_k, hidden_size] of wire_dtype_
   CombineGroups groups_;
   PartialSums sums_;
   std::vector<Failure> failures_;
   std::vector<Served> served_;
+  std::vector<uint32_t> crossed_tokens_;
   RowExchange exchange_;          // of the wave under way
   std::vector<uint32_t> unsent_;  // pieces that wait for an endpoint
 };
@@ -110,7 +122,8 @@ class DispatchTicket {
 //
 //   - Of several replicas, rows go to the one that is likely to have them back
 //     first, within the credit it granted (EndpointLoads), so that a wave is
-//     back as soon as can be.
+//     back as soon as can be. These are the replicas of the mesh's numerics_id,
+//     and where a token may mix, those of other ids too.
 //   - A batch that failed is sent elsewhere at once; one that is late is sent
 //     to a second replica too (a hedge), one that is overdue certainly. The
 //     first answer counts; a later one is ignored.
@@ -123,7 +136,8 @@ class DispatchTicket {
 //     again before something in the mesh changes.
 //
 // Which replica of the mesh's numerics_id answers changes no bit of the rows;
-// rows that cross to another id are counted. One thread.
+// rows that cross to another id, because they may or must, are counted. One
+// thread.
 class Dispatcher {
  public:
   // `table` and `transport` must outlive this.
@@ -140,12 +154,19 @@ class Dispatcher {
 
   // How many endpoints would take rows of each expert of the layer now.
   //   replicas  [num_experts], overwritten
-  void CountReplicas(int64_t layer, std::vector<uint16_t>* replicas);
+  //   may_mix   as Begin has it
+  void CountReplicas(int64_t layer, std::vector<uint16_t>* replicas,
+                     absl::Span<const uint8_t> may_mix = {});
 
   // Sends the first wave. `hidden_states` [num_tokens, hidden_size] f32
-  // (rounded to the wire's type on the way) and `plan` stay valid until Finish.
+  // (rounded to the wire's type on the way), `plan` and `may_mix` stay valid
+  // until Finish.
+  //   may_mix  [num_tokens], or empty: none; whether the token's rows may go to
+  //            endpoints of any numerics_id, and not only where none of the
+  //            mesh's can serve them
   void Begin(int64_t layer, const float* hidden_states,
-             const DispatchPlan& plan, DispatchTicket* ticket);
+             const DispatchPlan& plan, DispatchTicket* ticket,
+             absl::Span<const uint8_t> may_mix = {});
 
   // Whether a token has to wait for rows that nobody serves now: it may not do
   // without them, and somebody still wants it. Asked again and again while they
@@ -186,6 +207,8 @@ class Dispatcher {
   // nobody has room for go to unsent_.
   void Choose(absl::Span<const uint32_t> wanted, bool is_hedge,
               DispatchTicket* ticket);
+  // Who may be asked for the piece without need.
+  absl::Span<const int> Candidates(const RowPiece& piece, int64_t layer) const;
   // Who is not to be asked for the piece now. Who gave values that are not
   // finite is asked again only where there is no other, however busy.
   absl::InlinedVector<int, 4> Avoided(const RowPiece& piece,
@@ -202,6 +225,9 @@ class Dispatcher {
               DispatchTicket* ticket);
   // The next message for the endpoint, entered everywhere; null: none is left.
   BatchAttempt* NextAttempt(int endpoint, DispatchTicket* ticket);
+  // Counts the piece's rows if they cross to this endpoint.
+  void CountCrossed(const RowPiece& piece, int endpoint,
+                    DispatchTicket* ticket);
   void SetTimes(BatchAttempt* attempt, bool has_alternatives)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_->mutex);
 

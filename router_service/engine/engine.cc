@@ -89,6 +89,7 @@ absl::StatusOr<uint64_t> Engine::Submit(SequenceRequest request,
   sequence->tokens = request.prompt;
   sequence->pages.reserve(PagesFor(prompt_size + request.max_tokens));
   sequence->request = std::move(request);
+  sequence->may_mix = options_.mix_numerics && !sequence->request.exact;
   sequence->sink = std::move(sink);
   sequence->arrival = clock_.Now();
   sequence->turn =
@@ -206,11 +207,10 @@ void Engine::Step() {
         absl::ToDoubleSeconds(start - sequence.arrival));
   }
   step_routing_.Begin(chunks_, batch_.num_tokens());
-  const int64_t num_crossed_rows = transformer_.num_crossed_rows();
   transformer_.times().End(StepPhase::kSchedule);
   transformer_.Forward(batch_, &cache_, &step_routing_);
   RecordStep(start);
-  Advance(transformer_.num_crossed_rows() == num_crossed_rows);
+  Advance();
   logits_.Collect(chunks_);
   transformer_.times().End(StepPhase::kSchedule);
   logits_.Compute([this](const StepLogits::Row& row,
@@ -232,7 +232,7 @@ void Engine::RecordTimes() {
   seen_times_ = total;
 }
 
-void Engine::Advance(bool is_exact) {
+void Engine::Advance() {
   const std::vector<absl::Status>& status = transformer_.token_status();
   finished_prompts_.clear();
   for (ScheduledChunk& chunk : chunks_) {
@@ -249,7 +249,7 @@ void Engine::Advance(bool is_exact) {
       break;
     }
     if (chunk.sequence == nullptr) continue;
-    scheduler_.Advance(chunk, is_exact ? step_routing_.NumExact(chunk) : 0);
+    scheduler_.Advance(chunk, step_routing_.NumExact(chunk));
     if (chunk.sequence->num_pending() == 0 &&
         chunk.sequence->request.max_tokens == 0) {
       finished_prompts_.push_back(chunk.sequence->id);

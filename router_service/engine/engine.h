@@ -33,6 +33,8 @@ struct EngineOptions {
   // if it had come p times this earlier.
   absl::Duration priority_step = absl::Seconds(10);
   bool prefix_cache = true;  // requests share the pages of equal prefixes
+  // Rows of requests that are not exact may go to services of any numerics_id.
+  bool mix_numerics = false;
 };
 
 // Runs requests through the model, many at a time. Owns the engine thread,
@@ -90,8 +92,7 @@ class Engine {
   bool TakeInbox();
   void Step();
   // Moves chunks on by the step, and fails sequences whose rows did not come.
-  //   is_exact  no row was computed by another numerics_id than the mesh's
-  void Advance(bool is_exact);
+  void Advance();
   void Deliver(const StepLogits::Row& row, StepLogits::Result& result);
   void DeliverToken(Sequence* sequence, StepLogits::Result& result);
   // Ends requests whose prompt could not be scored.

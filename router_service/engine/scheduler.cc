@@ -18,6 +18,11 @@ bool IsExact(const Sequence& sequence) {
          sequence.request.policy == OverflowPolicy::kWait;
 }
 
+// Under which its pages are found.
+int32_t RootOf(const Sequence& sequence) {
+  return sequence.may_mix ? PrefixIndex::kMixedRoot : PrefixIndex::kRoot;
+}
+
 // Gives as much of the budget as they need to one after the other; returns what
 // is left.
 int64_t Grant(const std::vector<Sequence*>& sequences, int64_t budget) {
@@ -58,6 +63,7 @@ void FillBatch(std::vector<ScheduledChunk>* chunks, TokenBatch* batch) {
       batch->policy.push_back(position < sequence.num_accounted
                                   ? OverflowPolicy::kWait
                                   : sequence.request.policy);
+      batch->may_mix.push_back(sequence.may_mix ? 1 : 0);
     }
     batch->seq_starts.push_back(static_cast<int32_t>(batch->num_tokens()));
     batch->block_tables.insert(batch->block_tables.end(),
@@ -187,7 +193,7 @@ Scheduler::Admission Scheduler::TakePages(Sequence* sequence) {
   const int64_t found =
       pages_->TakePrefix(absl::MakeConstSpan(sequence->tokens)
                              .first(static_cast<size_t>(num_reusable)),
-                         &sequence->pages);
+                         &sequence->pages, RootOf(*sequence));
   if (FindAwaited(found, num_reusable, sequence)) {
     pages_->Release(&sequence->pages);
     return Defer(*sequence);
@@ -234,7 +240,8 @@ bool Scheduler::FindAwaited(int64_t num_found, int64_t num_reusable,
   for (const auto& other : running_) {
     if (!IsAhead(*other, *sequence)) return false;
     // Known pages are the same pages where the prefixes are the same.
-    if (!IsExact(*other) || other->num_computed < num_found ||
+    if (!IsExact(*other) || other->may_mix != sequence->may_mix ||
+        other->num_computed < num_found ||
         other->num_computed >= num_found + kPageTokens ||
         (index > 0 && other->pages[index - 1] != sequence->pages[index - 1])) {
       continue;
@@ -297,7 +304,7 @@ void Scheduler::Advance(const ScheduledChunk& chunk, int64_t num_exact) {
   for (int64_t& page = sequence.num_shared_pages; page < num_full; ++page) {
     pages_->Share(absl::MakeConstSpan(sequence.tokens)
                       .subspan(page * kPageTokens, kPageTokens),
-                  page, &sequence.pages);
+                  page, &sequence.pages, RootOf(sequence));
   }
 }
 

@@ -36,6 +36,7 @@ struct SequenceRequest {
   std::optional<int32_t> logprobs;         // number of alternatives
   std::optional<int32_t> prompt_logprobs;  // number of alternatives
   OverflowPolicy policy = OverflowPolicy::kWait;
+  bool exact = false;  // no policy changes it, that of mixing neither
   bool expert_counts = false;
   int32_t priority = 0;  // higher goes first
 };
@@ -50,11 +51,15 @@ struct Sequence {
   uint64_t id = 0;
   SequenceRequest request;
   std::shared_ptr<TokenSink> sink;
+  // Rows may go to services of any numerics_id; then it shares pages only with
+  // others of which the same is true.
+  bool may_mix = false;
 
   std::vector<int32_t> tokens;  // prompt, then generated
   int64_t num_computed = 0;     // tokens whose keys and values are in `pages`
-  // Of these, tokens up to the first that a policy changed: the keys and values
-  // of others may depend on who shared their step, so nobody else may see them.
+  // Of these, tokens up to the first that a policy changed or that crossed to
+  // another numerics_id without being one that may: the keys and values of
+  // others may depend on who shared their step, so nobody else may see them.
   int64_t num_exact = 0;
   // Tokens in the account below, or found in the prefix cache before they were;
   // computing one again does not count again.

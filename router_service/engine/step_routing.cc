@@ -22,6 +22,7 @@ void StepRouting::Begin(const std::vector<ScheduledChunk>& chunks,
   counts_wanted_ = false;
   sequence_of_.assign(num_tokens, nullptr);
   is_changed_.assign(num_tokens, 0);
+  is_crossed_.assign(num_tokens, 0);
   for (const ScheduledChunk& chunk : chunks) {
     Sequence* sequence = chunk.sequence;
     const int64_t known = std::clamp<int64_t>(
@@ -68,8 +69,13 @@ void StepRouting::OnLayer(int64_t layer, int64_t first_token,
 }
 
 int64_t StepRouting::NumExact(const ScheduledChunk& chunk) const {
-  const auto first = is_changed_.begin() + chunk.first_token;
-  return std::find(first, first + chunk.num_tokens, 1) - first;
+  int64_t count = 0;
+  for (; count < chunk.num_tokens; ++count) {
+    const int64_t token = chunk.first_token + count;
+    if (is_changed_[token]) break;
+    if (is_crossed_[token] && !chunk.sequence->may_mix) break;
+  }
+  return count;
 }
 
 bool StepRouting::IsWanted(int64_t token) {

@@ -25,9 +25,11 @@ class StepRouting final : public RoutingObserver {
   void Begin(const std::vector<ScheduledChunk>& chunks, int64_t num_tokens);
   void OnLayer(int64_t layer, int64_t first_token, const Routing& routing,
                const DispatchPlan& plan) override;
+  void OnCrossed(int64_t token) override { is_crossed_[token] = 1; }
   bool IsWanted(int64_t token) override;
 
-  // How many of a chunk's tokens, the first, were routed as the gate chose.
+  // How many of a chunk's tokens, the first, were routed as the gate chose, by
+  // services of the mesh's numerics_id unless the sequence may mix.
   int64_t NumExact(const ScheduledChunk& chunk) const;
 
   // Of the whole step.
@@ -48,6 +50,7 @@ class StepRouting final : public RoutingObserver {
   // [num_tokens]; null for tokens that were accounted for before.
   std::vector<Sequence*> sequence_of_;
   std::vector<uint8_t> is_changed_;  // [num_tokens] by a policy, in any layer
+  std::vector<uint8_t> is_crossed_;  // [num_tokens] likewise
   bool counts_wanted_ = false;       // by any sequence of the step
   RoutingAccount total_;
   int64_t overflow_rows_ = 0;

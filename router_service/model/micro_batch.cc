@@ -26,6 +26,9 @@ void SliceBatch(const TokenBatch& whole, int64_t first, int64_t last,
   AssignSlice(whole.positions, first, last, &part->positions);
   AssignSlice(whole.slot_mapping, first, last, &part->slot_mapping);
   AssignSlice(whole.policy, first, last, &part->policy);
+  if (!whole.may_mix.empty()) {
+    AssignSlice(whole.may_mix, first, last, &part->may_mix);
+  }
   part->max_blocks = whole.max_blocks;
   for (int64_t seq = 0; seq < whole.num_seqs(); ++seq) {
     const int64_t begin = std::max<int64_t>(first, whole.seq_starts[seq]);

@@ -39,13 +39,15 @@ MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
 void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                      const float* hidden_states, const ActivationView& x,
                      const std::vector<OverflowPolicy>& policy,
-                     WorkerPool& pool, MoeTicket* ticket) {
+                     absl::Span<const uint8_t> may_mix, WorkerPool& pool,
+                     MoeTicket* ticket) {
   const int64_t num_tokens = static_cast<int64_t>(policy.size());
   const int64_t num_experts = config_.num_experts;
   const int64_t top_k = config_.top_k;
   ticket->layer = layer;
   ticket->weights = &weights;
   ticket->x = x;
+  ticket->may_mix = may_mix;
 
   Routing& routing = ticket->routing;
   routing.num_tokens = num_tokens;
@@ -65,12 +67,13 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                  absl::MakeSpan(&routing.topk_weights[token * top_k], top_k));
   });
   times_.End(StepPhase::kGate);
-  dispatcher_->CountReplicas(layer, &ticket->replicas);
+  dispatcher_->CountReplicas(layer, &ticket->replicas, may_mix);
   const absl::Duration now = Clock::Real()->Now();
   routing.allowance = budget_.Allowance(now);
   planner_.Build(routing, ticket->replicas, &ticket->plan);
   budget_.Add(ticket->plan.accounts, now);
-  dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch);
+  dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch,
+                     may_mix);
   times_.End(StepPhase::kDispatch);
 }
 
@@ -119,7 +122,8 @@ void MoeLayer::RepairPlan(MoeTicket* ticket, Dispatcher::MustWait must_wait) {
     for (const uint32_t row : lost_rows_) {
       lost_experts.push_back(ticket->plan.ExpertOf(row));
     }
-    dispatcher_->CountReplicas(ticket->layer, &ticket->replicas);
+    dispatcher_->CountReplicas(ticket->layer, &ticket->replicas,
+                               ticket->may_mix);
     for (const int32_t expert : lost_experts) ticket->replicas[expert] = 0;
     // Weights may change: what came back in sums is asked for row by row.
     summed_rows_.clear();

@@ -25,6 +25,7 @@ struct MoeTicket {
   int64_t layer = 0;
   const LayerWeights* weights = nullptr;
   ActivationView x;
+  absl::Span<const uint8_t> may_mix;
   Routing routing;
   std::vector<uint16_t> replicas;  // [num_experts] that take rows
   DispatchPlan plan;
@@ -47,9 +48,11 @@ class MoeLayer {
   //   hidden_states  [num_tokens, hidden] f32 normed, valid until Finish
   //   x              the same, as it enters products
   //   policy         [num_tokens]
+  //   may_mix        as Dispatcher::Begin has it, valid until Finish
   void Begin(int64_t layer, const LayerWeights& weights,
              const float* hidden_states, const ActivationView& x,
-             const std::vector<OverflowPolicy>& policy, WorkerPool& pool,
+             const std::vector<OverflowPolicy>& policy,
+             absl::Span<const uint8_t> may_mix, WorkerPool& pool,
              MoeTicket* ticket);
 
   // Runs the shared expert while the others work, then waits for their rows.
@@ -63,9 +66,6 @@ class MoeLayer {
               absl::Span<absl::Status> token_status,
               absl::FunctionRef<bool(uint32_t token)> is_wanted,
               WorkerPool& pool);
-
-  // As of the dispatcher.
-  int64_t num_crossed_rows() const { return dispatcher_->num_crossed_rows(); }
 
   void set_capacity(const CapacityOptions& capacity) {
     planner_.set_capacity(capacity);

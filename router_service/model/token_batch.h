@@ -19,6 +19,9 @@ struct TokenBatch {
   std::vector<int32_t> block_tables;   // [num_seqs, max_blocks] KV pages
   int32_t max_blocks = 0;              // stride of block_tables
   std::vector<OverflowPolicy> policy;  // [num_tokens]
+  // [num_tokens], or empty: none; whether rows may go to expert services of any
+  // numerics_id.
+  std::vector<uint8_t> may_mix;
 
   int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t num_seqs() const {
@@ -31,6 +34,7 @@ struct TokenBatch {
     seq_starts.assign(1, 0);
     block_tables.clear();
     policy.clear();
+    may_mix.clear();
   }
 };
 

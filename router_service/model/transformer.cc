@@ -101,7 +101,7 @@ void Transformer::BeginFfn(int64_t layer, MicroBatch* part) {
     times_.End(StepPhase::kDense);
   } else {
     moe_.Begin(layer, weights, Rows(normed_, *part), x, part->batch.policy,
-               pool_, &part->ticket);
+               part->batch.may_mix, pool_, &part->ticket);
   }
 }
 
@@ -121,6 +121,9 @@ void Transformer::FinishFfn(int64_t layer, MicroBatch* part,
   if (observer) {
     observer->OnLayer(layer, part->first_token, part->ticket.routing,
                       part->ticket.plan);
+    for (const uint32_t token : part->ticket.dispatch.crossed_tokens()) {
+      observer->OnCrossed(part->first_token + token);
+    }
   }
   times_.End(StepPhase::kCombine);
 }

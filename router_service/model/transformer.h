@@ -32,6 +32,10 @@ class RoutingObserver {
   // a step may come in parts.
   virtual void OnLayer(int64_t layer, int64_t first_token,
                        const Routing& routing, const DispatchPlan& plan) = 0;
+  // A row of this token of the step went to an expert service of another
+  // numerics_id than the mesh's: what follows from it may have other bits. Told
+  // at least once.
+  virtual void OnCrossed(int64_t /*token*/) {}
   // Whether anybody still wants this token of the step. Asked now and then
   // while rows wait for an expert that nobody serves.
   virtual bool IsWanted(int64_t /*token*/) { return true; }
@@ -64,10 +68,6 @@ class Transformer {
   // At most kMaxLogitRows rows a call.
   static constexpr int64_t kMaxLogitRows = 64;
   void Logits(absl::Span<const int32_t> rows, float* logits);
-
-  // Rows of all batches that were computed by another numerics_id: what follows
-  // from them may have other bits.
-  int64_t num_crossed_rows() const { return moe_.num_crossed_rows(); }
 
   // The engine adds its own phases.
   StepTimes& times() { return times_; }

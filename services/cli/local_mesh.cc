@@ -126,6 +126,11 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
   AddNumber(app, "--rebalance-interval", router,
             "Seconds between two looks whether to move experts; default: 10");
 
+  app.add_flag_callback(
+      "--mix-numerics", [router] { (*router[0])["--mix-numerics"] = "true"; },
+      "Send rows to expert services of any numerics_id, such as CPUs and GPUs, "
+      "by their speed; results then depend in the last bits on who served");
+
   AddCount(app, "--threads", router, "Threads of the router");
   app.add_option("--expert-threads", mesh.expert_threads,
                  "Threads of each expert service; default: the machine's cores "

@@ -19,6 +19,12 @@ std::string PlacementText(const admin::v1::Placement& placement) {
     if (host.speed() > 0 && host.speed() != 1) {
       absl::StrAppendFormat(&text, " (speed %.2f)", host.speed());
     }
+    if (host.stands_by()) {
+      absl::StrAppendFormat(&text,
+                            " (stands by: %s is not the mesh's numerics_id; "
+                            "--mix-numerics uses it)",
+                            host.numerics_id());
+    }
     absl::StrAppend(&text, "\n");
   }
   return text;

@@ -8,10 +8,10 @@ KvPages::KvPages(int64_t num_pages, bool keeps_prefixes)
       index_(keeps_prefixes ? num_pages : 0) {}
 
 int64_t KvPages::TakePrefix(absl::Span<const int32_t> tokens,
-                            std::vector<int32_t>* pages) {
+                            std::vector<int32_t>* pages, int32_t root) {
   if (!keeps_prefixes_) return 0;
   int64_t found = 0;
-  int32_t page = PrefixIndex::kRoot;
+  int32_t page = root;
   while (found + kPageTokens <= static_cast<int64_t>(tokens.size())) {
     page = index_.Find(page, tokens.subspan(found, kPageTokens));
     if (page == PrefixIndex::kNone) break;
@@ -53,9 +53,9 @@ void KvPages::Release(std::vector<int32_t>* pages) {
 }
 
 void KvPages::Share(absl::Span<const int32_t> tokens, int64_t index,
-                    std::vector<int32_t>* pages) {
+                    std::vector<int32_t>* pages, int32_t root) {
   if (!keeps_prefixes_) return;
-  int32_t parent = PrefixIndex::kRoot;
+  int32_t parent = root;
   if (index > 0) {
     parent = (*pages)[index - 1];
     if (!index_.Knows(parent)) return;  // it was forgotten

@@ -43,8 +43,10 @@ class KvPages {
 
   // Gives an empty list the pages of the longest known prefix of `tokens`.
   // Returns the tokens they hold.
+  //   root  of PrefixIndex: what was shared below it is found
   int64_t TakePrefix(absl::Span<const int32_t> tokens,
-                     std::vector<int32_t>* pages);
+                     std::vector<int32_t>* pages,
+                     int32_t root = PrefixIndex::kRoot);
   // For the counts: a sequence was admitted with so many of its tokens found.
   void CountLookup(int64_t num_tokens, int64_t num_found);
 
@@ -57,10 +59,12 @@ class KvPages {
 
   // Lets others find a page of a list: number `index`, full and computed, whose
   // predecessors have been shared already. Where the same tokens are known
-  // already, the list gets that page for its own, which holds the same bits.
+  // already, the list gets that page for its own, which holds the same bits,
+  // or what is as good below kMixedRoot.
   //   tokens  [kPageTokens] of the page
+  //   root    as of TakePrefix
   void Share(absl::Span<const int32_t> tokens, int64_t index,
-             std::vector<int32_t>* pages);
+             std::vector<int32_t>* pages, int32_t root = PrefixIndex::kRoot);
 
   // Nothing computed so far is found any more.
   void Forget();

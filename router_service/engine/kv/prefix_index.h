@@ -23,7 +23,10 @@ namespace expertmesh::router {
 class PrefixIndex {
  public:
   static constexpr int32_t kNone = -1;  // no page
-  static constexpr int32_t kRoot = -1;  // the parent of first pages
+  // The parent of first pages, and that of pages which services of any
+  // numerics_id may have computed: nobody finds the ones below the other.
+  static constexpr int32_t kRoot = -1;
+  static constexpr int32_t kMixedRoot = -2;
 
   explicit PrefixIndex(int64_t num_pages);
 

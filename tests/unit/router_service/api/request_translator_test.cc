@@ -171,8 +171,10 @@ TEST(RequestTranslatorTest, ExactOverridesTheDeployment) {
   const RequestTranslator translator(options, nullptr);
   v1::GenerateRequest request = Request();
   EXPECT_EQ(translator.Translate(request)->policy, OverflowPolicy::kDrop);
+  EXPECT_FALSE(translator.Translate(request)->exact);
   request.set_exact(true);
   EXPECT_EQ(translator.Translate(request)->policy, OverflowPolicy::kWait);
+  EXPECT_TRUE(translator.Translate(request)->exact);
   request.set_exact(false);
   request.set_overflow_policy(v1::OVERFLOW_POLICY_NEXT_BEST);
   EXPECT_EQ(translator.Translate(request)->policy, OverflowPolicy::kNextBest);

@@ -52,7 +52,7 @@ class FakeMesh final : public ExpertOrders {
 
   void set_controller(Controller* controller) {
     controller_ = controller;
-    controller_->OnEndpoints(endpoints_);
+    Announce();
   }
 
   void Load(const std::string& address, const std::vector<ExpertSlot>& slots,
@@ -83,8 +83,9 @@ class FakeMesh final : public ExpertOrders {
     return *std::find_if(endpoints_.begin(), endpoints_.end(),
                          [&](const auto& e) { return e.address == address; });
   }
-  void Announce() { controller_->OnEndpoints(endpoints_); }
+  void Announce() { controller_->OnEndpoints(endpoints_, numerics_id); }
 
+  std::string numerics_id;  // of the mesh
   // What was ordered, in order.
   std::vector<std::string> orders;
   // Orders that fail, by their number, and how.
@@ -289,6 +290,82 @@ TEST_F(ControllerTest, RebalanceMovesWhatItProposes) {
   EXPECT_EQ(done->applied.made.bytes_loaded, done->proposal.plan.bytes_to_load);
   EXPECT_EQ(mesh_.endpoint("m").hosted.front(), (ExpertSlot{0, 0}));
   EXPECT_EQ(mesh_.endpoint("n").hosted.front(), (ExpertSlot{0, 0}));
+}
+
+// m computes as no other does.
+class ControllerStandbyTest : public ControllerTest {
+ protected:
+  ControllerStandbyTest() {
+    mesh_.endpoint("m").numerics_id = "cuda";
+    mesh_.numerics_id = "";  // as with --mix-numerics
+    mesh_.Announce();
+  }
+  void KeepToTheMeshsNumerics() {
+    for (const char* address : {"a", "b", "n"}) {
+      mesh_.endpoint(address).numerics_id = "cpu";
+    }
+    mesh_.numerics_id = "cpu";
+    mesh_.Announce();
+  }
+};
+
+TEST_F(ControllerStandbyTest, HotExpertsGoToHostsOfAnyNumericsWhereTheyMix) {
+  Demand({1000, 10, 10, 10});
+  ASSERT_TRUE(Rebalance().ok());
+  EXPECT_EQ(mesh_.endpoint("m").hosted.front(), (ExpertSlot{0, 0}));
+  EXPECT_EQ(mesh_.endpoint("n").hosted.front(), (ExpertSlot{0, 0}));
+}
+
+TEST_F(ControllerStandbyTest, NoneGoToThoseThatStandByOtherwise) {
+  KeepToTheMeshsNumerics();
+  Demand({1000, 10, 10, 10});
+  const auto done = Rebalance();
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_TRUE(mesh_.endpoint("m").hosted.empty());
+  EXPECT_EQ(mesh_.endpoint("n").hosted.front(), (ExpertSlot{0, 0}));
+  const MeshPlacement placement = controller_->placement();
+  EXPECT_TRUE(placement.hosts[2].stands_by);
+  EXPECT_FALSE(placement.hosts[3].stands_by);
+}
+
+TEST_F(ControllerStandbyTest, WhatTheyHoldBesidesOthersIsNoCapacity) {
+  KeepToTheMeshsNumerics();
+  mesh_.endpoint("m").hosted = {{0, 0}};
+  mesh_.Announce();
+  Demand({1000, 10, 10, 10});
+  const auto proposal = Propose();
+  ASSERT_TRUE(proposal.ok()) << proposal.status();
+  // As if it were not there.
+  EXPECT_EQ(proposal->plan.hosted[3].front(), (SlotId{0, 0}));
+  EXPECT_THAT(proposal->plan.hosted[2], ElementsAre(SlotId{0, 0}));
+}
+
+TEST_F(ControllerStandbyTest, TheyServeWhereNoOtherCan) {
+  KeepToTheMeshsNumerics();
+  mesh_.endpoint("n").state = EndpointState::kConnecting;
+  mesh_.endpoint("b").state = EndpointState::kConnecting;
+  mesh_.Announce();
+  const auto done = Rebalance();
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_THAT(mesh_.endpoint("m").hosted,
+              ElementsAre(ExpertSlot{0, 2}, ExpertSlot{0, 3}));
+}
+
+TEST_F(ControllerStandbyTest, ADrainPrefersTheMeshsOwn) {
+  KeepToTheMeshsNumerics();
+  ASSERT_TRUE(Drain("a", true).ok());
+  EXPECT_TRUE(mesh_.endpoint("m").hosted.empty());
+  EXPECT_THAT(mesh_.endpoint("n").hosted,
+              ElementsAre(ExpertSlot{0, 0}, ExpertSlot{0, 1}));
+  ASSERT_TRUE(Drain("b", true).ok());
+  EXPECT_THAT(mesh_.endpoint("m").hosted,
+              ElementsAre(ExpertSlot{0, 2}, ExpertSlot{0, 3}));
+}
+
+TEST_F(ControllerStandbyTest, AnOperatorMayPlaceThereAllTheSame) {
+  KeepToTheMeshsNumerics();
+  ASSERT_TRUE(Apply(version(), {{"m", {{0, 1}}}}).ok());
+  EXPECT_THAT(mesh_.endpoint("m").hosted, ElementsAre(ExpertSlot{0, 1}));
 }
 
 TEST_F(ControllerTest, AppliesTheLastProposalOnce) {

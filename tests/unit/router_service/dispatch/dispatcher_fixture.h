@@ -41,6 +41,15 @@ class DispatcherTest : public ::testing::Test {
     table_.Set(std::move(placement));
   }
 
+  // Endpoint 1 has the mesh's numerics_id, endpoint 0 another; both hold expert
+  // 0.
+  void PlaceOfTwoNumerics() {
+    auto placement = std::make_shared<Placement>(1, kNumExperts);
+    placement->Add(0, 0, /*endpoint=*/0, /*is_preferred=*/false);
+    placement->Add(0, 0, /*endpoint=*/1, /*is_preferred=*/true);
+    table_.Set(std::move(placement));
+  }
+
   // Every wave: tokens 0 … rows - 1 at each of `experts`.
   void Plan(const std::vector<int>& experts, int rows, int num_waves = 1) {
     plan_ = DispatchPlan();
@@ -68,7 +77,7 @@ class DispatcherTest : public ::testing::Test {
     ExchangeInStep();
   }
   void ExchangeInStep() {
-    dispatcher_->Begin(0, hidden_.data(), plan_, ticket_.get());
+    dispatcher_->Begin(0, hidden_.data(), plan_, ticket_.get(), may_mix_);
     dispatcher_->Finish(ticket_.get(), must_wait_);
   }
   // So many exchanges that the endpoints' times are known.
@@ -99,6 +108,7 @@ class DispatcherTest : public ::testing::Test {
   static constexpr int64_t kNumExperts = 4;
   DispatcherOptions options_;
   DispatchPlan plan_;
+  std::vector<uint8_t> may_mix_;  // [num_tokens], or empty: none
   std::vector<float> hidden_ = std::vector<float>(kMaxTokens * kHidden);
   PlacementTable table_{std::make_shared<Placement>(1, kNumExperts)};
   FakeMesh mesh_;

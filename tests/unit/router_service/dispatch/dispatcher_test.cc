@@ -397,10 +397,7 @@ TEST_F(DispatcherTest, ALateBatchIsHedgedWithinTheBudget) {
 }
 
 TEST_F(DispatcherTest, EndpointsOfOtherNumericsServeOnlyWhenNoneElseCan) {
-  auto placement = std::make_shared<Placement>(1, kNumExperts);
-  placement->Add(0, 0, /*endpoint=*/0, /*is_preferred=*/false);
-  placement->Add(0, 0, /*endpoint=*/1, /*is_preferred=*/true);
-  table_.Set(std::move(placement));
+  PlaceOfTwoNumerics();
   Plan({0}, 256);
   Exchange();
   ExpectEchoed();
@@ -418,10 +415,7 @@ TEST_F(DispatcherTest, EndpointsOfOtherNumericsServeOnlyWhenNoneElseCan) {
 
 TEST_F(DispatcherTest, RowsCrossFromAnEndpointThatIsStuck) {
   options_.cross_after = absl::Milliseconds(80);
-  auto placement = std::make_shared<Placement>(1, kNumExperts);
-  placement->Add(0, 0, /*endpoint=*/0, /*is_preferred=*/false);
-  placement->Add(0, 0, /*endpoint=*/1, /*is_preferred=*/true);
-  table_.Set(std::move(placement));
+  PlaceOfTwoNumerics();
   Plan({0}, 1);
   Start();
   Settle();
@@ -431,6 +425,72 @@ TEST_F(DispatcherTest, RowsCrossFromAnEndpointThatIsStuck) {
   ExpectEchoed();
   EXPECT_EQ(mesh_.num_sent(0), 1);
   EXPECT_EQ(dispatcher_->num_crossed_rows(), 1);
+}
+
+// [endpoint] rows sent.
+std::vector<size_t> RowsByEndpoint(const std::vector<FakeMesh::Sent>& sent) {
+  std::vector<size_t> rows(2);
+  for (const FakeMesh::Sent& batch : sent) {
+    rows[batch.endpoint] += batch.num_rows;
+  }
+  return rows;
+}
+
+TEST_F(DispatcherTest, RowsThatMayMixAreSharedByAllReplicas) {
+  PlaceOfTwoNumerics();
+  Plan({0}, 256);
+  may_mix_.assign(256, 1);
+  Exchange();
+  ExpectEchoed();
+  EXPECT_THAT(RowsByEndpoint(mesh_.sent()), ElementsAre(128, 128));
+  EXPECT_EQ(dispatcher_->num_crossed_rows(), 128);
+  EXPECT_EQ(ticket_->crossed_tokens().size(), 128u);
+}
+
+TEST_F(DispatcherTest, RowsThatMayNotMixStayBesideThoseThatMay) {
+  PlaceOfTwoNumerics();
+  Plan({0}, 40);
+  may_mix_.assign(40, 1);
+  // Alone, at both ends of a piece, and in a row.
+  const std::vector<uint32_t> exact = {0, 7, 15, 16, 20, 21, 22, 39};
+  for (const uint32_t token : exact) may_mix_[token] = 0;
+  Start();
+  size_t crossed = 0;
+  for (int i = 0; i < 40; ++i) {
+    Exchange();
+    ExpectEchoed();
+    crossed += ticket_->crossed_tokens().size();
+    for (const uint32_t token : ticket_->crossed_tokens()) {
+      EXPECT_TRUE(may_mix_[token]) << token;
+    }
+  }
+  EXPECT_GT(crossed, 0u);
+  EXPECT_EQ(RowsByEndpoint(mesh_.sent())[0], crossed);
+}
+
+TEST_F(DispatcherTest, RowsThatMayMixCrossWithoutWaiting) {
+  options_.cross_after = absl::Hours(1);
+  options_.uncovered_timeout = absl::ZeroDuration();
+  PlaceOfTwoNumerics();
+  Plan({0}, 1);
+  may_mix_ = {1};
+  Start();
+  Settle();
+  mesh_.Hold(1);
+  for (int i = 0; i < 4; ++i) {
+    Exchange();
+    ExpectEchoed();
+  }
+}
+
+TEST_F(DispatcherTest, WhatMayMixFindsRoomAtAllReplicas) {
+  PlaceOfTwoNumerics();
+  Start();
+  std::vector<uint16_t> replicas;
+  dispatcher_->CountReplicas(0, &replicas, {0, 0});
+  EXPECT_EQ(replicas[0], 1);
+  dispatcher_->CountReplicas(0, &replicas, {0, 1});
+  EXPECT_EQ(replicas[0], 2);
 }
 
 TEST_F(DispatcherTest, WhoLacksWhatItAnnouncedIsAskedOnce) {

@@ -149,6 +149,51 @@ TEST_F(PrefixCacheTest, WhatOtherNumericsComputedIsNotShared) {
   EXPECT_EQ(engine->Run(request).cached_tokens, 64);
 }
 
+// Endpoint 0 has the mesh's numerics_id, endpoint 1 another; each holds all.
+TEST_F(PrefixCacheTest, RequestsThatMayMixShareAmongThemselves) {
+  LocalEngineOptions options;
+  options.model.num_endpoints = 2;
+  options.model.is_replicated = true;
+  options.engine.mix_numerics = true;
+  const auto engine = LoadEngine(true, options);
+  auto placement = std::make_shared<router::Placement>(3, 8);
+  for (int64_t layer = 0; layer < 3; ++layer) {
+    for (int64_t expert = 0; expert < 8; ++expert) {
+      placement->Add(layer, expert, /*endpoint=*/0, /*is_preferred=*/true);
+      placement->Add(layer, expert, /*endpoint=*/1, /*is_preferred=*/false);
+    }
+  }
+  engine->model->local_placement->Set(std::move(placement));
+  const auto mixed = MakeRequest(Tokens(70, 1), 12);
+  auto exact = mixed;
+  exact.exact = true;
+
+  // Both in the same steps: what crosses of one is none of the other's affair.
+  const auto first = engine->Submit(mixed);
+  const auto beside = engine->Submit(exact);
+  EXPECT_EQ(first->Await().cached_tokens, 0);
+  EXPECT_EQ(beside->Await().cached_tokens, 0);
+  const auto& dispatcher = *engine->model->dispatcher;
+  const int64_t crossed = dispatcher.num_crossed_rows();
+  EXPECT_GT(crossed, 0);
+  EXPECT_EQ(engine->Run(exact).cached_tokens, 64);
+  EXPECT_EQ(dispatcher.num_crossed_rows(), crossed);
+  EXPECT_EQ(engine->Run(mixed).cached_tokens, 64);
+}
+
+TEST_F(PrefixCacheTest, AnExactRequestFindsNothingThatWasMixed) {
+  LocalEngineOptions options;
+  options.engine.mix_numerics = true;
+  const auto engine = LoadEngine(true, options);
+  const auto mixed = MakeRequest(Tokens(70, 1), 12);
+  auto exact = mixed;
+  exact.exact = true;
+  EXPECT_EQ(engine->Run(mixed).cached_tokens, 0);
+  EXPECT_EQ(engine->Run(mixed).cached_tokens, 64);
+  EXPECT_EQ(engine->Run(exact).cached_tokens, 0);
+  EXPECT_EQ(engine->Run(exact).cached_tokens, 64);
+}
+
 // Random prompts of few different parts, so that many begin alike, under a pool
 // in which they preempt each other and evict what was kept.
 TEST_F(PrefixCacheTest, RandomRequestsGetTheSameBits) {

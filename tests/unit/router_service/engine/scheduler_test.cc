@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/support/allocation_counter.h"
 
 namespace expertmesh::router {
@@ -233,6 +235,22 @@ TEST_F(SchedulerTest, WhatWasFoundButNotUsedIsNotCached) {
   EXPECT_EQ(scheduler_->num_preemptions(), 1);
   EXPECT_EQ(sequence->num_cached, 0);
   EXPECT_EQ(sequence->num_accounted, 0);
+}
+
+TEST_F(SchedulerTest, OneThatMayMixAwaitsNoneThatMayNot) {
+  Make(100, 128);
+  Add(1, 48, 7);
+  Add(2, 48, 7)->may_mix = true;
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 48), Chunk(2, 48)));
+  EXPECT_EQ(std::count(batch_.may_mix.begin(), batch_.may_mix.end(), 1), 48);
+  EXPECT_EQ(batch_.may_mix[47], 0);
+  EXPECT_EQ(batch_.may_mix[48], 1);
+  // Each finds the pages of its own kind.
+  Add(3, 48, 7);
+  Add(4, 48, 7)->may_mix = true;
+  EXPECT_THAT(Step(), ElementsAre(Chunk(1, 1), Chunk(2, 1), Chunk(3, 16),
+                                  Chunk(4, 16)));
+  EXPECT_NE(chunks_[2].sequence->pages[0], chunks_[3].sequence->pages[0]);
 }
 
 TEST_F(SchedulerTest, ManyEqualPromptsLetAnotherPass) {

@@ -36,6 +36,15 @@ TEST(SliceBatchTest, CutsASequenceInTwo) {
   EXPECT_THAT(part.block_tables, ElementsAre(5, 6));
   EXPECT_EQ(part.max_blocks, 2);
   EXPECT_EQ(part.policy[1], OverflowPolicy::kDrop);
+  EXPECT_TRUE(part.may_mix.empty());
+}
+
+TEST(SliceBatchTest, KeepsWhichTokensMayMix) {
+  TokenBatch whole = Batch();
+  whole.may_mix = {0, 0, 1, 1, 0, 1};
+  TokenBatch part;
+  SliceBatch(whole, 2, 5, &part);
+  EXPECT_THAT(part.may_mix, ElementsAre(1, 1, 0));
 }
 
 TEST(SliceBatchTest, AllOfItIsTheSame) {

@@ -54,6 +54,25 @@ TEST(KvPagesTest, APrefixIsFoundInUseAndAfterwards) {
   EXPECT_EQ(kv.num_available(), 7);
 }
 
+TEST(KvPagesTest, WhatIsBelowOneRootIsNotFoundBelowTheOther) {
+  KvPages kv(8, /*keeps_prefixes=*/true);
+  Pages first = Compute(Prompt(32), &kv);
+  Pages second;
+  EXPECT_EQ(kv.TakePrefix(Prompt(32), &second, PrefixIndex::kMixedRoot), 0);
+  ASSERT_TRUE(kv.Allocate(2, &second));
+  for (int64_t page = 0; page < 2; ++page) {
+    kv.Share(Prompt(16, static_cast<int32_t>(16 * page)), page, &second,
+             PrefixIndex::kMixedRoot);
+  }
+  EXPECT_THAT(second, ElementsAre(2, 3));
+  Pages third;
+  EXPECT_EQ(kv.TakePrefix(Prompt(32), &third, PrefixIndex::kMixedRoot), 32);
+  EXPECT_THAT(third, ElementsAre(2, 3));
+  Pages fourth;
+  EXPECT_EQ(kv.TakePrefix(Prompt(32), &fourth), 32);
+  EXPECT_THAT(fourth, ElementsAre(0, 1));
+}
+
 TEST(KvPagesTest, NothingIsSharedBeforeItIsComputed) {
   KvPages kv(8, true);
   Pages first;
