@@ -24,6 +24,7 @@
 #include "expert_service/kernels/cuda/cuda_backend.h"
 #include "expert_service/kernels/cuda/cuda_memory.h"
 #include "expert_service/kernels/cuda/ffn_kernels.h"
+#include "expert_service/kernels/cuda/grouped_gemm.h"
 #include "services/core/clock.h"
 
 namespace expertmesh::expert {
@@ -93,11 +94,26 @@ class DeviceTimer {
   cudaEvent_t end_ = nullptr;
 };
 
+// Weights as --expert-dtype and --numerics have them.
+struct Weights {
+  const char* name;
+  WeightFormat format;
+  WeightOrder order = WeightOrder::kFragments;
+};
+constexpr Weights kWeights[] = {
+    {"bf16", WeightFormat::kBF16},
+    {"bf16_fast", WeightFormat::kBF16, WeightOrder::kRows},
+    {"int8", WeightFormat::kInt8},
+    {"int4", WeightFormat::kInt4},
+};
+
 // All experts of one layer.
 class Layer {
  public:
-  Layer(const Model& model, WeightFormat format)
-      : shape_{model.hidden, model.intermediate, format} {
+  Layer(const Model& model, const Weights& weights)
+      : shape_{model.hidden, model.intermediate, weights.format,
+               weights.order} {
+    const WeightFormat format = weights.format;
     const int64_t n = model.intermediate;
     const int64_t k = model.hidden;
     const int64_t in = CudaAligned(CudaMatrixBytes(n, k, format));
@@ -156,13 +172,14 @@ class Batch {
     batch_.shape = layer.shape();
     batch_.dtype = DType::kBF16;
     batch_.num_rows = offsets.back();
-    std::vector<std::byte> tables(
-        MaxFfnTableBytes(batch_.num_rows, num_groups_));
+    host_tables_.resize(MaxFfnTableBytes(batch_.num_rows, num_groups_));
+    std::byte* const tables = host_tables_.data();
     batch_.tables = WriteFfnTables({views.data(), offsets.data(), num_groups_},
                                    {batch_.num_rows, num_groups_},
-                                   TileRowsOf(layer.shape()), tables.data());
+                                   TileRowsOf(layer.shape()), tables);
+    batch_.large_tiles = LargeTiles(batch_.tables, tables);
     tables_ = Filled(batch_.tables.size_bytes);
-    Check(cudaMemcpy(tables_.data(), tables.data(),
+    Check(cudaMemcpy(tables_.data(), tables,
                      static_cast<size_t>(batch_.tables.size_bytes),
                      cudaMemcpyHostToDevice));
   }
@@ -170,7 +187,10 @@ class Batch {
   int64_t num_groups() const { return num_groups_; }
   int64_t num_rows() const { return batch_.num_rows; }
 
-  void Launch(std::byte* x, std::byte* y, std::byte* workspace) {
+  // `gemm`: for weights in rows.
+  void Launch(std::byte* x, std::byte* y, std::byte* workspace,
+              GroupedGemm* gemm) {
+    batch_.gemm = gemm;
     batch_.table_memory = tables_.data();
     batch_.x = x;
     batch_.y = y;
@@ -181,11 +201,13 @@ class Batch {
  private:
   FfnBatch batch_;
   int64_t num_groups_;
+  std::vector<std::byte> host_tables_;
   DeviceBuffer tables_;
 };
 
-void RunLayer(benchmark::State& state, const Model& model, WeightFormat format,
-              int64_t tokens) {
+void RunLayer(benchmark::State& state, const Model& model,
+              const Weights& weights, int64_t tokens) {
+  const WeightFormat format = weights.format;
   size_t free_bytes = 0;
   size_t total_bytes = 0;
   Check(cudaMemGetInfo(&free_bytes, &total_bytes));
@@ -194,7 +216,16 @@ void RunLayer(benchmark::State& state, const Model& model, WeightFormat format,
     state.SkipWithError("too little device memory");
     return;
   }
-  const Layer layer(model, format);
+  std::unique_ptr<GroupedGemm> gemm;
+  if (weights.order == WeightOrder::kRows) {
+    auto made = GroupedGemm::Create(nullptr, model.num_experts);
+    if (!made.ok()) {
+      state.SkipWithError(std::string(made.status().message()).c_str());
+      return;
+    }
+    gemm = *std::move(made);
+  }
+  const Layer layer(model, weights);
   std::vector<std::unique_ptr<Batch>> batches;
   int64_t groups = 0;
   for (int turn = 0; turn < kTurns; ++turn) {
@@ -209,7 +240,7 @@ void RunLayer(benchmark::State& state, const Model& model, WeightFormat format,
   for (auto _ : state) {
     timer.Start();
     for (const auto& batch : batches) {
-      batch->Launch(x.data(), y.data(), workspace.data());
+      batch->Launch(x.data(), y.data(), workspace.data(), gemm.get());
     }
     state.SetIterationTime(timer.Stop() / kTurns);
   }
@@ -351,14 +382,12 @@ void Register() {
       {"Decode", {1, 4, 32}}, {"Prefill", {512, 2048}}};
   for (const auto& [kind, sizes] : kinds) {
     for (const Model& model : kModels) {
-      for (const WeightFormat format :
-           {WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+      for (const Weights& weights : kWeights) {
         for (const int64_t tokens : sizes) {
-          add(std::string(kind) + "/" + model.name + "/" +
-                  std::string(WeightFormatName(format)) + "/" +
+          add(std::string(kind) + "/" + model.name + "/" + weights.name + "/" +
                   std::to_string(tokens),
               [=](benchmark::State& state) {
-                RunLayer(state, model, format, tokens);
+                RunLayer(state, model, weights, tokens);
               });
         }
       }

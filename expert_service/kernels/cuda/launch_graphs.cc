@@ -17,11 +17,13 @@ struct DestroyGraph {
 absl::StatusOr<bool> LaunchGraphs::Launch(
     const Form& form, cudaStream_t stream,
     absl::FunctionRef<absl::Status()> enqueue) {
-  auto it = graphs_.find(form);
+  const auto it = graphs_.find(form);
   if (it == graphs_.end()) {
-    if (graphs_.size() == kMaxGraphs) return false;
-    ASSIGN_OR_RETURN(CudaGraph graph, Record(stream, enqueue));
-    it = graphs_.emplace(form, std::move(graph)).first;
+    if (graphs_.size() < kMaxForms) graphs_.emplace(form, nullptr);
+    return false;
+  }
+  if (it->second == nullptr) {
+    ASSIGN_OR_RETURN(it->second, Record(stream, enqueue));
   }
   RETURN_IF_ERROR(
       CudaStatus(cudaGraphLaunch(it->second.get(), stream), "cudaGraphLaunch"));

@@ -16,7 +16,9 @@
 namespace expertmesh::expert {
 
 // Where launches take as long as kernels, what a stream is to do is recorded
-// once for each form of batch, and queued as a whole from then on. One thread.
+// once for each form of batch, and queued as a whole from then on. A form's
+// first batch goes without: it may be the last, and kernels are loaded with
+// their first launch, which is no time to record. One thread.
 class LaunchGraphs {
  public:
   // All that launches of a batch depend on, but for the contents of memory.
@@ -38,11 +40,11 @@ class LaunchGraphs {
   };
 
   // More are not kept; batches of further forms are queued one by one.
-  static constexpr size_t kMaxGraphs = 128;
+  static constexpr size_t kMaxForms = 128;
 
-  // Queues what `enqueue` queues in `stream`; false where there is no room for
-  // a further form, and nothing was queued. Errors: those of CUDA, and of
-  // `enqueue`.
+  // Queues what `enqueue` queues in `stream`; false with a form's first batch,
+  // and where there is no room for a further form: nothing was queued then.
+  // Errors: those of CUDA, and of `enqueue`.
   absl::StatusOr<bool> Launch(const Form& form, cudaStream_t stream,
                               absl::FunctionRef<absl::Status()> enqueue);
 
@@ -50,7 +52,7 @@ class LaunchGraphs {
   static absl::StatusOr<CudaGraph> Record(
       cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue);
 
-  absl::flat_hash_map<Form, CudaGraph> graphs_;
+  absl::flat_hash_map<Form, CudaGraph> graphs_;  // null: seen once
 };
 
 }  // namespace expertmesh::expert

@@ -104,7 +104,8 @@ def summarise(runs):
                  share_of_copy, of prefill cases operations_per_second and
                  share_of_gemm; of those in bf16, where PyTorch was measured,
                  pytorch: its best method, its microseconds, and speed: how
-                 many times as fast as that ours is; or an error
+                 many times as fast as that ours is; of --numerics=fast
+                 speed_beside_invariant; or an error
     """
     measured = {case_name(case["name"]): case
                 for output in outputs(runs, "cuda_ffn_bench")
@@ -129,7 +130,12 @@ def summarise(runs):
         elif kind == "Prefill":
             found["operations_per_second"] = case["operations"]
             found["share_of_gemm"] = gemm and case["operations"] / gemm
-        if "bf16" in rest:
+        if rest[1:2] == ["bf16_fast"]:
+            invariant = cases.get(name.replace("bf16_fast", "bf16"), {})
+            if "microseconds" in invariant:
+                found["speed_beside_invariant"] = (
+                    invariant["microseconds"] / found["microseconds"])
+        if rest[1:2] in (["bf16"], ["bf16_fast"]):
             best = best_of_pytorch(
                 theirs.get(f"{kind}/{rest[0]}/{rest[-1]}", {}))
             if best:
@@ -158,6 +164,8 @@ def table(summary):
         for what in "copy", "gemm":
             if case.get(f"share_of_{what}"):
                 share = f"{case[f'share_of_{what}']:.2f} of {what}"
+        if "speed_beside_invariant" in case:
+            share += f", {case['speed_beside_invariant']:.2f} x invariant"
         beside = case.get("pytorch")
         yield (f"{name:34}{case['microseconds']:10.1f}  {share:16}" +
                (f"{beside['speed']:.2f} x {beside['method']}" if beside
