@@ -23,6 +23,7 @@ v1::RoutingAccount ToProto(const RoutingAccount& account) {
   out.set_rerouted(account[RowOutcome::kRerouted]);
   out.set_dropped(account[RowOutcome::kDropped]);
   out.set_gate_mass_kept(account.GateMassKept());
+  out.set_crossed(account.crossed);
   return out;
 }
 

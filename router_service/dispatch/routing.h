@@ -69,6 +69,8 @@ struct RoutingAccount {
   std::array<uint32_t, kNumRowOutcomes> rows = {};
   double kept_mass = 0;      // gate scores of the experts that serve
   double original_mass = 0;  // gate scores of the experts first chosen
+  // Rows sent to an endpoint of another numerics_id than the mesh's.
+  uint32_t crossed = 0;
 
   uint32_t operator[](RowOutcome outcome) const {
     return rows[static_cast<int>(outcome)];
@@ -77,6 +79,7 @@ struct RoutingAccount {
     for (int i = 0; i < kNumRowOutcomes; ++i) rows[i] += other.rows[i];
     kept_mass += other.kept_mass;
     original_mass += other.original_mass;
+    crossed += other.crossed;
   }
   // 1 where nothing was chosen.
   double GateMassKept() const {

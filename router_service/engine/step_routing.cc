@@ -68,6 +68,11 @@ void StepRouting::OnLayer(int64_t layer, int64_t first_token,
   }
 }
 
+void StepRouting::OnCrossed(int64_t token) {
+  is_crossed_[token] = 1;
+  if (sequence_of_[token] != nullptr) ++sequence_of_[token]->routing.crossed;
+}
+
 int64_t StepRouting::NumExact(const ScheduledChunk& chunk) const {
   int64_t count = 0;
   for (; count < chunk.num_tokens; ++count) {

@@ -25,7 +25,7 @@ class StepRouting final : public RoutingObserver {
   void Begin(const std::vector<ScheduledChunk>& chunks, int64_t num_tokens);
   void OnLayer(int64_t layer, int64_t first_token, const Routing& routing,
                const DispatchPlan& plan) override;
-  void OnCrossed(int64_t token) override { is_crossed_[token] = 1; }
+  void OnCrossed(int64_t token) override;
   bool IsWanted(int64_t token) override;
 
   // How many of a chunk's tokens, the first, were routed as the gate chose, by

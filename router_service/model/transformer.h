@@ -34,7 +34,7 @@ class RoutingObserver {
                        const Routing& routing, const DispatchPlan& plan) = 0;
   // A row of this token of the step went to an expert service of another
   // numerics_id than the mesh's: what follows from it may have other bits. Told
-  // at least once.
+  // for each row, and again for each time it was sent.
   virtual void OnCrossed(int64_t /*token*/) {}
   // Whether anybody still wants this token of the step. Asked now and then
   // while rows wait for an expert that nobody serves.

@@ -32,9 +32,12 @@ struct GenerateCommandFlags {
 std::string Account(const v1::RoutingAccount& routing) {
   return absl::StrFormat(
       "%d primary, %d replica, %d waited, %d rerouted, %d dropped; gate mass "
-      "kept %.4f",
+      "kept %.4f%s",
       routing.primary(), routing.replica(), routing.waited(),
-      routing.rerouted(), routing.dropped(), routing.gate_mass_kept());
+      routing.rerouted(), routing.dropped(), routing.gate_mass_kept(),
+      routing.crossed() > 0
+          ? absl::StrFormat("; %d to another numerics_id", routing.crossed())
+          : "");
 }
 
 std::string Stats(const v1::GenerateResponse& last) {

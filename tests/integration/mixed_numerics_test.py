@@ -44,13 +44,16 @@ class MixedNumerics(unittest.TestCase):
                       what="two ready services")
 
     @staticmethod
-    def generate(channel, exact=False):
-        """Tokens and their log-probabilities, which show other bits."""
+    def answer(channel, exact=False):
         stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        responses = stub.Generate(generation_pb2.GenerateRequest(
+        return list(stub.Generate(generation_pb2.GenerateRequest(
             text="ROMEO:", max_tokens=TOKENS, temperature=0, ignore_eos=True,
-            logprobs=0, exact=exact), timeout=SECONDS)
-        return [(t, logprob.logprob) for r in responses
+            logprobs=0, exact=exact), timeout=SECONDS))
+
+    @classmethod
+    def generate(cls, channel, exact=False):
+        """Tokens and their log-probabilities, which show other bits."""
+        return [(t, logprob.logprob) for r in cls.answer(channel, exact)
                 for t, logprob in zip(r.token_ids, r.logprobs)]
 
     def placement(self):
@@ -90,11 +93,16 @@ class MixedNumerics(unittest.TestCase):
             self.assertEqual(len(self.generate(self.channel)), TOKENS)
             return min(self.rows()) > 0
         et.wait_until(is_served_there, what="rows that cross")
+        et.wait_until(
+            lambda: self.answer(self.channel)[-1].routing.crossed > 0,
+            what="an answer that says so")
         # Requests that are exact have no part in it.
         _, crossed = self.rows()
         self.assertEqual(self.generate(self.channel, exact=True),
                          self.expected)
         self.assertEqual(self.rows()[1], crossed)
+        last = self.answer(self.channel, exact=True)[-1]
+        self.assertEqual(last.routing.crossed, 0)
 
     def test_serve_passes_the_flag_on(self):
         with et.serve(MODEL, 1, "--mix-numerics") as mesh:
