@@ -15,12 +15,8 @@ void Observe(prometheus::Histogram* histogram, double value) {
 ExpertExecutor::ExpertExecutor(const Options& options, const Metrics& metrics,
                                const Parts& parts)
     : options_(options), metrics_(metrics), parts_(parts) {
-  // Of the widest type: a single element is smaller than its scale.
-  const size_t row_bytes =
-      std::max(RowBytes(DType::kF32, options.hidden_size),
-               RowBytes(DType::kInt8, options.hidden_size));
   const size_t bytes =
-      RowReduction::SumsAt(static_cast<size_t>(options.max_rows) * row_bytes);
+      RowReduction::MaxBytes(options.max_rows, options.hidden_size);
   for (int i = 0; i < parts.ffn->max_started(); ++i) {
     calls_.push_back(std::make_unique<KernelCall>());
     calls_.back()->x = parts.ffn->NewRowBuffer(bytes);

@@ -2,6 +2,7 @@
 
 // The kernel contract of an expert service (stop 6d).
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -68,6 +69,14 @@ struct RowReduction {
   // Where in y the sums are, behind the lone rows.
   static size_t SumsAt(size_t lone_bytes) {
     return (lone_bytes + 63) / 64 * 64;
+  }
+  // The most that y takes, with rows of the widest type.
+  static size_t MaxBytes(int64_t max_rows, int64_t hidden_size) {
+    // A single element is smaller than its scale.
+    return static_cast<size_t>(max_rows) *
+               std::max(RowBytes(DType::kF32, hidden_size),
+                        RowBytes(DType::kInt8, hidden_size)) +
+           64;
   }
 };
 

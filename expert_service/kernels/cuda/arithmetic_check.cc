@@ -1,5 +1,6 @@
 #include "expert_service/kernels/cuda/arithmetic_check.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -32,6 +33,16 @@ std::vector<float> RandomValues(int64_t count, uint32_t seed, float scale) {
   return values;
 }
 
+// Rounded towards zero; zero for what f16 has as subnormal numbers only.
+uint16_t F16BitsOf(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  constexpr uint32_t kSmallest = (127 - 14) << 23;
+  if (magnitude < kSmallest) return 0;
+  return static_cast<uint16_t>((bits >> 16 & 0x8000u) |
+                               ((magnitude - (112u << 23)) >> 13));
+}
+
 absl::StatusOr<PackedMatrix> RandomMatrix(int64_t n, int64_t k, uint32_t seed,
                                           WeightFormat format) {
   const std::vector<float> values =
@@ -40,12 +51,8 @@ absl::StatusOr<PackedMatrix> RandomMatrix(int64_t n, int64_t k, uint32_t seed,
   if (format != WeightFormat::kF16) {
     return PackedMatrix::Pack(TensorView{data, DType::kF32, {n, k}}, format);
   }
-  // Of the numbers below 2 whose bits are as good as any others.
   std::vector<uint16_t> halves;
-  for (const float value : values) {
-    halves.push_back(static_cast<uint16_t>(
-        (value < 0 ? 0x8000 : 0) | static_cast<int>(std::abs(value) * 0x2000)));
-  }
+  for (const float value : values) halves.push_back(F16BitsOf(value));
   return PackedMatrix::Pack(
       TensorView{reinterpret_cast<const std::byte*>(halves.data()),
                  DType::kF16,
@@ -63,6 +70,12 @@ absl::StatusOr<PackedExpert> RandomExpert(uint32_t seed, WeightFormat format) {
                    RandomMatrix(kHidden, kIntermediate, seed + 2, format));
   return expert;
 }
+
+// Some outputs added up, and one alone.
+constexpr uint32_t kSumOffsets[] = {0, 3};
+constexpr uint32_t kSumRows[] = {41, 0, 39};
+constexpr float kSumWeights[] = {0.3f, 0.45f, 0.7f};
+constexpr uint32_t kLoneRows[] = {17};
 
 constexpr size_t kRowBytes = RowBytes(DType::kBF16, kHidden);
 
@@ -86,6 +99,17 @@ class Batch {
     std::memcpy(x_.get(), rows_.data(), rows_.size());
     return Run(experts_, kOffsets, kRows);
   }
+  // The lone row and, behind it, the sum.
+  absl::StatusOr<std::string> RunReduced() {
+    const RowReduction reduction = {kSumOffsets, kSumRows, kSumWeights,
+                                    kLoneRows};
+    std::memcpy(x_.get(), rows_.data(), rows_.size());
+    RETURN_IF_ERROR(ffn_.Run(
+        {experts_, kOffsets, DType::kBF16, x_.get(), y_.get(), &reduction}));
+    const auto* const y = reinterpret_cast<const char*>(y_.get());
+    return std::string(y, kRowBytes)
+        .append(y + RowReduction::SumsAt(kRowBytes), kHidden * sizeof(float));
+  }
   absl::StatusOr<std::string> RunAlone(uint32_t row) {
     std::memcpy(x_.get(), &rows_[row * kRowBytes], kRowBytes);
     const uint32_t offsets[] = {0, 1};
@@ -108,6 +132,20 @@ class Batch {
   const RowBuffer y_;
   std::vector<std::byte> rows_;
 };
+
+// What RunReduced should give, by what RunAll gave.
+std::string Reduced(const std::string& rows) {
+  std::vector<float> sum(kHidden);
+  for (uint32_t i = 0; i < kSumOffsets[1]; ++i) {
+    AddScaledRow(
+        kSumWeights[i],
+        reinterpret_cast<const std::byte*>(&rows[kSumRows[i] * kRowBytes]),
+        DType::kBF16, 0, kHidden, sum.data());
+  }
+  return rows.substr(kLoneRows[0] * kRowBytes, kRowBytes)
+      .append(reinterpret_cast<const char*>(sum.data()),
+              kHidden * sizeof(float));
+}
 
 // Of the differences, by what is wanted; NaN where either has one.
 double RelativeError(const std::string& got, const std::string& wanted) {
@@ -163,6 +201,12 @@ absl::Status CheckArithmetic(const CudaBackendOptions& options,
                      " of their size; --device=cpu does without it"));
   }
   if (options.is_fast) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::string reduced, on_device.RunReduced());
+  if (reduced != Reduced(got)) {
+    return absl::InternalError(
+        "the CUDA device computes wrongly: sums of rows have other bits than "
+        "the CPU's; --device=cpu does without it");
+  }
   for (const uint32_t row : {0u, 39u, 42u}) {
     ASSIGN_OR_RETURN(const std::string alone, on_device.RunAlone(row));
     if (alone == got.substr(row * kRowBytes, kRowBytes)) continue;

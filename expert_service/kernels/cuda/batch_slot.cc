@@ -32,8 +32,7 @@ int64_t BatchSlot::DeviceBytes(const Options& options) {
 
 absl::StatusOr<std::unique_ptr<BatchSlot>> BatchSlot::Create(
     const Options& options) {
-  std::unique_ptr<BatchSlot> slot(new BatchSlot);
-  slot->options_ = options;
+  std::unique_ptr<BatchSlot> slot(new BatchSlot(options));
   ASSIGN_OR_RETURN(slot->stream_, NewCudaStream());
   for (CudaEvent* event :
        {&slot->begun_, &slot->copied_, &slot->computed_, &slot->done_}) {
@@ -43,6 +42,13 @@ absl::StatusOr<std::unique_ptr<BatchSlot>> BatchSlot::Create(
   ASSIGN_OR_RETURN(slot->output_, DeviceBuffer::Allocate(options.output_bytes));
   ASSIGN_OR_RETURN(slot->workspace_, DeviceBuffer::Allocate(FfnWorkspaceBytes(
                                          options.shape, options.max_rows)));
+  // Kernels compute what tables have room for, and copies take whole lines.
+  for (const DeviceBuffer* buffer :
+       {&slot->input_, &slot->output_, &slot->workspace_}) {
+    RETURN_IF_ERROR(CudaStatus(
+        cudaMemset(buffer->data(), 0, static_cast<size_t>(buffer->size())),
+        "cudaMemset"));
+  }
   if (options.shape.order == WeightOrder::kRows) {
     ASSIGN_OR_RETURN(slot->gemm_, GroupedGemm::Create(slot->stream_.get(),
                                                       options.max_groups));
@@ -52,60 +58,49 @@ absl::StatusOr<std::unique_ptr<BatchSlot>> BatchSlot::Create(
 
 absl::Status BatchSlot::Start(const Batch& batch) {
   cudaStream_t const stream = stream_.get();
-  used_graph_ = false;
+  const auto record = [&](const CudaEvent& event) {
+    return CudaStatus(cudaEventRecord(event.get(), stream), "cudaEventRecord");
+  };
+  const int64_t input_bytes = batch.tables_at + batch.tables.size_bytes;
+  RETURN_IF_ERROR(record(begun_));
+  RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(input_.data(), batch.input,
+                                             static_cast<size_t>(input_bytes),
+                                             cudaMemcpyHostToDevice, stream),
+                             "cudaMemcpyAsync to the device"));
+  RETURN_IF_ERROR(record(copied_));
+  RETURN_IF_ERROR(LaunchKernels(batch));
+  RETURN_IF_ERROR(record(computed_));
   RETURN_IF_ERROR(
-      CudaStatus(cudaEventRecord(begun_.get(), stream), "cudaEventRecord"));
-  if (batch.is_repeated) {
-    const LaunchGraphs::Form form = {batch.dtype,
-                                     batch.tables.room.num_rows,
-                                     batch.tables.room.num_groups,
-                                     batch.tables.is_reduced,
-                                     batch.input,
-                                     batch.output,
-                                     batch.output_bytes};
-    // A graph's own event, not one between its launches.
-    ASSIGN_OR_RETURN(used_graph_, graphs_.Launch(form, stream, [&] {
-      return Enqueue(batch, cudaEventRecordExternal);
-    }));
-  }
-  if (!used_graph_) {
-    RETURN_IF_ERROR(Enqueue(batch, cudaEventRecordDefault));
-  }
-  return CudaStatus(cudaEventRecord(done_.get(), stream), "cudaEventRecord");
+      CudaStatus(cudaMemcpyAsync(batch.output, output_.data(),
+                                 static_cast<size_t>(batch.output_bytes),
+                                 cudaMemcpyDeviceToHost, stream),
+                 "cudaMemcpyAsync from the device"));
+  return record(done_);
 }
 
-absl::Status BatchSlot::Enqueue(const Batch& batch, unsigned record_flags) {
-  cudaStream_t const stream = stream_.get();
-  const auto record = [&](const CudaEvent& event) {
-    return CudaStatus(
-        cudaEventRecordWithFlags(event.get(), stream, record_flags),
-        "cudaEventRecordWithFlags");
-  };
+absl::Status BatchSlot::LaunchKernels(const Batch& batch) {
+  const FfnTables& tables = batch.tables;
   FfnBatch ffn;
   ffn.shape = options_.shape;
   ffn.dtype = batch.dtype;
-  ffn.num_rows = batch.tables.room.num_rows;
-  ffn.tables = batch.tables;
+  ffn.num_rows = tables.room.num_rows;
+  ffn.tables = tables;
   ffn.table_memory = input_.data() + batch.tables_at;
   ffn.x = input_.data();
   ffn.y = output_.data();
   ffn.workspace = workspace_.data();
   ffn.gemm = gemm_.get();
-  ffn.large_tiles = LargeTiles(batch.tables, batch.input + batch.tables_at);
-  RETURN_IF_ERROR(CudaStatus(
-      cudaMemcpyAsync(
-          input_.data(), batch.input,
-          static_cast<size_t>(batch.tables_at + batch.tables.size_bytes),
-          cudaMemcpyHostToDevice, stream),
-      "cudaMemcpyAsync to the device"));
-  RETURN_IF_ERROR(record(copied_));
-  RETURN_IF_ERROR(
-      CudaStatus(LaunchGroupedFfn(ffn, stream), "LaunchGroupedFfn"));
-  RETURN_IF_ERROR(record(computed_));
-  return CudaStatus(cudaMemcpyAsync(batch.output, output_.data(),
-                                    static_cast<size_t>(batch.output_bytes),
-                                    cudaMemcpyDeviceToHost, stream),
-                    "cudaMemcpyAsync from the device");
+  ffn.large_tiles = LargeTiles(tables, batch.input + batch.tables_at);
+  const auto enqueue = [&] {
+    return CudaStatus(LaunchGroupedFfn(ffn, stream_.get()), "LaunchGroupedFfn");
+  };
+  used_graph_ = false;
+  if (batch.is_small) {
+    const LaunchGraphs::Form form = {batch.dtype, tables.room.num_rows,
+                                     tables.room.num_groups, tables.is_reduced};
+    ASSIGN_OR_RETURN(used_graph_, graphs_.Launch(form, stream_.get(), enqueue));
+  }
+  return used_graph_ ? absl::OkStatus() : enqueue();
 }
 
 absl::Status BatchSlot::Await() {

@@ -49,7 +49,7 @@ class BatchSlot {
     const std::byte* input = nullptr;
     std::byte* output = nullptr;
     int64_t output_bytes = 0;
-    bool is_repeated = false;  // batches of this form are common
+    bool is_small = false;  // there are no large tiles, and few rows
   };
   // Queues the way there, the kernels, and the way back.
   absl::Status Start(const Batch& batch);
@@ -57,17 +57,18 @@ class BatchSlot {
   absl::Status Await();
   // Of the last batch that was awaited.
   BatchTimes times() const;
-  // Whether the last batch was queued as a graph.
+  // Whether kernels of the last batch that was started are a graph.
   bool used_graph() const { return used_graph_; }
 
   // Waits whatever went wrong; rows on their way must not meet the next ones.
   void Quiesce();
 
  private:
-  BatchSlot() = default;
-  absl::Status Enqueue(const Batch& batch, unsigned record_flags);
+  explicit BatchSlot(const Options& options) : options_(options) {}
+  // Sets used_graph_.
+  absl::Status LaunchKernels(const Batch& batch);
 
-  Options options_;
+  const Options options_;
   CudaStream stream_;
   CudaEvent begun_, copied_, computed_, done_;
   DeviceBuffer input_;

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <string>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 
@@ -11,6 +12,9 @@ namespace expertmesh::expert {
 
 absl::StatusOr<CublasFunctions> LoadCublas() {
   const std::string name = absl::StrCat("libcublas.so.", CUDART_VERSION / 1000);
+  // Needed by it, and perhaps to be found from this binary alone.
+  dlopen(absl::StrCat("libcublasLt.so.", CUDART_VERSION / 1000).c_str(),
+         RTLD_NOW | RTLD_LOCAL);
   // Stays loaded: kernels of it may run until the process ends.
   void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
@@ -27,6 +31,7 @@ absl::StatusOr<CublasFunctions> LoadCublas() {
       find("cublasDestroy_v2", &cublas.destroy) &&
       find("cublasSetStream_v2", &cublas.set_stream) &&
       find("cublasSetWorkspace_v2", &cublas.set_workspace) &&
+      find("cublasSetMathMode", &cublas.set_math_mode) &&
       find("cublasGemmGroupedBatchedEx", &cublas.gemm_grouped)) {
     return cublas;
   }

@@ -15,6 +15,7 @@ struct CublasFunctions {
   int (*destroy)(void* handle) = nullptr;
   int (*set_stream)(void* handle, void* stream) = nullptr;
   int (*set_workspace)(void* handle, void* workspace, size_t bytes) = nullptr;
+  int (*set_math_mode)(void* handle, int mode) = nullptr;
   // Arrays of sizes are host memory, those of matrices device memory.
   int (*gemm_grouped)(void* handle, const int* trans_a, const int* trans_b,
                       const int* m, const int* n, const int* k,

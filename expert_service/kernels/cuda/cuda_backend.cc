@@ -123,8 +123,13 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> OpenCudaBackend(
   // First, since its refusals name what is too large.
   ASSIGN_OR_RETURN(auto backend, OpenUnchecked(options));
   const CudaBackendOptions small = CheckedOptions(options);
-  ASSIGN_OR_RETURN(const auto checked, OpenUnchecked(small));
-  RETURN_IF_ERROR(CheckArithmetic(small, *checked));
+  const auto checked = OpenUnchecked(small);
+  if (!checked.ok()) {
+    return absl::Status(checked.status().code(),
+                        absl::StrCat("trying the CUDA device's arithmetic: ",
+                                     checked.status().message()));
+  }
+  RETURN_IF_ERROR(CheckArithmetic(small, **checked));
   return backend;
 }
 

@@ -25,7 +25,7 @@ __device__ __forceinline__ void AddUp(const ReductionTable& table, uint32_t sum,
     float total = 0.0f;
     for (uint32_t at = begin; at < end; ++at) {
       const float value = RowElement<kType>(rows, table.sum_rows()[at], n, i);
-      total += table.sum_weights()[at] * value;  // not fused
+      total += table.sum_weights()[at] * value;  // each rounded
     }
     to[i] = total;
   }

@@ -20,14 +20,9 @@ constexpr int kSlots = 2;
 // Rows below which launches take a good part of a batch's time.
 constexpr int64_t kFewRows = 256;
 
-// Rows of the widest type: a single element is smaller than its scale. Sums
-// begin at a multiple of what rows do not.
 int64_t MaxRowBytes(const GroupedFfnCudaOptions& options) {
-  const int64_t hidden = options.shape.hidden_size;
   return CudaAligned(static_cast<int64_t>(
-      RowReduction::SumsAt(static_cast<size_t>(options.max_rows) *
-                           std::max(RowBytes(DType::kF32, hidden),
-                                    RowBytes(DType::kInt8, hidden)))));
+      RowReduction::MaxBytes(options.max_rows, options.shape.hidden_size)));
 }
 
 BatchSlot::Options SlotOptions(const GroupedFfnCudaOptions& options) {
@@ -53,6 +48,9 @@ class GroupedFfnCuda final : public GroupedFfn {
       : options_(options), slots_(std::move(slots)) {
     experts_.reserve(static_cast<size_t>(options.max_groups));
   }
+
+  // What libraries end belongs to the thread's device.
+  ~GroupedFfnCuda() override { cudaSetDevice(options_.device); }
 
   int max_started() const override { return kSlots; }
   bool takes_any_memory() const override { return false; }
@@ -111,9 +109,9 @@ class GroupedFfnCuda final : public GroupedFfn {
                               static_cast<int64_t>(rows.experts.size()),
                               rows.reduction};
     BatchSlot::Batch batch;
-    batch.is_repeated = IsSmall(groups);
+    batch.is_small = IsSmall(groups);
     FfnRoom room = {groups.num_rows(), groups.num_groups};
-    if (batch.is_repeated) {
+    if (batch.is_small) {
       room = {RoundedUp(room.num_rows, options_.max_rows),
               RoundedUp(room.num_groups, options_.max_groups)};
     }
@@ -123,10 +121,7 @@ class GroupedFfnCuda final : public GroupedFfn {
                                   x + batch.tables_at);
     batch.input = x;
     batch.output = y;
-    batch.output_bytes = OutputBytes(rows, room.num_rows);
-    if (batch.is_repeated) {
-      batch.output_bytes = RoundedUp(batch.output_bytes, MaxRowBytes(options_));
-    }
+    batch.output_bytes = OutputBytes(rows, groups.num_rows());
     if (options_.metrics.batch_rows != nullptr) {
       options_.metrics.batch_rows->Observe(
           static_cast<double>(groups.num_rows()));

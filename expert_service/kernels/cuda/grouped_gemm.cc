@@ -14,6 +14,9 @@ constexpr int kTransposed = 1;  // CUBLAS_OP_T
 constexpr int kPlain = 0;       // CUBLAS_OP_N
 constexpr int kBf16 = 14;       // CUDA_R_16BF
 constexpr int kInF32 = 68;      // CUBLAS_COMPUTE_32F
+// CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: partial sums of bf16
+// products stay f32.
+constexpr int kSumsInF32 = 16;
 
 // What cuBLAS wants on Hopper; with its own it would allocate in a batch.
 constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
@@ -41,6 +44,9 @@ absl::StatusOr<std::unique_ptr<GroupedGemm>> GroupedGemm::Create(
       gemm->cublas_.set_workspace(gemm->handle_, gemm->workspace_.data(),
                                   static_cast<size_t>(kWorkspaceBytes)),
       "cublasSetWorkspace"));
+  RETURN_IF_ERROR(
+      CublasStatus(gemm->cublas_.set_math_mode(gemm->handle_, kSumsInF32),
+                   "cublasSetMathMode"));
   const auto count = static_cast<size_t>(max_groups);
   gemm->transposed_.assign(count, kTransposed);
   gemm->plain_.assign(count, kPlain);

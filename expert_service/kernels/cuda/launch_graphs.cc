@@ -1,8 +1,10 @@
 #include "expert_service/kernels/cuda/launch_graphs.h"
 
 #include <memory>
+#include <type_traits>
 #include <utility>
 
+#include "services/core/log.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh::expert {
@@ -17,13 +19,21 @@ struct DestroyGraph {
 absl::StatusOr<bool> LaunchGraphs::Launch(
     const Form& form, cudaStream_t stream,
     absl::FunctionRef<absl::Status()> enqueue) {
+  if (is_off_) return false;
   const auto it = graphs_.find(form);
   if (it == graphs_.end()) {
     if (graphs_.size() < kMaxForms) graphs_.emplace(form, nullptr);
     return false;
   }
   if (it->second == nullptr) {
-    ASSIGN_OR_RETURN(it->second, Record(stream, enqueue));
+    auto graph = Record(stream, enqueue);
+    if (!graph.ok()) {
+      is_off_ = true;
+      Log(LogLevel::kWarning, "batches are queued kernel by kernel",
+          {{"why", graph.status().message()}});
+      return false;
+    }
+    it->second = *std::move(graph);
   }
   RETURN_IF_ERROR(
       CudaStatus(cudaGraphLaunch(it->second.get(), stream), "cudaGraphLaunch"));

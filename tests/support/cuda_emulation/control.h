@@ -33,6 +33,9 @@ void SetDeviceMemory(size_t bytes);
 void SetCublas(bool is_there);
 bool HasCublas();
 
+// Whether what is queued there becomes part of a graph.
+bool IsRecording(cudaStream_t stream);
+
 // Of device memory that is allocated now.
 size_t DeviceBytesInUse();
 

@@ -14,10 +14,12 @@ namespace {
 constexpr int kNotSupported = 15;
 constexpr int kBf16 = 14;
 constexpr int kInF32 = 68;
+constexpr int kSumsInF32 = 16;
 
 struct Handle {
   cudaStream_t stream = nullptr;
   bool has_workspace = false;
+  bool adds_in_f32 = false;
 };
 
 int Create(void** handle) {
@@ -31,13 +33,20 @@ int Destroy(void* handle) {
 }
 
 int SetStream(void* handle, void* stream) {
-  *static_cast<Handle*>(handle) = {static_cast<cudaStream_t>(stream), false};
+  auto& state = *static_cast<Handle*>(handle);
+  state.stream = static_cast<cudaStream_t>(stream);
+  state.has_workspace = false;
   return 0;
 }
 
 int SetWorkspace(void* handle, void* workspace, size_t bytes) {
   static_cast<Handle*>(handle)->has_workspace =
       workspace != nullptr && bytes > 0;
+  return 0;
+}
+
+int SetMathMode(void* handle, int mode) {
+  static_cast<Handle*>(handle)->adds_in_f32 = mode == kSumsInF32;
   return 0;
 }
 
@@ -66,8 +75,10 @@ int GemmGrouped(void* handle, const int* trans_a, const int* trans_b,
                 const void* beta, void* const* c, int c_type, const int* ldc,
                 int group_count, const int* group_size, int compute_type) {
   const auto& state = *static_cast<const Handle*>(handle);
-  bool is_supported = state.has_workspace && a_type == kBf16 &&
-                      b_type == kBf16 && c_type == kBf16 &&
+  // Arrays of sizes would be read when a graph is launched.
+  bool is_supported = state.has_workspace && state.adds_in_f32 &&
+                      !cuda_emulation::IsRecording(state.stream) &&
+                      a_type == kBf16 && b_type == kBf16 && c_type == kBf16 &&
                       compute_type == kInF32;
   std::vector<Group> groups;
   int first = 0;
@@ -102,7 +113,8 @@ absl::StatusOr<CublasFunctions> LoadCublas() {
   if (!cuda_emulation::HasCublas()) {
     return absl::FailedPreconditionError("cuBLAS cannot be loaded: emulated");
   }
-  return CublasFunctions{Create, Destroy, SetStream, SetWorkspace, GemmGrouped};
+  return CublasFunctions{Create,       Destroy,     SetStream,
+                         SetWorkspace, SetMathMode, GemmGrouped};
 }
 
 }  // namespace expertmesh::expert

@@ -139,8 +139,6 @@ inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline constexpr unsigned cudaEventDefault = 0;
 inline constexpr unsigned cudaEventBlockingSync = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
-inline constexpr unsigned cudaEventRecordDefault = 0;
-inline constexpr unsigned cudaEventRecordExternal = 1;
 inline constexpr unsigned cudaHostAllocDefault = 0;
 inline constexpr unsigned cudaHostAllocPortable = 1;
 
@@ -212,8 +210,6 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
 // Of a stream that is recorded: External ones only, each time the graph runs.
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream,
-                                     unsigned flags);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 // As cudaStreamQuery.
 cudaError_t cudaEventQuery(cudaEvent_t event);

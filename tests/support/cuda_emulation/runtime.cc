@@ -3,6 +3,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <set>
@@ -22,7 +23,7 @@ struct CUgraphExec_st {
 
 struct CUstream_st {
   std::deque<std::function<void()>> work;
-  cudaGraph_t recording = nullptr;  // where work goes instead
+  std::unique_ptr<CUgraph_st> recording;  // where work goes instead
 
   void Add(std::function<void()> next) {
     if (recording != nullptr) {
@@ -181,6 +182,11 @@ void SetCublas(bool is_there) {
 bool HasCublas() {
   const Lock lock(Device::Get().mutex);
   return Device::Get().has_cublas;
+}
+
+bool IsRecording(cudaStream_t stream) {
+  const Lock lock(Device::Get().mutex);
+  return Device::Get().StreamOf(stream).recording != nullptr;
 }
 
 size_t DeviceBytesInUse() {
@@ -456,23 +462,6 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   });
 }
 
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream,
-                                     unsigned flags) {
-  {
-    const Lock lock(Device::Get().mutex);
-    if (Device::Get().StreamOf(stream).recording == nullptr) {
-      return cudaEventRecord(event, stream);
-    }
-  }
-  if (flags != cudaEventRecordExternal) {
-    return cudaErrorStreamCaptureUnsupported;
-  }
-  return Enqueue(stream, [event] {
-    event->reached = ++event->recorded;
-    event->time = std::chrono::steady_clock::now();
-  });
-}
-
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return Counted([&](Device&) {
     Device::DrainTo(*event, event->recorded);
@@ -496,14 +485,14 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start,
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return Counted([&](Device& device) {
-    device.StreamOf(stream).recording = new CUgraph_st;
+    device.StreamOf(stream).recording = std::make_unique<CUgraph_st>();
     return cudaSuccess;
   });
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return Counted([&](Device& device) {
-    *graph = std::exchange(device.StreamOf(stream).recording, nullptr);
+    *graph = device.StreamOf(stream).recording.release();
     return *graph != nullptr ? cudaSuccess : cudaErrorInvalidValue;
   });
 }

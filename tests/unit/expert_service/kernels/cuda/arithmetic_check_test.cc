@@ -29,7 +29,8 @@ class DamagedFfn final : public GroupedFfn {
   }
   absl::Status Start(const GroupedRows& rows) override {
     const absl::Status status = inner_.Run(rows);
-    damage_(static_cast<std::byte*>(rows.y), rows.group_offsets.back());
+    damage_(static_cast<std::byte*>(rows.y),
+            rows.reduction == nullptr ? rows.group_offsets.back() : 0);
     return status;
   }
 
@@ -88,6 +89,17 @@ TEST(ArithmeticCheckTest, FindsOutputsThatAreNoNumbers) {
   const absl::Status status =
       Check([](std::byte* y, uint32_t) { y[0] = y[1] = std::byte{0xff}; });
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+}
+
+TEST(ArithmeticCheckTest, FindsWrongSums) {
+  const auto damage = [](std::byte* y, uint32_t rows) {
+    constexpr size_t kLoneBytes = 584 * 2;
+    if (rows == 0) y[RowReduction::SumsAt(kLoneBytes)] ^= std::byte{1};
+  };
+  const absl::Status status = Check(damage);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("sums of rows"));
+  EXPECT_TRUE(Check(damage, /*is_fast=*/true).ok());
 }
 
 TEST(ArithmeticCheckTest, FindsBitsThatDependOnOtherRows) {
