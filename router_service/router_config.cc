@@ -105,6 +105,13 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   app.add_option("--listen", config->listen,
                  "HOST:PORT for clients; port 0: any free port")
       ->capture_default_str();
+  app.add_option("--admin-listen", config->admin_listen,
+                 "HOST:PORT for operators, and for expert services that pull "
+                 "weights; port 0: any free port")
+      ->capture_default_str();
+  app.add_option("--health-listen", config->health_listen,
+                 "HOST:PORT where health alone is asked for, without TLS; port "
+                 "0: any free port; none: off");
   app.add_option("--metrics-listen", config->metrics_listen,
                  "HOST:PORT for Prometheus; port 0: any free port")
       ->capture_default_str();
@@ -118,8 +125,17 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       "Reach expert services on this host over gRPC, as all others");
   app.add_flag_callback(
       "--no-lend-weights", [config] { config->lend_weights = false; },
-      "Refuse to lend the checkpoint at --listen to expert services with "
-      "--weights-from; default: whoever reaches --listen may read the weights");
+      "Refuse to lend the checkpoint at --admin-listen to expert services "
+      "with --weights-from; default: whoever reaches --admin-listen may read "
+      "the weights");
+  AddTlsOptions(app, "connections of clients",
+                "clients, who then need one; none: they need none",
+                &config->client_tls);
+  app.add_option("--client-tokens", config->client_tokens,
+                 "File of bearer tokens, one on each line, of which clients "
+                 "need one; read again when it changes. Needs TLS");
+  AddTlsOptions(app, "connections to expert services and at --admin-listen",
+                "expert services and operators", &config->mesh_tls);
   app.add_option("--pack-cache", config->pack_cache,
                  "Folder where packed weights are kept, so that the next start "
                  "reads them instead of packing; services may share it");
@@ -237,6 +253,13 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
     if (parsed.ok()) continue;
     return absl::InvalidArgumentError(
         absl::StrCat("--experts-at: ", parsed.status().message()));
+  }
+  RETURN_IF_ERROR(CheckMeshTls(config.mesh_tls));
+  if (config.client_tls.cert.empty() &&
+      !(config.client_tls.ca.empty() && config.client_tokens.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        config.client_tokens.empty() ? "--client-tls-ca" : "--client-tokens",
+        " needs --client-tls-cert and --client-tls-key"));
   }
   if (config.router_dtype != "int8" && config.router_dtype != "int4") {
     RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype,

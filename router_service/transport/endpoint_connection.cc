@@ -40,7 +40,7 @@ EndpointConnection::EndpointConnection(Options options,
                                        grpc::CompletionQueue* queue)
     : options_(std::move(options)),
       queue_(queue),
-      stub_(MakeExpertChannel(options_.address)),
+      stub_(MakeExpertChannel(options_.address, options_.tls)),
       last_error_(absl::UnavailableError("not connected yet")) {}
 
 absl::Status EndpointConnection::Named(const absl::Status& status) const {

@@ -61,6 +61,7 @@ class EndpointConnection {
     prometheus::Counter* received_bytes = nullptr;
     // Of this process; null: streams offer no link. Outlives this.
     LinkReaders* link_readers = nullptr;
+    const ExpertTls* tls = nullptr;  // null: plain
   };
 
   // `queue` must outlive this. Does nothing until the first Sweep.

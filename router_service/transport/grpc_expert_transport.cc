@@ -46,6 +46,7 @@ int GrpcExpertTransport::Add(const std::string& pool,
   const int endpoint = next_endpoint_.fetch_add(1);
   EndpointConnection::Options connection;
   connection.address = address;
+  connection.tls = options_.tls;
   if (options_.shared_memory) connection.link_readers = &link_readers_;
   connection.on_change = [this, endpoint](const absl::Status& status) {
     if (options_.on_stream_change) options_.on_stream_change(endpoint, status);
