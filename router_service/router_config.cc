@@ -87,6 +87,13 @@ void AddControlOptions(CLI::App& app, RouterConfig* config) {
       ->capture_default_str();
 }
 
+absl::Status CheckAddress(absl::string_view flag, const std::string& address) {
+  const auto parsed = ParseHostPort(address);
+  if (parsed.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, ": ", parsed.status().message()));
+}
+
 }  // namespace
 
 void AddRouterOptions(CLI::App& app, RouterConfig* config) {
@@ -107,8 +114,8 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       ->capture_default_str();
   app.add_option("--admin-listen", config->admin_listen,
                  "HOST:PORT for operators, and for expert services that pull "
-                 "weights; port 0: any free port")
-      ->capture_default_str();
+                 "weights; port 0: any free port; default: 127.0.0.1, and the "
+                 "port two above that of --listen");
   app.add_option("--health-listen", config->health_listen,
                  "HOST:PORT where health alone is asked for, without TLS; port "
                  "0: any free port; none: off");
@@ -242,6 +249,13 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   AddLogOptions(app, &config->log);
 }
 
+std::string AdminListen(const RouterConfig& config) {
+  if (!config.admin_listen.empty()) return config.admin_listen;
+  HostPort address = DefaultAdminAddress(*ParseHostPort(config.listen));
+  address.host = "127.0.0.1";
+  return address.ToString();
+}
+
 absl::Status CheckRouterConfig(const RouterConfig& config) {
   if (config.experts_at.empty() == config.mesh_config.empty()) {
     return absl::InvalidArgumentError(
@@ -249,10 +263,7 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
         "expert services are");
   }
   for (const std::string& address : config.experts_at) {
-    const auto parsed = ParseHostPort(address);
-    if (parsed.ok()) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("--experts-at: ", parsed.status().message()));
+    RETURN_IF_ERROR(CheckAddress("--experts-at", address));
   }
   RETURN_IF_ERROR(CheckMeshTls(config.mesh_tls));
   if (config.client_tls.cert.empty() &&
@@ -260,6 +271,11 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat(
         config.client_tokens.empty() ? "--client-tls-ca" : "--client-tokens",
         " needs --client-tls-cert and --client-tls-key"));
+  }
+  RETURN_IF_ERROR(CheckAddress("--listen", config.listen));
+  RETURN_IF_ERROR(CheckAddress("--admin-listen", AdminListen(config)));
+  if (!config.health_listen.empty()) {
+    RETURN_IF_ERROR(CheckAddress("--health-listen", config.health_listen));
   }
   if (config.router_dtype != "int8" && config.router_dtype != "int4") {
     RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype,

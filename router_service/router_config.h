@@ -19,12 +19,12 @@ namespace expertmesh::router {
 struct RouterConfig {
   std::string model;  // checkpoint folder
   // Where the expert services are: one of the two is given.
-  std::vector<std::string> experts_at;           // HOST:PORT of each
-  std::string mesh_config;                       // mesh file
-  double resolve_interval_seconds = 2;           // of the names in a mesh file
-  std::string listen = "127.0.0.1:50051";        // clients
-  std::string admin_listen = "127.0.0.1:50053";  // operators, peers for weights
-  std::string health_listen;                     // plain; empty: off
+  std::vector<std::string> experts_at;     // HOST:PORT of each
+  std::string mesh_config;                 // mesh file
+  double resolve_interval_seconds = 2;     // of the names in a mesh file
+  std::string listen = "127.0.0.1:50051";  // clients
+  std::string admin_listen;   // operators, peers for weights; see AdminListen
+  std::string health_listen;  // plain; empty: off
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once every expert is covered
   bool exit_with_parent = false;
@@ -82,6 +82,10 @@ struct RouterConfig {
   double scale_down_window_seconds = 300;
   LogOptions log;
 };
+
+// Of --admin-listen, or the default: this host alone, and the port that goes
+// with the clients'. Requires a checked config.
+std::string AdminListen(const RouterConfig& config);
 
 // Adds a flag for every knob.
 void AddRouterOptions(CLI::App& app, RouterConfig* config);

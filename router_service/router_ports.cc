@@ -57,7 +57,7 @@ absl::Status RouterPorts::Listen(const Services& services) {
   client.credentials = ClientCredentials();
   ASSIGN_OR_RETURN(client_, GrpcServer::Start(client, services.client));
   GrpcServerOptions admin;
-  admin.listen = config_.admin_listen;
+  admin.listen = AdminListen(config_);
   admin.health_names = {"expertmesh.admin.v1.AdminService"};
   admin.credentials = ServerCredentials(mesh_tls_.get());
   ASSIGN_OR_RETURN(admin_, GrpcServer::Start(admin, services.admin));

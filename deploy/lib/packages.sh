@@ -5,13 +5,13 @@
 EXPERTMESH_BUILD_PACKAGES=(
   build-essential cmake ninja-build ccache mold pkg-config
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler
-  libabsl-dev prometheus-cpp-dev libcurl4-openssl-dev libssl-dev nlohmann-json3-dev
+  libabsl-dev prometheus-cpp-dev libcurl4-openssl-dev nlohmann-json3-dev
   libcli11-dev libpcre2-dev libutf8proc-dev libssl-dev zlib1g-dev
 )
 # To build and run the tests as well.
 EXPERTMESH_TEST_PACKAGES=(
   libgtest-dev libgmock-dev libbenchmark-dev prometheus
-  python3 python3-grpcio python3-protobuf python3-numpy
+  openssl python3 python3-grpcio python3-protobuf python3-numpy
 )
 
 # say TEXT: one line of progress.

@@ -81,7 +81,7 @@ class ScalingTest(unittest.TestCase):
         self.stub = self.connect(
             self.router.address, generation_pb2_grpc.GenerationServiceStub)
         self.admin = self.connect(
-            self.router.address, admin_pb2_grpc.AdminServiceStub)
+            self.router.admin_address, admin_pb2_grpc.AdminServiceStub)
         self.scaler = self.connect(
             self.router.ready["scaler"],
             externalscaler_pb2_grpc.ExternalScalerStub)
