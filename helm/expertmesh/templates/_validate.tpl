@@ -32,6 +32,9 @@
 {{- $covered = concat $covered (splitList "," $ids) -}}
 {{- end -}}
 {{- $scaling := $pool.autoscaling -}}
+{{- if not (has (toString $scaling.mode) (list "none" "hpa" "keda")) -}}
+{{- fail (printf "expertPools.%s.autoscaling.mode is %v; it must be exactly one of none, hpa and keda" $name $scaling.mode) -}}
+{{- end -}}
 {{- if and (ne $scaling.mode "none") (hasKey (index $root.Values.expertPools $name) "replicas") -}}
 {{- fail (printf "expertPools.%s has both replicas and autoscaling.mode %s; an autoscaler owns the number of replicas" $name $scaling.mode) -}}
 {{- end -}}
