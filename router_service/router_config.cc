@@ -135,6 +135,12 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       "Refuse to lend the checkpoint at --admin-listen to expert services "
       "with --weights-from; default: whoever reaches --admin-listen may read "
       "the weights");
+  app.add_option("--client-connection-age",
+                 config->client_connection_age_seconds,
+                 "Seconds after which a client's next call needs a new "
+                 "connection, which a load balancer may lead elsewhere; calls "
+                 "under way go on. 0: no limit")
+      ->capture_default_str();
   AddTlsOptions(app, "connections of clients",
                 "clients, who then need one; none: they need none",
                 &config->client_tls);
@@ -329,6 +335,8 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
            {"--rebalance-bytes-per-minute",
             number(config.rebalance_bytes_per_minute), 0, kMaxKvCacheBytes},
            {"--uncovered-timeout", config.uncovered_timeout_seconds, 0,
+            kMaxSeconds},
+           {"--client-connection-age", config.client_connection_age_seconds, 0,
             kMaxSeconds},
            {"--hedge-budget", config.hedge_budget, 0, 1},
            {"--resolve-interval", config.resolve_interval_seconds, 0.05,

@@ -32,6 +32,7 @@ struct RouterConfig {
   bool lend_weights = true;  // whether hosts without the checkpoint may pull it
 
   TlsFiles client_tls = {"--client-tls", "", "", ""};
+  double client_connection_age_seconds = 0;  // 0: no limit
   std::string client_tokens;  // file of bearer tokens; "": none are asked for
   TlsFiles mesh_tls = {"--mesh-tls", "", "", ""};  // and at admin_listen
 

@@ -55,6 +55,10 @@ absl::Status RouterPorts::Listen(const Services& services) {
                          "expertmesh.v1.ModelService"};
   client.health_listen = config_.health_listen;
   client.credentials = ClientCredentials();
+  if (config_.client_connection_age_seconds > 0) {
+    client.connection_age =
+        absl::Seconds(config_.client_connection_age_seconds);
+  }
   ASSIGN_OR_RETURN(client_, GrpcServer::Start(client, services.client));
   GrpcServerOptions admin;
   admin.listen = AdminListen(config_);

@@ -63,6 +63,11 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::ServerBuilder builder;
   SetChannelArguments(builder);
   builder.SetMaxReceiveMessageSize(options.max_receive_bytes);
+  if (options.connection_age != absl::InfiniteDuration()) {
+    builder.AddChannelArgument(
+        GRPC_ARG_MAX_CONNECTION_AGE_MS,
+        static_cast<int>(absl::ToInt64Milliseconds(options.connection_age)));
+  }
   int port = 0;
   builder.AddListeningPort(address.ToString(),
                            options.credentials != nullptr

@@ -24,6 +24,9 @@ struct GrpcServerOptions {
   // Services whose health is asked for by name, beside "" for the whole server.
   std::vector<std::string> health_names;
   std::shared_ptr<grpc::ServerCredentials> credentials;  // null: no TLS
+  // After which a client's new calls need a new connection, give or take a
+  // tenth; those under way end in peace.
+  absl::Duration connection_age = absl::InfiniteDuration();
   // HOST:PORT of a second server, for the same health and nothing else, without
   // TLS, of which many who ask for health know nothing. "": none.
   std::string health_listen;

@@ -36,9 +36,16 @@ readinessProbe:
   failureThreshold: 2
 {{- end -}}
 
-{{- /* Addresses leave DNS and proxies some seconds after a pod begins to end. */ -}}
+{{- /* Addresses leave DNS and proxies some seconds after a pod begins to end, and
+       clients' connections to a router some more: {sleep}. */ -}}
 {{- define "expertmesh.preStop" -}}
-lifecycle: {preStop: {sleep: {seconds: 10}}}
+{{- with .sleep -}}
+lifecycle: {preStop: {sleep: {seconds: {{ . }}}}}
+{{- end -}}
+{{- end -}}
+
+{{- define "expertmesh.routerPreStopSeconds" -}}
+{{- add 10 (div (mul (int .Values.router.connectionAgeSeconds) 12) 10) -}}
 {{- end -}}
 
 {{- define "expertmesh.meshTlsArgs" -}}
@@ -103,7 +110,7 @@ initContainers:
 {{- define "expertmesh.routerPod" -}}
 {{- $v := .root.Values -}}
 {{ include "expertmesh.podCommon" . }}
-terminationGracePeriodSeconds: {{ add 10 $v.router.drainSeconds 15 }}
+terminationGracePeriodSeconds: {{ add (include "expertmesh.routerPreStopSeconds" .root | int) $v.router.drainSeconds 15 }}
 {{- include "expertmesh.modelInit" .root }}
 containers:
   - name: router
@@ -116,6 +123,7 @@ containers:
       - --admin-listen=0.0.0.0:50053
       - --health-listen=0.0.0.0:50054
       - --metrics-listen=0.0.0.0:9090
+      - --client-connection-age={{ $v.router.connectionAgeSeconds }}
       - --drain-timeout={{ $v.router.drainSeconds }}
       - --log-format=json
       - --log-level={{ $v.logLevel }}
@@ -144,7 +152,7 @@ containers:
       - {name: scaler, containerPort: 50055}
       {{- end }}
     {{- include "expertmesh.probes" . | nindent 4 }}
-    {{- include "expertmesh.preStop" . | nindent 4 }}
+    {{- include "expertmesh.preStop" (dict "sleep" (ternary 0 (include "expertmesh.routerPreStopSeconds" .root | int) (eq .component "control"))) | nindent 4 }}
     securityContext: {{- toYaml $v.securityContext | nindent 6 }}
     resources: {{- toYaml .role.resources | nindent 6 }}
     volumeMounts:
