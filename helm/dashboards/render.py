@@ -71,8 +71,14 @@ def draw_lines(axes, panel, series):
     axes.margins(x=0)
     if panel["fieldConfig"]["defaults"].get("min") == 0:
         axes.set_ylim(bottom=0)
+    if len(series) > MOST_LEGEND:  # those that say something
+        series = [each for each in series if any(each[2])]
     if 0 < len(series) <= MOST_LEGEND:
-        axes.legend(fontsize=5, loc="upper left", framealpha=0.6)
+        names = {each[0] for each in series}
+        lines = [line for line in axes.get_lines()
+                 if line.get_label() in names]
+        axes.legend(handles=lines, fontsize=5, loc="upper left",
+                    framealpha=0.6)
 
 
 def draw_rows(axes, panel, series):
@@ -118,8 +124,10 @@ def draw(dashboard, source, file):
         if not series and panel["type"] != "stat":
             axes.text(0.5, 0.5, "no data", transform=axes.transAxes,
                       ha="center", va="center", color="grey")
-        axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S"))
-        axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=5))
+        if series and panel["type"] != "stat":
+            locator = dates.AutoDateLocator(maxticks=5)
+            axes.xaxis.set_major_locator(locator)
+            axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     figure.savefig(file, dpi=80)
     plt.close(figure)
 

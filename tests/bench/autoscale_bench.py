@@ -197,10 +197,10 @@ def by_phase(replay, phases, times):
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--times", type=float, default=15,
+    parser.add_argument("--times", type=float, default=20,
                         help="how many times as fast as the trace's hour")
-    parser.add_argument("--quiet", type=float, default=1)
-    parser.add_argument("--burst", type=float, default=5)
+    parser.add_argument("--quiet", type=float, default=0.5)
+    parser.add_argument("--burst", type=float, default=2.5)
     parser.add_argument("--most", type=int, default=4)
     parser.add_argument("--base-share", type=float, default=0.4)
     parser.add_argument("--hot-share", type=float, default=0.12)

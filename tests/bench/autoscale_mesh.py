@@ -139,7 +139,7 @@ class ScaledMesh:
                 "--mesh-config", mesh, "--control", "--threads", 1,
                 "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
                 "--prefix-cache", "off", "--resolve-interval", 0.2,
-                "--rebalance", "auto", "--rebalance-windows", 2,
+                "--rebalance", "auto", "--rebalance-windows", 1,
                 *(part for flag, seconds in (
                     ("--load-window", 60), ("--rebalance-interval", 10),
                     ("--rebalance-pause", 15), ("--scale-window", 30),
