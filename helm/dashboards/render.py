@@ -20,6 +20,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.dates as dates
 import matplotlib.pyplot as plt
+from PIL import Image  # which matplotlib needs as well
 
 FOLDER = pathlib.Path(__file__).parent.parent / "expertmesh" / "dashboards"
 UNITS = {"short": "", "percentunit": "%", "bytes": "MiB", "Bps": "KiB/s",
@@ -71,10 +72,8 @@ def draw_lines(axes, panel, series):
     axes.margins(x=0)
     if panel["fieldConfig"]["defaults"].get("min") == 0:
         axes.set_ylim(bottom=0)
-    if len(series) > MOST_LEGEND:  # those that say something
-        series = [each for each in series if any(each[2])]
-    if 0 < len(series) <= MOST_LEGEND:
-        names = {each[0] for each in series}
+    names = {each[0] for each in series if any(each[2])}
+    if 0 < len(names) <= MOST_LEGEND:
         lines = [line for line in axes.get_lines()
                  if line.get_label() in names]
         axes.legend(handles=lines, fontsize=5, loc="upper left",
@@ -127,9 +126,12 @@ def draw(dashboard, source, file):
         if series and panel["type"] != "stat":
             locator = dates.AutoDateLocator(maxticks=5)
             axes.xaxis.set_major_locator(locator)
-            axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+            axes.xaxis.set_major_formatter(
+                dates.ConciseDateFormatter(locator, show_offset=False))
     figure.savefig(file, dpi=80)
     plt.close(figure)
+    with Image.open(file) as picture:  # a third of the size
+        picture.convert("RGB").quantize(200).save(file, optimize=True)
 
 
 def main():
