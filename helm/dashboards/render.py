@@ -123,7 +123,9 @@ def draw(dashboard, source, file):
         if not series and panel["type"] != "stat":
             axes.text(0.5, 0.5, "no data", transform=axes.transAxes,
                       ha="center", va="center", color="grey")
-        if series and panel["type"] != "stat":
+        if not series:
+            axes.set_xticks([])
+        elif panel["type"] != "stat":
             locator = dates.AutoDateLocator(maxticks=5)
             axes.xaxis.set_major_locator(locator)
             axes.xaxis.set_major_formatter(
