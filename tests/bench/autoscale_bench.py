@@ -200,11 +200,11 @@ def main():
     parser.add_argument("--times", type=float, default=20,
                         help="how many times as fast as the trace's hour")
     parser.add_argument("--quiet", type=float, default=0.5)
-    parser.add_argument("--burst", type=float, default=2.5)
+    parser.add_argument("--burst", type=float, default=4)
     parser.add_argument("--most", type=int, default=4)
     parser.add_argument("--base-share", type=float, default=0.4)
     parser.add_argument("--hot-share", type=float, default=0.12)
-    parser.add_argument("--metric", choices=METRICS, default="desired")
+    parser.add_argument("--metric", choices=METRICS, default="inflight")
     parser.add_argument("--target-rows", type=float, default=60,
                         help="in-flight rows per replica, of --metric inflight")
     parser.add_argument("--objective", type=float, default=0.95,
