@@ -121,7 +121,7 @@ class RouterServer::Impl {
   int64_t max_context_tokens_ = 0;
   DenseWeights weights_;
   std::unique_ptr<PlacementTable> placement_;
-  prometheus::Gauge* uncovered_experts_ = nullptr;
+  PlacementMetrics placement_metrics_;
 
   // Whether every slot is covered, and the ports whose health says so, while
   // they listen. Endpoints report on threads of their own.
@@ -298,6 +298,7 @@ void RouterServer::Impl::StartControl() {
   options.auto_rebalance = config_.rebalance == "auto";
   options.rebalance_interval =
       absl::Seconds(config_.rebalance_interval_seconds);
+  options.metrics = MakeControllerMetrics(metrics_.get());
   options.rebalance = {
       .min_improvement = config_.rebalance_min_improvement,
       .min_windows = static_cast<int>(config_.rebalance_windows),
@@ -309,9 +310,7 @@ void RouterServer::Impl::StartControl() {
 }
 
 void RouterServer::Impl::Connect() {
-  uncovered_experts_ =
-      &metrics_->Gauge("expertmesh_router_uncovered_experts",
-                       "Slots (layer, expert) that no endpoint serves.");
+  placement_metrics_ = MakePlacementMetrics(metrics_.get());
   placement_ = std::make_unique<PlacementTable>(
       PlaceOnEndpoints(model(), {}, "").placement);
   EndpointSet::Options options;
@@ -395,7 +394,7 @@ void RouterServer::Impl::OnEndpoints(
     }
     numerics_.Keep();
   }
-  uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
+  placement_metrics_.Publish(placed);
   // Last to hear: what it sees is routed to.
   if (controller_ != nullptr) {
     controller_->OnEndpoints(endpoints,
