@@ -16,7 +16,6 @@ import monitoring_files as mf
 import prometheus
 from expertmesh.admin.v1 import admin_pb2, admin_pb2_grpc
 
-import grpc
 
 MODEL = et.DEMO_MODEL
 SECONDS = 120
@@ -102,14 +101,14 @@ class Mesh:
 
     def rebalance(self):
         """Gives the managed services copies of what is hot."""
-        with grpc.insecure_channel(self.routers[0].address) as channel:
-            admin = admin_pb2_grpc.AdminServiceStub(channel)
-            et.wait_until(lambda: any(
-                rows for layer in admin.GetExpertLoad(
-                    admin_pb2.GetExpertLoadRequest(),
-                    timeout=SECONDS).mesh_layers for rows in layer.rows),
-                what="the services' counters")
-            admin.Rebalance(admin_pb2.RebalanceRequest(), timeout=SECONDS)
+        admin = admin_pb2_grpc.AdminServiceStub(
+            self.routers[0].admin_channel())
+        et.wait_until(lambda: any(
+            rows for layer in admin.GetExpertLoad(
+                admin_pb2.GetExpertLoadRequest(),
+                timeout=SECONDS).mesh_layers for rows in layer.rows),
+            what="the services' counters")
+        admin.Rebalance(admin_pb2.RebalanceRequest(), timeout=SECONDS)
 
     def stop(self):
         # Routers first.
