@@ -25,14 +25,13 @@ find_engine() {
   basename "$engine"
 }
 
-# save_image NAME:TAG FILE: in the form of `docker save`, replacing FILE.
+# save_image NAME:TAG FILE: as `docker save` does, replacing FILE.
 save_image() {
   say "writing $2"
   rm -f -- "$2"
   case $engine in
     docker) docker save -o "$2" "$1" ;;
-    podman) podman save -q --format docker-archive -o "$2" "$1" ;;
-    buildah) buildah push -q "$1" "docker-archive:$2:$1" ;;
+    *) "$engine" push -q "$1" "docker-archive:$2:$1" ;;
   esac >"$work/log" 2>&1 || fail "cannot write $2: $(tail -n 1 "$work/log")"
 }
 

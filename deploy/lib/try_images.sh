@@ -1,7 +1,8 @@
 # Starts containers of the images that deploy/build_images made, and asks them
 # for text. Sourced by it, with $engine, $tag, $work and $started.
 
-# Ready files go here, whoever the images run as; a shell is hidden by nothing.
+# Ready files go here, whoever the images run as. Shells are hidden by an empty
+# file.
 mkdir -m 777 "$work/ready"
 : >"$work/nothing"
 
@@ -44,7 +45,7 @@ cli() {
 }
 
 for image in router expert; do
-  user=$("$engine" image inspect -f '{{.Config.User}}' "expertmesh-$image:$tag") ||
+  user=$("$engine" image inspect -f '{{.Config.User}}' "expertmesh-$image:$tag" 2>/dev/null) ||
     fail "there is no expertmesh-$image:$tag"
   [[ $user == 65532:65532 ]] || fail "expertmesh-$image runs as $user"
   packages=$("$engine" run --rm "${confined[@]}" --entrypoint /usr/bin/cat \
