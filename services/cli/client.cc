@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <fstream>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -82,11 +83,14 @@ absl::StatusOr<Client> Client::Create(const ServerFlags& flags) {
     ASSIGN_OR_RETURN(const HostPort address, ParseHostPort(flags.address));
     client.flags_.admin_address = DefaultAdminAddress(address).ToString();
   }
-  if (flags.tls.ca.empty() &&
-      !(flags.tls.cert.empty() && flags.token_file.empty())) {
+  for (const auto& [flag, value] :
+       {std::pair("--tls-cert", &flags.tls.cert),
+        std::pair("--tls-key", &flags.tls.key),
+        std::pair("--tls-server-name", &flags.tls_server_name),
+        std::pair("--token-file", &flags.token_file)}) {
+    if (value->empty() || !flags.tls.ca.empty()) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat(flags.tls.cert.empty() ? "--token-file" : "--tls-cert",
-                     " needs --tls-ca, for a connection with TLS"));
+        absl::StrCat(flag, " needs --tls-ca, for a connection with TLS"));
   }
   if (flags.tls.any()) {
     ASSIGN_OR_RETURN(client.tls_, TlsIdentity::Load(flags.tls));
@@ -124,10 +128,11 @@ absl::Status Client::ResultAt(const std::string& address,
   if (absl::StartsWith(message, "failed to connect") ||
       absl::StartsWith(message, "DNS resolution failed")) {
     return absl::Status(
-        code, absl::StrCat("cannot reach a router at ", address,
-                           "; start one with `expertmesh serve --model DIR` or "
-                           "name another with ",
-                           flag));
+        code,
+        absl::StrCat("cannot reach a router at ", address,
+                     "; start one with `expertmesh serve --model DIR` or "
+                     "name another with ",
+                     flag, tls_ == nullptr ? "" : absl::StrCat(": ", message)));
   }
   if (code == absl::StatusCode::kDeadlineExceeded) {
     return absl::Status(code, absl::StrCat("no answer within ",

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
-#include <iterator>
 #include <memory>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -42,9 +42,16 @@ struct File {
 };
 
 absl::StatusOr<std::string> Read(const File& file) {
+  errno = 0;
   std::ifstream in(file.path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in.is_open() || in.bad()) return file.Error(std::strerror(errno));
+  // Not by iterators of its own buffer, which throw where reading fails.
+  std::ostringstream read;
+  if (in.is_open()) read << in.rdbuf();
+  const int error = errno;
+  if (!in.is_open() || in.bad() || (read.str().empty() && error != 0)) {
+    return file.Error(std::strerror(error));
+  }
+  std::string text = read.str();
   if (text.empty()) return file.Error("is empty");
   return text;
 }

@@ -8,10 +8,10 @@
 
 {{- define "expertmesh.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .pool }}
-expertmesh.io/pool: {{ . }}
+expertmesh.io/pool: {{ . | quote }}
 {{- end }}
 {{- end -}}
 

@@ -109,6 +109,8 @@ initContainers:
 {{- /* A router's pod: {root, component, role, args}. */ -}}
 {{- define "expertmesh.routerPod" -}}
 {{- $v := .root.Values -}}
+{{- /* Control has no clients, and so not their secrets. */ -}}
+{{- $client := ternary dict $v.router.client (eq .component "control") -}}
 {{ include "expertmesh.podCommon" . }}
 terminationGracePeriodSeconds: {{ add (include "expertmesh.routerPreStopSeconds" .root | int) $v.router.drainSeconds 15 }}
 {{- include "expertmesh.modelInit" .root }}
@@ -119,7 +121,7 @@ containers:
     args:
       - --model=/model
       - --mesh-config=/etc/expertmesh/mesh/mesh.json
-      - --listen=0.0.0.0:50051
+      - --listen={{ ternary "127.0.0.1" "0.0.0.0" (eq .component "control") }}:50051
       - --admin-listen=0.0.0.0:50053
       - --health-listen=0.0.0.0:50054
       - --metrics-listen=0.0.0.0:9090
@@ -128,7 +130,7 @@ containers:
       - --log-format=json
       - --log-level={{ $v.logLevel }}
       {{- include "expertmesh.meshTlsArgs" .root | nindent 6 }}
-      {{- with $v.router.client }}
+      {{- with $client }}
       {{- if .tlsSecretName }}
       - --client-tls-cert=/etc/expertmesh/client-tls/tls.crt
       - --client-tls-key=/etc/expertmesh/client-tls/tls.key
@@ -160,10 +162,10 @@ containers:
       - {name: mesh, mountPath: /etc/expertmesh/mesh, readOnly: true}
       - {name: tmp, mountPath: /tmp}
       {{- include "expertmesh.meshTlsMount" .root | nindent 6 }}
-      {{- if $v.router.client.tlsSecretName }}
+      {{- if $client.tlsSecretName }}
       - {name: client-tls, mountPath: /etc/expertmesh/client-tls, readOnly: true}
       {{- end }}
-      {{- if $v.router.client.tokensSecretName }}
+      {{- if $client.tokensSecretName }}
       - {name: client-tokens, mountPath: /etc/expertmesh/client-tokens, readOnly: true}
       {{- end }}
 volumes:
@@ -173,11 +175,11 @@ volumes:
   - name: tmp
     emptyDir: {}
   {{- include "expertmesh.meshTlsVolume" .root | nindent 2 }}
-  {{- with $v.router.client.tlsSecretName }}
+  {{- with $client.tlsSecretName }}
   - name: client-tls
     secret: {secretName: {{ . }}, defaultMode: 0440}
   {{- end }}
-  {{- with $v.router.client.tokensSecretName }}
+  {{- with $client.tokensSecretName }}
   - name: client-tokens
     secret: {secretName: {{ . }}, defaultMode: 0440}
   {{- end }}

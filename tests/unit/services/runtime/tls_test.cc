@@ -106,6 +106,8 @@ TEST_F(TlsTest, SaysWhatIsWrong) {
   files.cert = Path("one.key");
   EXPECT_THAT(error(files), HasSubstr("holds no certificate"));
   files = Files("one");
+  files.ca = Path("");
+  EXPECT_THAT(error(files), EndsWith(": Is a directory"));
   files.ca = Path("empty");
   EXPECT_THAT(error(files), EndsWith("empty: is empty"));
 }
