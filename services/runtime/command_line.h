@@ -37,7 +37,8 @@ void AddLogOptions(CLI::App& app, LogOptions* options);
 absl::Status ApplyLogOptions(absl::string_view service,
                              const LogOptions& options);
 
-// Prints "NAME: message" on standard error, as one line, and returns the exit
+// Prints "NAME: message" on standard error, as one line, or with
+// --log-format=json a line of the log, and returns the exit
 // code: kExitUsage for INVALID_ARGUMENT, kExitFailure for the rest.
 int FailWith(absl::string_view name, const absl::Status& status);
 

@@ -25,6 +25,8 @@ struct Example {
   std::vector<uint32_t> row_token = {2, 0, 1, 2};
   std::vector<float> row_weight = {0.25f, 0.0f, 0.0f, -3.5f};
   std::vector<uint32_t> row_sum = {0, kNoSum, kNoSum, 0};
+  std::vector<std::string> traceparents = {
+      "00-0af7651916cd43dd8448eb211c80319c-b7-01", "00-1-2-01"};
   PayloadRef payload = FilledPayload(pool, 3 * kHidden * 4, 1);
 
   BatchFields Fields() const {
@@ -40,7 +42,7 @@ struct Example {
             .row_weight = row_weight,
             .row_sum = row_sum,
             .num_sums = 1,
-            .traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7-01"};
+            .traceparents = traceparents};
   }
 
   expert::v1::ExpertBatch Message() const {
@@ -58,7 +60,8 @@ struct Example {
     m.mutable_row_weight()->Add(row_weight.begin(), row_weight.end());
     m.mutable_row_sum()->Add(row_sum.begin(), row_sum.end());
     m.set_num_sums(1);
-    m.set_traceparent(std::string(f.traceparent));
+    m.set_traceparent(traceparents[0]);
+    m.add_further_traceparents(traceparents[1]);
     m.set_hidden_states(AsString(payload));
     return m;
   }
@@ -83,7 +86,8 @@ void ExpectIsExample(const Example& example, const grpc::ByteBuffer& bytes) {
   EXPECT_EQ(batch.num_sums(), 1u);
   EXPECT_EQ(batch.num_lone_rows(), 2u);
   EXPECT_EQ(batch.result_bytes(), 3u * kHidden * 4);
-  EXPECT_EQ(batch.traceparent(), f.traceparent);
+  EXPECT_EQ(batch.traceparent(), f.traceparents[0]);
+  EXPECT_THAT(batch.further_traceparents(), ElementsAre(f.traceparents[1]));
 
   const size_t stride = batch.row_bytes();
   ASSERT_EQ(stride, kHidden * 4);
