@@ -1,6 +1,7 @@
 """The tables of metrics in the READMEs against what services export."""
 
 import collections
+import json
 import pathlib
 import re
 import shutil
@@ -81,8 +82,11 @@ class MetricsTable(unittest.TestCase):
         addresses = pathlib.Path(folder.name) / "addresses"
         addresses.write_text(self.expert.address + "\n")
         mesh = pathlib.Path(folder.name) / "mesh.json"
-        mesh.write_text('{"pools": [{"name": "base", "fixed": {"slots": ""}, '
-                        f'"target": "file://{addresses}"}}]}}')
+        config = json.loads((MODEL / "config.json").read_text())
+        experts = config.get("num_local_experts") or config["num_experts"]
+        mesh.write_text(json.dumps({"pools": [{
+            "name": "base", "fixed": {"slots": f"0-{experts - 1}"},
+            "target": f"file://{addresses}"}]}))
         self.router = et.Service([
             et.BIN / "expertmesh-router", "--model", MODEL,
             "--mesh-config", mesh, "--listen", "127.0.0.1:0",
