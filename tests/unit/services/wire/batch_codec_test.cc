@@ -218,7 +218,7 @@ TEST(BatchCodec, ReadsFieldsInAnyOrder) {
     }
     parts.push_back(part.SerializeAsString());
   }
-  ASSERT_EQ(parts.size(), 14u);
+  ASSERT_EQ(parts.size(), 15u);
   std::reverse(parts.begin(), parts.end());  // hidden_states first
   std::mt19937 random(4);
   for (int round = 0; round < 50; ++round) {
@@ -270,12 +270,42 @@ TEST(BatchCodec, TheLastOfARepeatedScalarWins) {
   earlier.clear_row_token();
   earlier.clear_row_weight();
   earlier.clear_row_sum();
+  earlier.clear_further_traceparents();
   earlier.set_layer(9);
   earlier.set_hidden_states("something else");
   std::mt19937 random(5);
   ExpectIsExample(example, Shatter(earlier.SerializeAsString() +
                                        example.Message().SerializeAsString(),
                                    random, 50));
+}
+
+TEST(BatchCodec, CarriesTracesOfFourRequestsAtMost) {
+  Example example;
+  example.traceparents = {"a", "b", "c", "d", "e", "f"};
+  grpc::ByteBuffer bytes;
+  ASSERT_EQ(EncodeBatch(example.Fields(), example.payload, &bytes),
+            absl::OkStatus());
+  DecodedBatch batch;
+  ASSERT_EQ(batch.Decode(bytes), absl::OkStatus());
+  EXPECT_EQ(batch.Validate(), absl::OkStatus());
+  EXPECT_EQ(batch.traceparent(), "a");
+  EXPECT_THAT(batch.further_traceparents(), ElementsAre("b", "c", "d"));
+
+  // Another sender's: what is too long, or too many, is left out.
+  expert::v1::ExpertBatch message = example.Message();
+  message.clear_further_traceparents();
+  message.add_further_traceparents(std::string(1 << 20, 'x'));
+  for (const char* text : {"g", "h", "i", "j"}) {
+    message.add_further_traceparents(text);
+  }
+  std::mt19937 random(7);
+  ASSERT_EQ(batch.Decode(Shatter(message.SerializeAsString(), random, 99)),
+            absl::OkStatus());
+  EXPECT_EQ(batch.Validate(), absl::OkStatus());
+  EXPECT_THAT(batch.further_traceparents(), ElementsAre("g", "h", "i"));
+
+  ASSERT_EQ(batch.Decode(Shatter("", random, 1)), absl::OkStatus());
+  EXPECT_TRUE(batch.further_traceparents().empty());
 }
 
 TEST(BatchCodec, ABatchIsReused) {
