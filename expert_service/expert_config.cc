@@ -67,6 +67,9 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
   app.add_option("--listen", config->listen,
                  "HOST:PORT for routers; port 0: any free port")
       ->capture_default_str();
+  app.add_option("--health-listen", config->health_listen,
+                 "HOST:PORT where health alone is asked for, without TLS; port "
+                 "0: any free port; none: off");
   app.add_option("--metrics-listen", config->metrics_listen,
                  "HOST:PORT of /metrics; port 0: any free port")
       ->capture_default_str();
@@ -77,6 +80,8 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
   app.add_flag_callback(
       "--no-shared-memory", [config] { config->shared_memory = false; },
       "Serve routers on this host over gRPC, as all others");
+  AddTlsOptions(app, "connections of routers, and to those who lend weights",
+                "routers and who lends weights", &config->mesh_tls);
   app.add_option("--expert-dtype", config->expert_dtype,
                  "Weights in memory: f32, bf16, int8 (a scale per output), "
                  "int4 (a step per 32 as well), or auto: the checkpoint's type")
@@ -137,6 +142,10 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
   }
   RETURN_IF_ERROR(CheckAddress("--listen", config.listen));
   RETURN_IF_ERROR(CheckAddress("--metrics-listen", config.metrics_listen));
+  if (!config.health_listen.empty()) {
+    RETURN_IF_ERROR(CheckAddress("--health-listen", config.health_listen));
+  }
+  RETURN_IF_ERROR(CheckMeshTls(config.mesh_tls));
   if (config.experts == "none" && config.memory_budget_bytes == 0) {
     return absl::InvalidArgumentError(
         "--experts: a host with none needs a --memory-budget, by which it is "

@@ -26,10 +26,12 @@ struct ExpertConfig {
   // What expert weights may take; 0: no limit.
   uint64_t memory_budget_bytes = 0;
   std::string listen = "127.0.0.1:0";  // routers
+  std::string health_listen;           // plain; empty: off
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once serving
   bool exit_with_parent = false;
   bool shared_memory = true;  // with routers on this host
+  TlsFiles mesh_tls = {"--mesh-tls", "", "", ""};
 
   std::string expert_dtype = "auto";  // auto, f32, bf16, int8, int4
   int threads = 0;                    // 0: the CPUs at hand

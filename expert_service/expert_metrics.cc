@@ -13,6 +13,9 @@ namespace expertmesh::expert {
 ExpertMetrics::ExpertMetrics(expertmesh::Metrics& metrics) {
   queue.queue_rows =
       &metrics.Gauge("expertmesh_expert_queue_rows", "Rows waiting to run.");
+  queue.queue_limit_rows =
+      &metrics.Gauge("expertmesh_expert_queue_limit_rows",
+                     "Rows that may wait; more are refused.");
   executor.batch_rows = &metrics.Histogram(
       "expertmesh_expert_batch_rows",
       "Rows computed together, after merging, of one layer and type.",

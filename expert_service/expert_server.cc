@@ -93,7 +93,21 @@ ExpertServer::~ExpertServer() {
   listening_ = nullptr;
 }
 
+absl::Status ExpertServer::LoadTls() {
+  if (!config_.mesh_tls.any()) return absl::OkStatus();
+  prometheus::Gauge& expiry = registry_.Gauge(
+      "expertmesh_expert_certificate_expiry_timestamp_seconds",
+      "When the certificate in use ends to be valid, in Unix time.",
+      {{"use", "mesh"}});
+  ASSIGN_OR_RETURN(
+      tls_, TlsIdentity::Load(config_.mesh_tls, [&expiry](absl::Time time) {
+        expiry.Set(static_cast<double>(absl::ToUnixSeconds(time)));
+      }));
+  return absl::OkStatus();
+}
+
 absl::Status ExpertServer::Load() {
+  RETURN_IF_ERROR(LoadTls());
   RETURN_IF_ERROR(OpenSlots());
   const ModelConfig& model = slots_->checkpoint().config();
   weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
@@ -162,6 +176,7 @@ absl::Status ExpertServer::OpenSlots() {
   if (!config_.weights_from.empty()) {
     WeightSource::Options& pull = options.peers.emplace();
     pull.peers.addresses = WeightPeerAddresses(config_);
+    pull.peers.tls = tls_.get();
     pull.peers.rate_limit_bytes_per_s = config_.weights_rate_limit_bytes_per_s;
     pull.cache = config_.weights_cache;
   }
@@ -355,6 +370,8 @@ absl::Status ExpertServer::Serve() {
   options.listen = config_.listen;
   options.max_receive_bytes = static_cast<int>(kMaxMessageBytes);
   options.health_names = {v1::ExpertService::service_full_name()};
+  options.health_listen = config_.health_listen;
+  options.credentials = ServerCredentials(tls_.get());
   ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, {service_.get(),
                                                       weight_service_.get()}));
   {
@@ -378,6 +395,9 @@ void ExpertServer::SetHealth(bool serving) {
 std::string ExpertServer::ReadyJson() const {
   nlohmann::ordered_json json;
   json["grpc"] = grpc_->address();
+  if (!grpc_->health_address().empty()) {
+    json["health"] = grpc_->health_address();
+  }
   json["metrics"] = metrics_server_->url();
   json["pid"] = getpid();
   json["experts"] = expert_list_;

@@ -26,6 +26,7 @@
 #include "services/core/worker_pool.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/server_runtime.h"
+#include "services/runtime/tls_identity.h"
 #include "services/weights_transfer/weight_service_impl.h"
 #include "services/wire/payload_pool.h"
 
@@ -62,6 +63,7 @@ class ExpertServer {
   ExpertServer(const ExpertConfig& config, const Device& device,
                std::function<void()> on_fault);
 
+  absl::Status LoadTls();
   absl::Status Load();
   absl::Status OpenSlots();
   // The kernel's device, where it is not the CPU.
@@ -96,6 +98,7 @@ class ExpertServer {
   v1::EndpointState endpoint_;
 
   // Each needs those above it, so they end in the opposite order.
+  std::unique_ptr<TlsIdentity> tls_;  // null: plain
   WorkerPool pool_;
   std::unique_ptr<SlotSource> slots_;
   std::unique_ptr<CudaBackend> cuda_;  // null: the CPU computes

@@ -88,6 +88,13 @@ void AddControlOptions(CLI::App& app, RouterConfig* config) {
       ->capture_default_str();
 }
 
+absl::Status CheckAddress(absl::string_view flag, const std::string& address) {
+  const auto parsed = ParseHostPort(address);
+  if (parsed.ok()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, ": ", parsed.status().message()));
+}
+
 }  // namespace
 
 void AddRouterOptions(CLI::App& app, RouterConfig* config) {
@@ -106,6 +113,13 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   app.add_option("--listen", config->listen,
                  "HOST:PORT for clients; port 0: any free port")
       ->capture_default_str();
+  app.add_option("--admin-listen", config->admin_listen,
+                 "HOST:PORT for operators, and for expert services that pull "
+                 "weights; port 0: any free port; default: 127.0.0.1, and the "
+                 "port two above that of --listen");
+  app.add_option("--health-listen", config->health_listen,
+                 "HOST:PORT where health alone is asked for, without TLS; port "
+                 "0: any free port; none: off");
   app.add_option("--metrics-listen", config->metrics_listen,
                  "HOST:PORT for Prometheus; port 0: any free port")
       ->capture_default_str();
@@ -119,8 +133,23 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
       "Reach expert services on this host over gRPC, as all others");
   app.add_flag_callback(
       "--no-lend-weights", [config] { config->lend_weights = false; },
-      "Refuse to lend the checkpoint at --listen to expert services with "
-      "--weights-from; default: whoever reaches --listen may read the weights");
+      "Refuse to lend the checkpoint at --admin-listen to expert services "
+      "with --weights-from; default: whoever reaches --admin-listen may read "
+      "the weights");
+  app.add_option("--client-connection-age",
+                 config->client_connection_age_seconds,
+                 "Seconds after which a client's next call needs a new "
+                 "connection, which a load balancer may lead elsewhere; calls "
+                 "under way go on. 0: no limit")
+      ->capture_default_str();
+  AddTlsOptions(app, "connections of clients",
+                "clients, who then need one; none: they need none",
+                &config->client_tls);
+  app.add_option("--client-tokens", config->client_tokens,
+                 "File of bearer tokens, one on each line, of which clients "
+                 "need one; read again when it changes. Needs TLS");
+  AddTlsOptions(app, "connections to expert services and at --admin-listen",
+                "expert services and operators", &config->mesh_tls);
   app.add_option("--pack-cache", config->pack_cache,
                  "Folder where packed weights are kept, so that the next start "
                  "reads them instead of packing; services may share it");
@@ -233,6 +262,13 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
   AddLogOptions(app, &config->log);
 }
 
+std::string AdminListen(const RouterConfig& config) {
+  if (!config.admin_listen.empty()) return config.admin_listen;
+  HostPort address = DefaultAdminAddress(*ParseHostPort(config.listen));
+  address.host = "127.0.0.1";
+  return address.ToString();
+}
+
 absl::Status CheckRouterConfig(const RouterConfig& config) {
   if (config.experts_at.empty() == config.mesh_config.empty()) {
     return absl::InvalidArgumentError(
@@ -240,10 +276,19 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
         "expert services are");
   }
   for (const std::string& address : config.experts_at) {
-    const auto parsed = ParseHostPort(address);
-    if (parsed.ok()) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("--experts-at: ", parsed.status().message()));
+    RETURN_IF_ERROR(CheckAddress("--experts-at", address));
+  }
+  RETURN_IF_ERROR(CheckMeshTls(config.mesh_tls));
+  if (config.client_tls.cert.empty() &&
+      !(config.client_tls.ca.empty() && config.client_tokens.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        config.client_tokens.empty() ? "--client-tls-ca" : "--client-tokens",
+        " needs --client-tls-cert and --client-tls-key"));
+  }
+  RETURN_IF_ERROR(CheckAddress("--listen", config.listen));
+  RETURN_IF_ERROR(CheckAddress("--admin-listen", AdminListen(config)));
+  if (!config.health_listen.empty()) {
+    RETURN_IF_ERROR(CheckAddress("--health-listen", config.health_listen));
   }
   if (config.router_dtype != "int8" && config.router_dtype != "int4") {
     RETURN_IF_ERROR(CheckDType("--router-dtype", config.router_dtype,
@@ -297,6 +342,8 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
            {"--rebalance-bytes-per-minute",
             number(config.rebalance_bytes_per_minute), 0, kMaxKvCacheBytes},
            {"--uncovered-timeout", config.uncovered_timeout_seconds, 0,
+            kMaxSeconds},
+           {"--client-connection-age", config.client_connection_age_seconds, 0,
             kMaxSeconds},
            {"--hedge-budget", config.hedge_budget, 0, 1},
            {"--resolve-interval", config.resolve_interval_seconds, 0.05,

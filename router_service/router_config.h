@@ -22,12 +22,19 @@ struct RouterConfig {
   std::vector<std::string> experts_at;     // HOST:PORT of each
   std::string mesh_config;                 // mesh file
   double resolve_interval_seconds = 2;     // of the names in a mesh file
-  std::string listen = "127.0.0.1:50051";  // clients and operators
+  std::string listen = "127.0.0.1:50051";  // clients
+  std::string admin_listen;   // operators, peers for weights; see AdminListen
+  std::string health_listen;  // plain; empty: off
   std::string metrics_listen = "127.0.0.1:0";
   std::string ready_file;  // written once every expert is covered
   bool exit_with_parent = false;
   bool shared_memory = true;  // to expert services on this host
   bool lend_weights = true;  // whether hosts without the checkpoint may pull it
+
+  TlsFiles client_tls = {"--client-tls", "", "", ""};
+  double client_connection_age_seconds = 0;  // 0: no limit
+  std::string client_tokens;  // file of bearer tokens; "": none are asked for
+  TlsFiles mesh_tls = {"--mesh-tls", "", "", ""};  // and at admin_listen
 
   std::string pack_cache;  // folder for packed weights; "": none are kept
   std::string router_dtype = "auto";  // auto, f32, bf16, int8, int4
@@ -79,6 +86,10 @@ struct RouterConfig {
   std::string metrics_expert_detail = "topk";  // off, topk, full
   LogOptions log;
 };
+
+// Of --admin-listen, or the default: this host alone, and the port that goes
+// with the clients'. Requires a checked config.
+std::string AdminListen(const RouterConfig& config);
 
 // Adds a flag for every knob.
 void AddRouterOptions(CLI::App& app, RouterConfig* config);

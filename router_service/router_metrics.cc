@@ -83,6 +83,9 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, ExpertDetail detail,
                       "Requests that have KV cache and take part in steps.");
   out.requests_waiting = &metrics->Gauge("expertmesh_router_requests_waiting",
                                          "Requests waiting to be admitted.");
+  out.requests_waiting_limit =
+      &metrics->Gauge("expertmesh_router_requests_waiting_limit",
+                      "Requests that may wait; more are refused.");
   out.kv_cache_usage_ratio =
       &metrics->Gauge("expertmesh_router_kv_cache_usage_ratio",
                       "Share of the KV cache's pages in use.");
@@ -127,6 +130,12 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, ExpertDetail detail,
         "Assignments of a token to an expert, by what became of them.",
         {{"outcome", std::string(RowOutcomeName(static_cast<RowOutcome>(i)))}});
   }
+  out.gate_mass_chosen =
+      &metrics->Counter("expertmesh_router_gate_mass_chosen_total",
+                        "Gate scores of the experts first chosen.");
+  out.gate_mass_kept =
+      &metrics->Counter("expertmesh_router_gate_mass_kept_total",
+                        "Gate scores of the experts that served.");
   out.overflow_rows = &metrics->Counter(
       "expertmesh_router_overflow_rows_total",
       "Assignments that found their expert full.", {{"reason", "capacity"}});
@@ -213,6 +222,10 @@ TransportMetrics MakeTransportMetrics(Metrics* metrics) {
   out.inflight_rows =
       &metrics->GaugeFamily("expertmesh_router_expert_inflight_rows",
                             "Rows sent to an expert service and not answered.");
+  out.credit_rows =
+      &metrics->GaugeFamily("expertmesh_router_expert_credit_rows",
+                            "Rows that an expert service lets this router have "
+                            "unanswered; 0 before its first answer.");
   for (size_t state = 0; state < kNumEndpointStates; ++state) {
     out.endpoints.push_back(&metrics->Gauge(
         "expertmesh_router_expert_endpoints", "Expert services by state.",
@@ -229,8 +242,47 @@ TransportMetrics MakeTransportMetrics(Metrics* metrics) {
   return out;
 }
 
+PlacementMetrics MakePlacementMetrics(Metrics* metrics) {
+  PlacementMetrics out;
+  out.uncovered_experts =
+      &metrics->Gauge("expertmesh_router_uncovered_experts",
+                      "Slots (layer, expert) that no endpoint serves.");
+  out.copies = &metrics->Gauge(
+      "expertmesh_router_placement_copies",
+      "Copies of experts that rows can go to, of all layers and services.");
+  out.checksum = &metrics->Gauge(
+      "expertmesh_router_placement_checksum",
+      "Of which service holds which experts; the same on routers that route to "
+      "the same copies.");
+  return out;
+}
+
+void PlacementMetrics::Publish(const EndpointPlacement& placed) const {
+  uncovered_experts->Set(static_cast<double>(placed.uncovered_slots));
+  copies->Set(static_cast<double>(placed.copies));
+  checksum->Set(placed.checksum);
+}
+
+ControllerMetrics MakeControllerMetrics(Metrics* metrics) {
+  const auto changes = [&](const char* outcome) {
+    return &metrics->Counter(
+        "expertmesh_router_placement_changes_total",
+        "Times experts were moved, by a rebalance or an operator.",
+        {{"outcome", outcome}});
+  };
+  ControllerMetrics out;
+  out.changes_done = changes("done");
+  out.changes_failed = changes("failed");
+  out.moves = &metrics->Counter("expertmesh_router_placement_moves_total",
+                                "Copies of experts loaded and unloaded.");
+  out.loaded_bytes =
+      &metrics->Counter("expertmesh_router_placement_loaded_bytes_total",
+                        "Weights that moves loaded.");
+  return out;
+}
+
 PoolScaleMetrics MakePoolScaleMetrics(const std::string& pool,
-                                      Metrics* metrics) {
+                                      uint32_t max_replicas, Metrics* metrics) {
   const auto gauge = [&](const char* name, const char* help) {
     return &metrics->Gauge(name, help, {{"pool", pool}});
   };
@@ -246,6 +298,11 @@ PoolScaleMetrics MakePoolScaleMetrics(const std::string& pool,
                                "Replicas that a pool should have.");
   out.replicas =
       gauge("expertmesh_router_pool_replicas", "Replicas of a pool, ready.");
+  if (max_replicas > 0) {
+    gauge("expertmesh_router_pool_max_replicas",
+          "Replicas that a pool may have, by the mesh file.")
+        ->Set(max_replicas);
+  }
   return out;
 }
 

@@ -7,8 +7,10 @@
 #include <string>
 
 #include "router_service/api/api_metrics.h"
+#include "router_service/control/controller.h"
 #include "router_service/control/scale_monitor.h"
 #include "router_service/dispatch/dispatch_metrics.h"
+#include "router_service/dispatch/endpoint_placement.h"
 #include "router_service/engine/engine_metrics.h"
 #include "router_service/transport/resolver.h"
 #include "router_service/transport/transport_metrics.h"
@@ -33,8 +35,21 @@ std::shared_ptr<SlotRowsCollector> MakeExpertRowsCollector(
 ApiMetrics MakeApiMetrics(Metrics* metrics);
 DispatchMetrics MakeDispatchMetrics(Metrics* metrics);
 TransportMetrics MakeTransportMetrics(Metrics* metrics);
+
+// What this router routes to.
+struct PlacementMetrics {
+  prometheus::Gauge* uncovered_experts = nullptr;
+  prometheus::Gauge* copies = nullptr;
+  prometheus::Gauge* checksum = nullptr;
+
+  void Publish(const EndpointPlacement& placed) const;
+};
+PlacementMetrics MakePlacementMetrics(Metrics* metrics);
+ControllerMetrics MakeControllerMetrics(Metrics* metrics);
+
+//   max_replicas  the mesh file's; 0: no bound, and no series
 PoolScaleMetrics MakePoolScaleMetrics(const std::string& pool,
-                                      Metrics* metrics);
+                                      uint32_t max_replicas, Metrics* metrics);
 ResolutionCounters MakeResolutionCounters(const std::string& pool,
                                           Metrics* metrics);
 

@@ -18,6 +18,7 @@
 #include "router_service/control/controller.h"
 #include "router_service/dispatch/endpoint_placement.h"
 #include "router_service/router_metrics.h"
+#include "router_service/router_ports.h"
 #include "router_service/scale_server.h"
 #include "router_service/transport/address_file.h"
 #include "router_service/transport/endpoint_set.h"
@@ -32,7 +33,6 @@
 #include "services/mesh/mesh_config.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/ready_file.h"
-#include "services/runtime/server_runtime.h"
 #include "services/weights_transfer/weight_service_impl.h"
 
 namespace expertmesh::router {
@@ -73,10 +73,12 @@ class RouterServer::Impl {
  public:
   explicit Impl(const RouterConfig& config) : config_(config) {}
   ~Impl() {
-    // Endpoints report until they are destroyed, which is after the server.
-    MutexLock lock(&mutex_);
-    health_ = nullptr;
-    prefix_owner_ = nullptr;
+    {  // Endpoints report until they are destroyed, which is after the servers.
+      MutexLock lock(&mutex_);
+      health_ = nullptr;
+      prefix_owner_ = nullptr;
+    }
+    if (ports_ != nullptr) ports_->Close();
     if (expert_rows_ != nullptr) expert_rows_->SetSource(nullptr);
   }
   absl::Status Start();
@@ -117,6 +119,8 @@ class RouterServer::Impl {
   std::unique_ptr<MetricsServer> metrics_server_;
   std::unique_ptr<TraceFile> trace_file_;  // null: no spans are written
   std::unique_ptr<RequestTracer> tracer_;
+  std::unique_ptr<RouterPorts> ports_;
+  std::unique_ptr<ExpertTls> expert_tls_;
   DType activation_dtype_ = DType::kF32;
   KvFormat kv_format_ = KvFormat::kF32;
   std::string router_dtype_;  // as announced
@@ -126,16 +130,16 @@ class RouterServer::Impl {
   int64_t max_context_tokens_ = 0;
   DenseWeights weights_;
   std::unique_ptr<PlacementTable> placement_;
-  prometheus::Gauge* uncovered_experts_ = nullptr;
+  PlacementMetrics placement_metrics_;
 
-  // Whether every slot is covered, and the server whose health says so. The
-  // server comes and goes on the main thread while endpoints report on theirs.
+  // Whether every slot is covered, and the ports whose health says so, while
+  // they listen. Endpoints report on threads of their own.
   Mutex mutex_;
   CondVar covered_changed_;
   bool is_covered_ ABSL_GUARDED_BY(mutex_) = false;
   // Of OnEndpoints alone, which runs once at a time.
   MeshNumerics numerics_;
-  GrpcServer* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  RouterPorts* health_ ABSL_GUARDED_BY(mutex_) = nullptr;
   // The engine, to whose prefixes another numerics_id puts an end.
   Engine* prefix_owner_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
@@ -156,7 +160,6 @@ class RouterServer::Impl {
   std::unique_ptr<CapacitySettings> capacity_;
   std::unique_ptr<AdminServiceImpl> admin_service_;
   std::unique_ptr<WeightServiceImpl> weight_service_;  // null: lends nothing
-  std::unique_ptr<GrpcServer> server_;
 };
 
 absl::Status RouterServer::Impl::Start() {
@@ -187,6 +190,8 @@ absl::Status RouterServer::Impl::LoadModel() {
   RETURN_IF_ERROR(StartObserving());
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, *metrics_));
+  ASSIGN_OR_RETURN(ports_, RouterPorts::Load(config_, metrics_.get()));
+  expert_tls_ = std::make_unique<ExpertTls>(ports_->mesh_tls());
   const int64_t num_pages = NumKvPages(config_, model(), kv_format_);
   if (num_pages == 0) {
     return absl::InvalidArgumentError(
@@ -326,20 +331,19 @@ void RouterServer::Impl::StartControl() {
   options.auto_rebalance = config_.rebalance == "auto";
   options.rebalance_interval =
       absl::Seconds(config_.rebalance_interval_seconds);
+  options.metrics = MakeControllerMetrics(metrics_.get());
   options.rebalance = {
       .min_improvement = config_.rebalance_min_improvement,
       .min_windows = static_cast<int>(config_.rebalance_windows),
       .min_pause = absl::Seconds(config_.rebalance_pause_seconds),
       .bytes_per_minute = config_.rebalance_bytes_per_minute};
-  orders_ = MakeGrpcExpertOrders();
+  orders_ = MakeGrpcExpertOrders(expert_tls_.get());
   controller_ = std::make_unique<Controller>(std::move(options), orders_.get(),
                                              Clock::Real());
 }
 
 void RouterServer::Impl::Connect() {
-  uncovered_experts_ =
-      &metrics_->Gauge("expertmesh_router_uncovered_experts",
-                       "Slots (layer, expert) that no endpoint serves.");
+  placement_metrics_ = MakePlacementMetrics(metrics_.get());
   placement_ = std::make_unique<PlacementTable>(
       PlaceOnEndpoints(model(), {}, "").placement);
   EndpointSet::Options options;
@@ -361,20 +365,30 @@ void RouterServer::Impl::Connect() {
   }
   options.metrics = MakeTransportMetrics(metrics_.get());
   options.shared_memory = config_.shared_memory;
+  options.tls = expert_tls_.get();
   endpoints_ = std::make_unique<EndpointSet>(std::move(options));
 }
 
 void RouterServer::Impl::FindEndpoints() {
   Resolver::Options options;
   options.interval = absl::Seconds(config_.resolve_interval_seconds);
-  options.on_change = [this](const std::string& pool,
-                             const std::vector<std::string>& addresses) {
+  std::map<std::string, std::string> tls_names;
+  for (const PoolConfig& pool : mesh_.pools) {
+    tls_names[pool.name] = TlsServerName(pool);
+  }
+  const auto set_addresses = [this, tls_names](
+                                 const std::string& pool,
+                                 const std::vector<std::string>& addresses) {
+    for (const std::string& address : addresses) {
+      expert_tls_->Expect(address, tls_names.at(pool));
+    }
     endpoints_->SetAddresses(pool, addresses);
   };
+  options.on_change = set_addresses;
   for (const PoolConfig& pool : mesh_.pools) {
     const PoolTarget& target = pool.target;
     if (!target.addresses.empty()) {
-      endpoints_->SetAddresses(pool.name, target.addresses);
+      set_addresses(pool.name, target.addresses);
       continue;
     }
     Resolver::Source source;
@@ -413,7 +427,7 @@ void RouterServer::Impl::OnEndpoints(
     }
     numerics_.Keep();
   }
-  uncovered_experts_->Set(static_cast<double>(placed.uncovered_slots));
+  placement_metrics_.Publish(placed);
   // Last to hear: what it sees is routed to.
   if (controller_ != nullptr) {
     controller_->OnEndpoints(endpoints,
@@ -517,25 +531,23 @@ absl::Status RouterServer::Impl::Listen() {
                               .scales = scale_server_->monitor(),
                               .clock = Clock::Real()});
 
-  GrpcServerOptions options;
-  options.listen = config_.listen;
-  options.health_names = {"expertmesh.v1.GenerationService",
-                          "expertmesh.v1.ModelService",
-                          "expertmesh.admin.v1.AdminService"};
-  std::vector<grpc::Service*> services = {
-      generation_service_.get(), model_service_.get(), admin_service_.get()};
+  RouterPorts::Services services;
+  services.client = {generation_service_.get(), model_service_.get()};
+  services.admin = {admin_service_.get()};
   // Needs no experts: those who are to hold them may be waiting for it.
   if (config_.lend_weights) {
     ASSIGN_OR_RETURN(weight_service_,
                      WeightServiceImpl::Create(*checkpoint_, /*options=*/{}));
-    services.push_back(weight_service_.get());
+    services.admin.push_back(weight_service_.get());
   }
-  ASSIGN_OR_RETURN(server_, GrpcServer::Start(options, services));
+  RETURN_IF_ERROR(ports_->Listen(services));
   MutexLock lock(&mutex_);
-  health_ = server_.get();
+  health_ = ports_.get();
   health_->SetServing(is_covered_);
   Log(LogLevel::kInfo, "listening",
-      {{"grpc", server_->address()},
+      {{"grpc", ports_->client_address()},
+       {"admin", ports_->admin_address()},
+       {"health", ports_->health_address()},
        {"metrics", metrics_server_->url()},
        {"scaler", scale_server_->address()}});
   return absl::OkStatus();
@@ -584,9 +596,13 @@ v1::Model RouterServer::Impl::Describe() const {
 
 absl::Status RouterServer::Impl::WriteReady() const {
   if (config_.ready_file.empty()) return absl::OkStatus();
-  nlohmann::json ready = {{"grpc", server_->address()},
+  nlohmann::json ready = {{"grpc", ports_->client_address()},
+                          {"admin", ports_->admin_address()},
                           {"metrics", metrics_server_->url()},
                           {"pid", getpid()}};
+  if (!ports_->health_address().empty()) {
+    ready["health"] = ports_->health_address();
+  }
   if (!scale_server_->address().empty()) {
     ready["scaler"] = scale_server_->address();
   }
@@ -620,7 +636,7 @@ absl::Status RouterServer::Impl::ServeUntil(ShutdownSignals* signals) {
   engine_->Drain(absl::Seconds(config_.drain_timeout_seconds));
   admin_service_->EndWatches();
   if (controller_ != nullptr) controller_->Stop();
-  server_->Shutdown(absl::Seconds(1));
+  ports_->Shutdown(absl::Seconds(1));
   Log(LogLevel::kInfo, "stopped");
   return absl::OkStatus();
 }

@@ -28,7 +28,8 @@ std::vector<ScalePool> Pools(const MeshConfig& mesh, Metrics* metrics) {
         {.name = pool.name,
          .min_replicas = static_cast<int>(std::min(pool.min_replicas, kMost)),
          .max_replicas = static_cast<int>(std::min(most, kMost)),
-         .metrics = MakePoolScaleMetrics(pool.name, metrics)});
+         .metrics =
+             MakePoolScaleMetrics(pool.name, pool.max_replicas, metrics)});
   }
   return pools;
 }

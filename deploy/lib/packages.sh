@@ -11,7 +11,7 @@ EXPERTMESH_BUILD_PACKAGES=(
 # To build and run the tests as well.
 EXPERTMESH_TEST_PACKAGES=(
   libgtest-dev libgmock-dev libbenchmark-dev prometheus
-  python3 python3-grpcio python3-protobuf python3-numpy
+  openssl python3 python3-grpcio python3-protobuf python3-numpy python3-yaml
 )
 
 # say TEXT: one line of progress.

@@ -38,7 +38,11 @@ class ExpertQueue::Stream {
 ExpertQueue::ExpertQueue(const Options& options, const Metrics& metrics)
     : options_(options),
       metrics_(metrics),
-      credits_({.budget_rows = options.capacity_rows}) {}
+      credits_({.budget_rows = options.capacity_rows}) {
+  if (metrics_.queue_limit_rows != nullptr) {
+    metrics_.queue_limit_rows->Set(static_cast<double>(options_.capacity_rows));
+  }
+}
 
 ExpertQueue::~ExpertQueue() = default;
 

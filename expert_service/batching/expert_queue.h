@@ -46,7 +46,9 @@ class ExpertQueue {
     std::function<void(absl::FunctionRef<bool()> has_work)> await_briefly = {};
   };
   struct Metrics {
-    prometheus::Gauge* queue_rows = nullptr;  // waiting; may be absent
+    // Waiting, and how many may; any may be absent.
+    prometheus::Gauge* queue_rows = nullptr;
+    prometheus::Gauge* queue_limit_rows = nullptr;
   };
   // The place of one router's batches, in order of arrival.
   class Stream;

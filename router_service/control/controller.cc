@@ -23,6 +23,16 @@ absl::Status CheckVersion(uint64_t expected, const MeshPlacement& placement) {
                                          " as expected; look at it again"));
 }
 
+void Count(const ControllerMetrics& metrics, const absl::Status& status,
+           const MovesMade& made) {
+  const auto add = [](prometheus::Counter* counter, double value) {
+    if (counter != nullptr) counter->Increment(value);
+  };
+  add(status.ok() ? metrics.changes_done : metrics.changes_failed, 1);
+  add(metrics.moves, made.moves);
+  add(metrics.loaded_bytes, static_cast<double>(made.bytes_loaded));
+}
+
 }  // namespace
 
 Controller::Controller(ControllerOptions options, ExpertOrders* orders,
@@ -331,6 +341,7 @@ absl::StatusOr<AppliedPlacement> Controller::Carry(
          {"planned", moves.size()},
          {"bytes_loaded", applied.made.bytes_loaded},
          {"status", status.ToString()}});
+    Count(options_.metrics, status, applied.made);
     RETURN_IF_ERROR(status);
   }
   applied.version = mesh_->placement().version;

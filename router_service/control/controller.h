@@ -2,6 +2,8 @@
 
 // Places experts: plans, carries plans out, rebalances by itself if wanted.
 
+#include <prometheus/counter.h>
+
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -28,6 +30,14 @@
 
 namespace expertmesh::router {
 
+// Any may be absent.
+struct ControllerMetrics {
+  prometheus::Counter* changes_done = nullptr;
+  prometheus::Counter* changes_failed = nullptr;
+  prometheus::Counter* moves = nullptr;  // made, also by those that failed
+  prometheus::Counter* loaded_bytes = nullptr;
+};
+
 struct ControllerOptions {
   MeshShape mesh;
   uint64_t first_version = 1;  // as MeshState has it
@@ -37,6 +47,7 @@ struct ControllerOptions {
   bool auto_rebalance = false;
   absl::Duration rebalance_interval = absl::Seconds(10);
   RebalanceOptions rebalance;
+  ControllerMetrics metrics;
 };
 
 struct PlacementProposal {

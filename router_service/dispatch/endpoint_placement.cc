@@ -9,6 +9,23 @@ bool IsInModel(const ExpertSlot& slot, const ModelConfig& config) {
   return slot.layer < config.num_layers && slot.expert_id < config.num_experts;
 }
 
+// SplitMix64's finalizer: the same on every host, which absl::Hash is not.
+uint64_t Mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+// Names the process; its address where it has not said which it is.
+uint64_t InstanceKey(const EndpointInfo& endpoint) {
+  if (endpoint.instance_id != 0) return endpoint.instance_id;
+  uint64_t key = 1;
+  for (const char c : endpoint.address) {
+    key = Mix(key + static_cast<unsigned char>(c));
+  }
+  return key;
+}
+
 // Gives the slots that nobody serves to draining endpoints.
 void AddDraining(const ModelConfig& config,
                  const std::vector<EndpointInfo>& endpoints,
@@ -56,6 +73,8 @@ EndpointPlacement PlaceOnEndpoints(
     const std::map<std::string, double>& pool_weights) {
   auto placement =
       std::make_shared<Placement>(config.num_layers, config.num_experts);
+  EndpointPlacement out;
+  uint64_t checksum = 0;
   bool any_draining = false;
   for (const EndpointInfo& endpoint : endpoints) {
     any_draining |= endpoint.state == EndpointState::kDraining;
@@ -67,17 +86,20 @@ EndpointPlacement PlaceOnEndpoints(
       placement->set_weight(endpoint.index, weight->second);
     }
     placement->set_first_credit(endpoint.index, endpoint.credit_rows);
+    const uint64_t key = InstanceKey(endpoint);
     for (const ExpertSlot& slot : endpoint.hosted) {
       if (IsInModel(slot, config)) {
         placement->Add(slot.layer, slot.expert_id, endpoint.index,
                        is_preferred);
+        ++out.copies;
+        checksum += Mix(key + Mix(uint64_t{slot.layer} << 32 | slot.expert_id));
       }
     }
   }
+  out.checksum = static_cast<uint32_t>(checksum >> 32);
   if (any_draining) {
     AddDraining(config, endpoints, numerics_id, placement.get());
   }
-  EndpointPlacement out;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.layers[layer].is_moe) continue;
     for (int64_t expert = 0; expert < config.num_experts; ++expert) {

@@ -17,6 +17,10 @@ namespace expertmesh::router {
 struct EndpointPlacement {
   std::shared_ptr<const Placement> placement;
   int64_t uncovered_slots = 0;  // of MoE layers, served by no endpoint
+  int64_t copies = 0;           // of slots, on ready endpoints
+  // Of which process holds which slots, in 32 bits and in any order: two
+  // routers that agree on it route to the same copies.
+  uint32_t checksum = 0;
 };
 
 // Every ready endpoint serves what it hosts; endpoints are indices of the

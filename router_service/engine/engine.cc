@@ -34,6 +34,7 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
       logits_(config.vocab_size, transformer, pool),
       expert_load_(config.num_layers, config.num_experts,
                    options.counts_expert_rows) {
+  metrics_.requests_waiting_limit->Set(static_cast<double>(options_.max_queue));
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -377,6 +378,8 @@ void Engine::RecordStep(absl::Duration start) {
     if (routing.rows[i] > 0)
       metrics_.routed_rows[i]->Increment(routing.rows[i]);
   }
+  metrics_.gate_mass_chosen->Increment(routing.original_mass);
+  metrics_.gate_mass_kept->Increment(routing.kept_mass);
   RecordOverflow();
   metrics_.preemptions->Increment(
       static_cast<double>(scheduler_.num_preemptions() - seen_preemptions_));

@@ -20,6 +20,7 @@ inline constexpr int kHotExpertRanks = 8;
 struct EngineMetrics {
   prometheus::Gauge* requests_running;
   prometheus::Gauge* requests_waiting;
+  prometheus::Gauge* requests_waiting_limit;
   prometheus::Gauge* kv_cache_usage_ratio;
   prometheus::Histogram* time_to_first_token_seconds;
   prometheus::Histogram* inter_token_latency_seconds;
@@ -36,6 +37,8 @@ struct EngineMetrics {
   prometheus::Gauge* prefix_cache_pages;
   prometheus::Gauge* prefill_budget_tokens;
   std::array<prometheus::Counter*, kNumRowOutcomes> routed_rows;
+  prometheus::Counter* gate_mass_chosen;
+  prometheus::Counter* gate_mass_kept;
   prometheus::Counter* overflow_rows;   // reason: capacity
   prometheus::Counter* uncovered_rows;  // reason: uncovered
   // By layer, reason, outcome; null for layers without experts and for primary.

@@ -10,7 +10,19 @@
 
 namespace expertmesh::router {
 
-std::shared_ptr<grpc::Channel> MakeExpertChannel(const std::string& address) {
+void ExpertTls::Expect(const std::string& address, const std::string& name) {
+  MutexLock lock(&mutex_);
+  names_[address] = name;
+}
+
+std::string ExpertTls::NameOf(const std::string& address) const {
+  MutexLock lock(&mutex_);
+  const auto it = names_.find(address);
+  return it == names_.end() ? "" : it->second;
+}
+
+std::shared_ptr<grpc::Channel> MakeExpertChannel(const std::string& address,
+                                                 const ExpertTls* tls) {
   grpc::ChannelArguments arguments;
   const auto milliseconds = [&](const char* name, absl::Duration value) {
     arguments.SetInt(name, static_cast<int>(absl::ToInt64Milliseconds(value)));
@@ -37,7 +49,12 @@ std::shared_ptr<grpc::Channel> MakeExpertChannel(const std::string& address) {
   milliseconds(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, absl::Seconds(5));
   milliseconds(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS,
                absl::Milliseconds(500));
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
+  const TlsIdentity* const identity =
+      tls == nullptr ? nullptr : tls->identity();
+  if (identity != nullptr && !tls->NameOf(address).empty()) {
+    arguments.SetSslTargetNameOverride(tls->NameOf(address));
+  }
+  return grpc::CreateCustomChannel(address, ChannelCredentials(identity),
                                    arguments);
 }
 

@@ -40,7 +40,7 @@ EndpointConnection::EndpointConnection(Options options,
                                        grpc::CompletionQueue* queue)
     : options_(std::move(options)),
       queue_(queue),
-      stub_(MakeExpertChannel(options_.address)),
+      stub_(MakeExpertChannel(options_.address, options_.tls)),
       last_error_(absl::UnavailableError("not connected yet")) {}
 
 absl::Status EndpointConnection::Named(const absl::Status& status) const {
@@ -209,6 +209,9 @@ BatchAnswer EndpointConnection::Answer(const InFlightBatch& batch,
   const DecodedResult& result = incoming->result;
   BatchAnswer answer;
   answer.credit_rows = result.credit_rows();
+  if (answer.credit_rows > 0 && options_.credit_rows != nullptr) {
+    options_.credit_rows->Set(answer.credit_rows);
+  }
   answer.computed = absl::Microseconds(result.compute_us());
   if (result.code() != expert::v1::CODE_OK) {
     answer.status = Named(RefusalStatus(result));

@@ -56,11 +56,13 @@ class EndpointConnection {
     std::function<void(absl::Duration)> wake_by;
     prometheus::Histogram* rpc_duration_seconds = nullptr;
     prometheus::Gauge* inflight_rows = nullptr;
+    prometheus::Gauge* credit_rows = nullptr;    // as last granted
     prometheus::Gauge* shared_memory = nullptr;  // 1 while a link is in use
     prometheus::Counter* sent_bytes = nullptr;
     prometheus::Counter* received_bytes = nullptr;
     // Of this process; null: streams offer no link. Outlives this.
     LinkReaders* link_readers = nullptr;
+    const ExpertTls* tls = nullptr;  // null: plain
   };
 
   // `queue` must outlive this. Does nothing until the first Sweep.

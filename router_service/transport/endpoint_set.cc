@@ -29,6 +29,7 @@ EndpointSet::EndpointSet(Options options) : options_(std::move(options)) {
   GrpcExpertTransport::Options transport;
   transport.metrics = options_.metrics;
   transport.shared_memory = options_.shared_memory;
+  transport.tls = options_.tls;
   transport.on_stream_change = [this](int index, const absl::Status& status) {
     OnStreamChange(index, status);
   };
@@ -145,6 +146,7 @@ std::shared_ptr<StateWatch> EndpointSet::MakeWatch(int index,
                                                    const std::string& address) {
   StateWatch::Options watch;
   watch.address = address;
+  watch.tls = options_.tls;
   watch.interval = options_.watch_interval;
   watch.on_state = [this, index](const expert::v1::EndpointState& state) {
     OnState(index, state);

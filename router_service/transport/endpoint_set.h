@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "expertmesh/expert/v1/expert.pb.h"
+#include "router_service/transport/channel.h"
 #include "router_service/transport/endpoint_announcement.h"
 #include "router_service/transport/endpoint_info.h"
 #include "router_service/transport/grpc_expert_transport.h"
@@ -49,7 +50,8 @@ class EndpointSet {
     std::function<void(const std::string& address, const EndpointLoad& load)>
         on_load;
     absl::Duration watch_interval = absl::Seconds(1);
-    bool shared_memory = true;  // to endpoints on this host
+    bool shared_memory = true;       // to endpoints on this host
+    const ExpertTls* tls = nullptr;  // null: plain; outlives the set
     TransportMetrics metrics;
   };
 

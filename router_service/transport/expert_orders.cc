@@ -63,9 +63,9 @@ class OpenCalls {
 // What every order has; deletes itself in End.
 class Call {
  public:
-  Call(OpenCalls* calls, const std::string& address, absl::Duration timeout,
-       ExpertOrders::Done done)
-      : stub_(expert::v1::ExpertService::NewStub(MakeExpertChannel(address))),
+  Call(OpenCalls* calls, const std::shared_ptr<grpc::Channel>& channel,
+       absl::Duration timeout, ExpertOrders::Done done)
+      : stub_(expert::v1::ExpertService::NewStub(channel)),
         calls_(calls),
         done_(std::move(done)) {
     context_.set_deadline(std::chrono::system_clock::now() +
@@ -146,6 +146,7 @@ class DrainCall final : public Call {
 
 class GrpcExpertOrders final : public ExpertOrders {
  public:
+  explicit GrpcExpertOrders(const ExpertTls* tls) : tls_(tls) {}
   ~GrpcExpertOrders() override {
     calls_.CancelAll();
     calls_.AwaitNone();
@@ -153,28 +154,33 @@ class GrpcExpertOrders final : public ExpertOrders {
 
   void Load(const std::string& address, const std::vector<ExpertSlot>& slots,
             uint64_t epoch, Done done) override {
-    (new LoadCall(&calls_, address, kLoadTimeout, std::move(done)))
+    (new LoadCall(&calls_, Channel(address), kLoadTimeout, std::move(done)))
         ->Begin(slots, epoch);
   }
   void Unload(const std::string& address, const std::vector<ExpertSlot>& slots,
               uint64_t epoch, Done done) override {
-    (new UnloadCall(&calls_, address, kOrderTimeout, std::move(done)))
+    (new UnloadCall(&calls_, Channel(address), kOrderTimeout, std::move(done)))
         ->Begin(slots, epoch);
   }
   void Drain(const std::string& address, bool drain, Done done) override {
-    (new DrainCall(&calls_, address, kOrderTimeout, std::move(done)))
+    (new DrainCall(&calls_, Channel(address), kOrderTimeout, std::move(done)))
         ->Begin(drain);
   }
   void CancelAll() override { calls_.CancelAll(); }
 
  private:
+  std::shared_ptr<grpc::Channel> Channel(const std::string& address) const {
+    return MakeExpertChannel(address, tls_);
+  }
+
+  const ExpertTls* const tls_;
   OpenCalls calls_;
 };
 
 }  // namespace
 
-std::unique_ptr<ExpertOrders> MakeGrpcExpertOrders() {
-  return std::make_unique<GrpcExpertOrders>();
+std::unique_ptr<ExpertOrders> MakeGrpcExpertOrders(const ExpertTls* tls) {
+  return std::make_unique<GrpcExpertOrders>(tls);
 }
 
 }  // namespace expertmesh::router

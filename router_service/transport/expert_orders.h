@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "router_service/transport/channel.h"
 #include "router_service/transport/endpoint_info.h"
 
 namespace expertmesh::router {
@@ -35,7 +36,8 @@ class ExpertOrders {
 };
 
 // Over gRPC, a connection for each order. Its destructor gives up orders under
-// way; no `done` is called any more when it returns.
-std::unique_ptr<ExpertOrders> MakeGrpcExpertOrders();
+// way; no `done` is called any more when it returns. `tls` (null: plain) must
+// outlive it.
+std::unique_ptr<ExpertOrders> MakeGrpcExpertOrders(const ExpertTls* tls);
 
 }  // namespace expertmesh::router

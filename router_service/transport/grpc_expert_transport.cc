@@ -12,6 +12,7 @@ EndpointConnection::Options WithSeries(EndpointConnection::Options options,
                                        const EndpointSeries& series) {
   options.rpc_duration_seconds = series.rpc_duration_seconds();
   options.inflight_rows = series.inflight_rows();
+  options.credit_rows = series.credit_rows();
   options.shared_memory = series.shared_memory();
   options.sent_bytes = series.sent_bytes();
   options.received_bytes = series.received_bytes();
@@ -46,6 +47,7 @@ int GrpcExpertTransport::Add(const std::string& pool,
   const int endpoint = next_endpoint_.fetch_add(1);
   EndpointConnection::Options connection;
   connection.address = address;
+  connection.tls = options_.tls;
   if (options_.shared_memory) connection.link_readers = &link_readers_;
   connection.on_change = [this, endpoint](const absl::Status& status) {
     if (options_.on_stream_change) options_.on_stream_change(endpoint, status);

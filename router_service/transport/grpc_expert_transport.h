@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "router_service/transport/channel.h"
 #include "router_service/transport/endpoint_connection.h"
 #include "router_service/transport/expert_transport.h"
 #include "router_service/transport/transport_metrics.h"
@@ -44,6 +45,7 @@ class GrpcExpertTransport : public ExpertTransport {
     std::function<void(int endpoint)> on_gone;
     // Whether endpoints on this host are offered shared memory.
     bool shared_memory = true;
+    const ExpertTls* tls = nullptr;  // null: plain
     TransportMetrics metrics;
   };
 

@@ -43,7 +43,7 @@ StateWatch::StateWatch(Options options)
     : options_(std::move(options)),
       silence_limit_(5 * options_.interval),
       stub_(expert::v1::ExpertService::NewStub(
-          MakeExpertChannel(options_.address))) {}
+          MakeExpertChannel(options_.address, options_.tls))) {}
 
 // Calls are started and cancelled without the lock: gRPC may call back at once.
 absl::Duration StateWatch::Sweep(absl::Duration now) {

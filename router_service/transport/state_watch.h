@@ -34,6 +34,7 @@ class StateWatch {
     std::function<void(const absl::Status&)> on_lost;
     // Asks for a Sweep at a time of Clock::Real(), or before.
     std::function<void(absl::Duration)> wake_by;
+    const ExpertTls* tls = nullptr;  // null: plain
   };
 
   // Does nothing until the first Sweep.

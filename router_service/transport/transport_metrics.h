@@ -18,6 +18,8 @@ struct TransportMetrics {
   prometheus::Family<prometheus::Histogram>* rpc_duration_seconds = nullptr;
   // expertmesh_router_expert_inflight_rows: sent and not answered.
   prometheus::Family<prometheus::Gauge>* inflight_rows = nullptr;
+  // expertmesh_router_expert_credit_rows: granted by its last answer.
+  prometheus::Family<prometheus::Gauge>* credit_rows = nullptr;
   // expertmesh_router_expert_shared_memory: 1 where batches go by it.
   prometheus::Family<prometheus::Gauge>* shared_memory = nullptr;
   // expertmesh_router_expert_{sent,received}_bytes_total: of messages, without
@@ -50,6 +52,7 @@ class EndpointSeries {
 
   prometheus::Histogram* rpc_duration_seconds() const { return duration_; }
   prometheus::Gauge* inflight_rows() const { return rows_; }
+  prometheus::Gauge* credit_rows() const { return credit_rows_; }
   prometheus::Gauge* shared_memory() const { return shared_memory_; }
   prometheus::Counter* sent_bytes() const { return sent_bytes_; }
   prometheus::Counter* received_bytes() const { return received_bytes_; }
@@ -58,6 +61,7 @@ class EndpointSeries {
   const TransportMetrics families_;
   prometheus::Histogram* duration_ = nullptr;
   prometheus::Gauge* rows_ = nullptr;
+  prometheus::Gauge* credit_rows_ = nullptr;
   prometheus::Gauge* shared_memory_ = nullptr;
   prometheus::Counter* sent_bytes_ = nullptr;
   prometheus::Counter* received_bytes_ = nullptr;

@@ -173,7 +173,7 @@ absl::Status Run(const BenchFlags& flags) {
   ASSIGN_OR_RETURN(const std::vector<LoadLevel> levels, BenchLevels(flags));
   ASSIGN_OR_RETURN(BenchSettings settings, Settings(flags));
   Interrupts interrupts;
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   ASSIGN_OR_RETURN(settings.model, GetModel(client));
   Bench bench(client, settings, interrupts);
   RETURN_IF_ERROR(bench.Check());

@@ -14,20 +14,28 @@
 #include "expertmesh/admin/v1/admin.grpc.pb.h"
 #include "expertmesh/v1/generation.grpc.pb.h"
 #include "expertmesh/v1/model.grpc.pb.h"
+#include "services/runtime/tls_identity.h"
 
 namespace expertmesh {
 
 struct ServerFlags {
   std::string address = "127.0.0.1:50051";
+  std::string admin_address;  // "": DefaultAdminAddress
   std::optional<double> timeout_seconds;
+  TlsFiles tls = {"--tls", "", "", ""};
+  std::string tls_server_name;  // "": the address's host
+  std::string token_file;
 };
-// --server and --timeout; returns the option of --server.
+// --server, --timeout, and those of TLS and tokens; returns that of --server.
 CLI::Option* AddServerFlags(CLI::App& app, ServerFlags& flags);
+// --admin, for commands that use the admin API.
+void AddAdminFlag(CLI::App& app, ServerFlags& flags);
 
-// One channel to a router. Thread-safe.
+// Channels to a router's ports, which connect on use. Thread-safe. Movable.
 class Client {
  public:
-  explicit Client(const ServerFlags& flags);
+  // Errors: INVALID_ARGUMENT for files that are no good.
+  static absl::StatusOr<Client> Create(const ServerFlags& flags);
 
   v1::GenerationService::Stub& generation() { return *generation_; }
   v1::ModelService::Stub& model() { return *model_; }
@@ -37,7 +45,13 @@ class Client {
   void Prepare(grpc::ClientContext& context) const;
 
   // The status of a finished call, with a message for people.
-  absl::Status Result(const grpc::Status& status) const;
+  absl::Status Result(const grpc::Status& status) const {
+    return ResultAt(flags_.address, "--server", status);
+  }
+  // The same of a call of the admin API.
+  absl::Status AdminResult(const grpc::Status& status) const {
+    return ResultAt(flags_.admin_address, "--admin", status);
+  }
 
   // One call of the admin API.
   template <typename Request, typename Response>
@@ -49,13 +63,19 @@ class Client {
     Prepare(context);
     Response response;
     const absl::Status status =
-        Result((*admin_.*method)(&context, request, &response));
+        AdminResult((*admin_.*method)(&context, request, &response));
     if (!status.ok()) return status;
     return response;
   }
 
  private:
-  const ServerFlags flags_;
+  Client() = default;
+  absl::Status ResultAt(const std::string& address, absl::string_view flag,
+                        const grpc::Status& status) const;
+
+  ServerFlags flags_;
+  std::string authorization_;         // metadata of every call; "": none
+  std::unique_ptr<TlsIdentity> tls_;  // null: plain
   std::unique_ptr<v1::GenerationService::Stub> generation_;
   std::unique_ptr<v1::ModelService::Stub> model_;
   std::unique_ptr<admin::v1::AdminService::Stub> admin_;

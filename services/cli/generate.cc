@@ -160,7 +160,7 @@ absl::Status Converse(Client& client, const GenerateCommandFlags& flags,
 
 absl::Status Run(const GenerateCommandFlags& flags) {
   Interrupts interrupts;
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   v1::GenerateRequest request = MakeGenerateRequest(flags.request);
   // One entry per token is part of the JSON form.
   if (flags.json && !request.has_logprobs()) request.set_logprobs(0);

@@ -239,6 +239,10 @@ ServiceSpec LocalMesh::RouterSpec(
     Append(argv, {"--metrics-listen", previous && !previous->metrics.empty()
                                           ? AddressOf(previous->metrics)
                                           : mesh.metrics_listen});
+    const std::string admin = previous && !previous->admin.empty()
+                                  ? previous->admin
+                                  : mesh.admin_listen;
+    if (!admin.empty()) Append(argv, {"--admin-listen", admin});
     argv.insert(argv.end(), experts.begin(), experts.end());
     Append(argv, mesh.router_flags);
     return argv;

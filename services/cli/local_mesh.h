@@ -18,6 +18,7 @@ namespace expertmesh {
 struct LocalMesh {
   std::string model;
   std::string listen = "127.0.0.1:50051";
+  std::string admin_listen;  // "": the router's default
   std::string metrics_listen = "127.0.0.1:0";
   std::optional<int64_t> expert_threads;
 

@@ -45,7 +45,7 @@ absl::Status Print(const google::protobuf::Message& message,
 }
 
 absl::Status Show(const PlacementFlags& flags) {
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   if (!flags.watch) {
     ASSIGN_OR_RETURN(
         const auto placement,
@@ -63,7 +63,7 @@ absl::Status Show(const PlacementFlags& flags) {
 }
 
 absl::Status Propose(const PlacementFlags& flags) {
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   ASSIGN_OR_RETURN(const auto proposal,
                    client.Ask(&Admin::ProposePlacement,
                               admin::v1::ProposePlacementRequest()));
@@ -97,14 +97,14 @@ absl::Status Apply(const PlacementFlags& flags) {
   admin::v1::ApplyPlacementRequest request;
   request.set_expected_version(placement.version());
   *request.mutable_placement()->mutable_hosts() = placement.hosts();
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   ASSIGN_OR_RETURN(const auto applied,
                    client.Ask(&Admin::ApplyPlacement, request));
   return Print(applied, AppliedText(applied), flags.json);
 }
 
 absl::Status Rebalance(const PlacementFlags& flags) {
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   ASSIGN_OR_RETURN(const auto done, client.Ask(&Admin::Rebalance,
                                                admin::v1::RebalanceRequest()));
   return Print(
@@ -119,6 +119,7 @@ Command Part(CLI::App& parent, const std::string& name, const std::string& help,
   CLI::App* app = parent.add_subcommand(name, help);
   auto flags = std::make_shared<PlacementFlags>();
   AddServerFlags(*app, flags->server);
+  AddAdminFlag(*app, flags->server);
   app->add_flag("--json", flags->json, "Print Protobuf JSON");
   if (run == &Show) {
     app->add_flag("--watch", flags->watch, "Print it again at each change");
@@ -164,11 +165,12 @@ Command DrainCommand(CLI::App& root) {
       "holds");
   auto flags = std::make_shared<DrainFlags>();
   AddServerFlags(*app, flags->server);
+  AddAdminFlag(*app, flags->server);
   app->add_option("ENDPOINT", flags->endpoint, "HOST:PORT as `top` shows it")
       ->required();
   app->add_flag("--undo", flags->undo, "Let it take work again");
   return {app, [flags]() -> absl::Status {
-            Client client(flags->server);
+            ASSIGN_OR_RETURN(Client client, Client::Create(flags->server));
             admin::v1::DrainEndpointRequest request;
             request.set_address(flags->endpoint);
             request.set_undo(flags->undo);

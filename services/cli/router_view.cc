@@ -24,12 +24,18 @@ constexpr absl::Duration kUsedWithin = absl::Minutes(10);
 constexpr absl::Duration kGoneWithin = absl::Minutes(1);
 constexpr absl::Duration kPollInterval = absl::Milliseconds(50);
 
+// Without TLS there is no file that could be no good.
+Client ClientOf(const std::string& admin_address) {
+  ServerFlags flags;
+  flags.admin_address = admin_address;
+  return *Client::Create(flags);
+}
+
 }  // namespace
 
 RouterView::RouterView(const std::string& address,
                        std::function<bool(absl::Duration)> sleep)
-    : client_({.address = address, .timeout_seconds = {}}),
-      sleep_(std::move(sleep)) {}
+    : client_(ClientOf(address)), sleep_(std::move(sleep)) {}
 
 template <typename Request, typename Response>
 absl::StatusOr<Response> RouterView::Ask(
@@ -59,7 +65,7 @@ absl::StatusOr<Response> RouterView::Ask(
     return absl::DeadlineExceededError(absl::StrCat(
         "the router has not answered within ", absl::FormatDuration(timeout)));
   }
-  return client_.Result(status);
+  return client_.AdminResult(status);
 }
 
 absl::Status RouterView::Drain(const std::string& address) {

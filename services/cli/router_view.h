@@ -19,7 +19,8 @@ namespace expertmesh {
 // thread.
 class RouterView {
  public:
-  // `sleep` waits, and says true once that is to end.
+  // `address`: of the admin API, without TLS. `sleep` waits, and says true once
+  // that is to end.
   RouterView(const std::string& address,
              std::function<bool(absl::Duration)> sleep);
 

@@ -96,7 +96,7 @@ void PrintText(absl::Span<const uint32_t> ids, const Scores& scores) {
 }
 
 absl::Status Run(const ScoreFlags& flags) {
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, InputIds(client, flags));
   Scores scores;
   for (const auto& window : SplitIntoWindows(ids, flags.windows)) {

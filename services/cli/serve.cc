@@ -96,6 +96,11 @@ void AddFlags(CLI::App& app, ServeFlags& flags) {
       ->type_name("HOST:PORT")
       ->check(IsHostPort())
       ->capture_default_str();
+  app.add_option("--admin-listen", mesh.admin_listen,
+                 "Where the router serves operators; default: 127.0.0.1, and "
+                 "the port two above that of --listen")
+      ->type_name("HOST:PORT")
+      ->check(IsHostPort());
   app.add_option("--metrics-listen", mesh.metrics_listen,
                  "Where the router serves /metrics")
       ->type_name("HOST:PORT")
@@ -134,6 +139,7 @@ nlohmann::ordered_json ReadyJson(const Supervisor& supervisor,
   const ServiceStatus router = Router(supervisor);
   nlohmann::ordered_json json;
   json["grpc"] = router.info->grpc;
+  json["admin"] = router.info->admin;
   json["metrics"] = router.info->metrics;
   json["router_pid"] = router.pid;
   if (!launcher.empty()) json["launcher"] = launcher;
@@ -309,7 +315,7 @@ absl::Status Run(const ServeFlags& flags) {
     started = pools.status();
     if (pools.ok()) {
       scaler = std::make_unique<PoolScaler>(*std::move(pools), supervisor.get(),
-                                            Router(*supervisor).info->grpc);
+                                            Router(*supervisor).info->admin);
     }
   }
   progress.End();

@@ -54,6 +54,9 @@ absl::StatusOr<ReadyInfo> ReadReadyInfo(const std::string& path) {
   }
   ReadyInfo info;
   info.grpc = json["grpc"].get<std::string>();
+  if (json.contains("admin") && json["admin"].is_string()) {
+    info.admin = json["admin"].get<std::string>();
+  }
   if (json.contains("metrics") && json["metrics"].is_string()) {
     info.metrics = json["metrics"].get<std::string>();
   }

@@ -25,6 +25,7 @@ namespace expertmesh {
 // What a service writes into its ready file.
 struct ReadyInfo {
   std::string grpc;     // "127.0.0.1:41001"
+  std::string admin;    // of a router: "127.0.0.1:41003"
   std::string metrics;  // "http://127.0.0.1:41002/metrics"; empty: none
 };
 absl::StatusOr<ReadyInfo> ReadReadyInfo(const std::string& path);

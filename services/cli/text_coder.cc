@@ -17,7 +17,7 @@ constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 class Remote : public TextCoder {
  public:
-  explicit Remote(const ServerFlags& flags) : client_(flags) {}
+  explicit Remote(Client client) : client_(std::move(client)) {}
 
   absl::StatusOr<std::vector<uint32_t>> Encode(const std::string& text,
                                                bool no_special) override {
@@ -95,8 +95,10 @@ absl::StatusOr<int64_t> ModelVocabSize(const std::string& path) {
 
 }  // namespace
 
-std::unique_ptr<TextCoder> RemoteCoder(const ServerFlags& flags) {
-  return std::make_unique<Remote>(flags);
+absl::StatusOr<std::unique_ptr<TextCoder>> RemoteCoder(
+    const ServerFlags& flags) {
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags));
+  return std::make_unique<Remote>(std::move(client));
 }
 
 absl::StatusOr<std::unique_ptr<TextCoder>> LocalCoder(const std::string& path) {

@@ -22,7 +22,8 @@ class TextCoder {
                                              bool skip_special) = 0;
 };
 
-std::unique_ptr<TextCoder> RemoteCoder(const ServerFlags& flags);
+absl::StatusOr<std::unique_ptr<TextCoder>> RemoteCoder(
+    const ServerFlags& flags);
 
 // `path`: a checkpoint folder, or a tokenizer.json. Where a config.json lies
 // beside it, ids that only the model has decode to nothing, as a router does

@@ -31,17 +31,17 @@ absl::StatusOr<std::string> Frame(Client& client) {
     grpc::ClientContext context;
     client.Prepare(context);
     RETURN_IF_ERROR(
-        client.Result(client.admin().GetExpertLoad(&context, {}, &load)));
+        client.AdminResult(client.admin().GetExpertLoad(&context, {}, &load)));
   }
   grpc::ClientContext context;
   client.Prepare(context);
-  RETURN_IF_ERROR(
-      client.Result(client.admin().ListEndpoints(&context, {}, &endpoints)));
+  RETURN_IF_ERROR(client.AdminResult(
+      client.admin().ListEndpoints(&context, {}, &endpoints)));
   return LoadView(load, endpoints, SizeOfTerminal(STDOUT_FILENO).columns);
 }
 
 absl::Status Run(const TopFlags& flags) {
-  Client client(flags.server);
+  ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   // Elsewhere than on a terminal frames follow one another.
   const bool redraw = isatty(STDOUT_FILENO) && !flags.once;
   if (redraw) WriteOut("\033[2J");
@@ -68,6 +68,7 @@ Command TopCommand(CLI::App& root) {
       root.add_subcommand("top", "Show live expert load; Ctrl-C ends it");
   auto flags = std::make_shared<TopFlags>();
   AddServerFlags(*app, flags->server);
+  AddAdminFlag(*app, flags->server);
   app->add_option("--interval", flags->interval_seconds,
                   "Seconds between frames")
       ->type_name("SECONDS")

@@ -62,6 +62,7 @@ absl::Status ReadContents(const mesh::v1::Pool& pool, const ModelConfig& model,
 }
 
 absl::Status ReadScaling(const mesh::v1::Pool& pool, PoolConfig* out) {
+  out->tls_server_name = pool.tls_server_name();
   if (pool.has_weight()) out->weight = pool.weight();
   // Not a number is not above 0 either.
   if (!(out->weight > 0 && out->weight <= kMaxWeight)) {
@@ -234,6 +235,13 @@ absl::StatusOr<MeshConfig> ReadMeshFile(const std::string& path,
   return mesh;
 }
 
+std::string TlsServerName(const PoolConfig& pool) {
+  if (!pool.tls_server_name.empty() || !pool.target.dns.has_value()) {
+    return pool.tls_server_name;
+  }
+  return pool.target.dns->host;
+}
+
 std::string FormatMeshFile(const MeshConfig& mesh, const ModelConfig& model) {
   mesh::v1::MeshConfig config;
   config.set_expert_dtype(mesh.expert_dtype);
@@ -247,6 +255,7 @@ std::string FormatMeshFile(const MeshConfig& mesh, const ModelConfig& model) {
     } else {
       pool.mutable_fixed()->set_slots(FormatSlotList(from.slots, model));
     }
+    pool.set_tls_server_name(from.tls_server_name);
     pool.set_weight(from.weight);
     pool.set_min_replicas(from.min_replicas);
     if (from.max_replicas > 0) pool.set_max_replicas(from.max_replicas);

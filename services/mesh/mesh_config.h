@@ -41,8 +41,9 @@ struct PoolConfig {
   // Managed: of each service; 0: as it announces.
   uint64_t memory_budget_bytes = 0;
   double weight = 1;
-  uint32_t min_replicas = 1;  // ≥ 1
-  uint32_t max_replicas = 0;  // 0: no bound
+  uint32_t min_replicas = 1;    // ≥ 1
+  uint32_t max_replicas = 0;    // 0: no bound
+  std::string tls_server_name;  // of its services; "": their address's host
 };
 
 struct MeshConfig {
@@ -52,6 +53,10 @@ struct MeshConfig {
 
 // The pool of --experts-at.
 constexpr char kStaticPoolName[] = "experts";
+
+// The name that certificates of a pool's services must be for; "": each
+// address's host.
+std::string TlsServerName(const PoolConfig& pool);
 
 // Whether pools may lack a target.
 enum class Targets { kRequired, kOptional };

@@ -72,6 +72,11 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view text) {
   return result;
 }
 
+HostPort DefaultAdminAddress(const HostPort& client) {
+  const int port = client.port + 2;
+  return {client.host, client.port == 0 || port > 65535 ? 0 : port};
+}
+
 absl::StatusOr<HostPort> ResolveListenAddress(absl::string_view text) {
   ASSIGN_OR_RETURN(HostPort address, ParseHostPort(text));
   ASSIGN_OR_RETURN(const AddressInfo info, Lookup(address, 0));

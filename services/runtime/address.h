@@ -22,8 +22,13 @@ struct HostPort {
 // address needs brackets, a host may not be empty.
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
 
-// As above, with the host resolved to its first numeric address, which servers
-// listen on. Errors: also INVALID_ARGUMENT for a name that does not resolve.
+// Where operators reach a router whose clients reach it at `client`, unless it
+// is told otherwise: two ports above, and any (0) where that is not known yet.
+HostPort DefaultAdminAddress(const HostPort& client);
+
+// As ParseHostPort, with the host resolved to its first numeric address, which
+// servers listen on. Errors: also INVALID_ARGUMENT for a name that does not
+// resolve.
 absl::StatusOr<HostPort> ResolveListenAddress(absl::string_view text);
 
 // Why a server could not listen on a numeric address, for libraries that only

@@ -32,6 +32,18 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc,
   }
 }
 
+void AddTlsOptions(CLI::App& app, absl::string_view what, absl::string_view ca,
+                   TlsFiles* files) {
+  app.add_option(absl::StrCat(files->flag, "-cert"), files->cert,
+                 absl::StrCat("Certificate chain in PEM for ", what,
+                              ", read again when it changes; none: no TLS"));
+  app.add_option(absl::StrCat(files->flag, "-key"), files->key,
+                 absl::StrCat("Private key in PEM of ", files->flag, "-cert"));
+  app.add_option(
+      absl::StrCat(files->flag, "-ca"), files->ca,
+      absl::StrCat("Certificates in PEM of who signs those of ", ca));
+}
+
 void AddLogOptions(CLI::App& app, LogOptions* options) {
   app.add_option("--log-level", options->level,
                  "Least severe log lines written: debug, info, warning, error")

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "services/runtime/tls_files.h"
 
 namespace expertmesh {
 
@@ -32,7 +33,12 @@ struct LogOptions {
 };
 void AddLogOptions(CLI::App& app, LogOptions* options);
 
-// Applies them to the process; `service` is stamped on every line.
+// The flags of `files`: FLAG-cert, FLAG-key and FLAG-ca. `what` is what they
+// are for, as in "connections of clients"; `ca` whom the last is for.
+void AddTlsOptions(CLI::App& app, absl::string_view what, absl::string_view ca,
+                   TlsFiles* files);
+
+// Applies log options to the process; `service` is stamped on every line.
 // Errors: INVALID_ARGUMENT naming the value.
 absl::Status ApplyLogOptions(absl::string_view service,
                              const LogOptions& options);

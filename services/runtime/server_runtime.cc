@@ -63,19 +63,32 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::ServerBuilder builder;
   SetChannelArguments(builder);
   builder.SetMaxReceiveMessageSize(options.max_receive_bytes);
+  if (options.connection_age != absl::InfiniteDuration()) {
+    builder.AddChannelArgument(
+        GRPC_ARG_MAX_CONNECTION_AGE_MS,
+        static_cast<int>(absl::ToInt64Milliseconds(options.connection_age)));
+  }
   int port = 0;
   builder.AddListeningPort(address.ToString(),
-                           grpc::InsecureServerCredentials(), &port);
+                           options.credentials != nullptr
+                               ? options.credentials
+                               : grpc::InsecureServerCredentials(),
+                           &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
 
-  auto result = std::unique_ptr<GrpcServer>(new GrpcServer(address));
+  auto result = std::unique_ptr<GrpcServer>(
+      new GrpcServer(address, options.health_names));
   result->server_ = builder.BuildAndStart();
   if (result->server_ == nullptr || port <= 0) return ListenError(address);
   result->address_.port = port;
-  result->SetServing(false);  // gRPC starts "" as SERVING
-  for (const std::string& name : options.health_names) {
-    result->SetServing(name, false);
+  if (!options.health_listen.empty()) {
+    GrpcServerOptions health;
+    health.listen = options.health_listen;
+    health.health_names = options.health_names;
+    ASSIGN_OR_RETURN(result->health_, Start(health, {}));
   }
+  result->SetServing(false);  // gRPC starts "" as SERVING
+  result->SetServing(kLiveHealth, true);
   return result;
 }
 
@@ -83,18 +96,22 @@ GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
 
 void GrpcServer::SetServing(const std::string& health_name, bool serving) {
   server_->GetHealthCheckService()->SetServingStatus(health_name, serving);
+  if (health_ != nullptr) health_->SetServing(health_name, serving);
 }
 
 void GrpcServer::SetServing(bool serving) {
-  server_->GetHealthCheckService()->SetServingStatus(serving);
+  SetServing("", serving);
+  for (const std::string& name : health_names_) SetServing(name, serving);
 }
 
 void GrpcServer::Shutdown(absl::Duration deadline) {
   if (server_ == nullptr) return;  // Start failed
   server_->GetHealthCheckService()->Shutdown();
+  if (health_ != nullptr) health_->SetServing(false);
   server_->Shutdown(std::chrono::system_clock::now() +
                     absl::ToChronoMilliseconds(deadline));
   server_->Wait();
+  if (health_ != nullptr) health_->Shutdown(absl::ZeroDuration());
 }
 
 }  // namespace expertmesh

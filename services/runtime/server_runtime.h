@@ -2,6 +2,7 @@
 
 // A gRPC server with health checking, reflection, and a drain.
 
+#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/support/status.h>
 
@@ -22,7 +23,18 @@ struct GrpcServerOptions {
   int max_receive_bytes = 64 << 20;    // a larger message ends its call
   // Services whose health is asked for by name, beside "" for the whole server.
   std::vector<std::string> health_names;
+  std::shared_ptr<grpc::ServerCredentials> credentials;  // null: no TLS
+  // After which a client's new calls need a new connection, give or take a
+  // tenth; those under way end in peace.
+  absl::Duration connection_age = absl::InfiniteDuration();
+  // HOST:PORT of a second server, for the same health and nothing else, without
+  // TLS, of which many who ask for health know nothing. "": none.
+  std::string health_listen;
 };
+
+// The health of a server that can answer at all, whatever it waits for: what a
+// supervisor should restart a process by.
+inline constexpr char kLiveHealth[] = "live";
 
 // Messages of gRPC and Protobuf themselves go to our log (as debug lines: what
 // matters comes back as a status). Call once in main, before anything of gRPC.
@@ -32,8 +44,8 @@ void RouteGrpcLogs();
 class GrpcServer {
  public:
   // Serves `services`, which must outlive the result. A port somebody else
-  // listens on is an error, never shared. All health is NOT_SERVING until
-  // SetServing.
+  // listens on is an error, never shared. All health but that of kLiveHealth is
+  // NOT_SERVING until SetServing.
   // Errors: INVALID_ARGUMENT for a malformed address, UNAVAILABLE when it
   // cannot be listened on.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
@@ -45,8 +57,13 @@ class GrpcServer {
   // With the port in use: "127.0.0.1:41001".
   std::string address() const { return address_.ToString(); }
   int port() const { return address_.port; }
+  // Of the server for health alone; "" without one.
+  std::string health_address() const {
+    return health_ == nullptr ? "" : health_->address();
+  }
 
-  // Health of one service, or of the server as a whole and all its services.
+  // Health of one service, or of the server as a whole and all its services but
+  // kLiveHealth.
   void SetServing(const std::string& health_name, bool serving);
   void SetServing(bool serving);
 
@@ -56,10 +73,13 @@ class GrpcServer {
   void Shutdown(absl::Duration deadline);
 
  private:
-  explicit GrpcServer(HostPort address) : address_(std::move(address)) {}
+  GrpcServer(HostPort address, std::vector<std::string> health_names)
+      : address_(std::move(address)), health_names_(std::move(health_names)) {}
 
   HostPort address_;
+  const std::vector<std::string> health_names_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<GrpcServer> health_;  // null: none
 };
 
 }  // namespace expertmesh

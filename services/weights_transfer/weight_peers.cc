@@ -28,11 +28,11 @@ using expert::v1::TensorChunk;
 constexpr uint64_t kMaxRangeBytes = 8 * kMaxTensorChunkBytes;
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(200);
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+std::shared_ptr<grpc::Channel> Connect(const std::string& address,
+                                       const TlsIdentity* tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(address, ChannelCredentials(tls), arguments);
 }
 
 void SetTimeout(grpc::ClientContext& context, absl::Duration timeout) {
@@ -82,8 +82,8 @@ absl::Status PeerError(const std::string& address, const absl::Status& fault) {
 
 WeightPeers::WeightPeers(const Options& options) : options_(options) {
   for (const std::string& address : options.addresses) {
-    peers_.push_back(
-        {address, expert::v1::WeightService::NewStub(Connect(address))});
+    peers_.push_back({address, expert::v1::WeightService::NewStub(
+                                   Connect(address, options.tls))});
   }
 }
 

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "expertmesh/expert/v1/weights.grpc.pb.h"
+#include "services/runtime/tls_identity.h"
 
 namespace expertmesh {
 
@@ -23,8 +24,9 @@ namespace expertmesh {
 class WeightPeers {
  public:
   struct Options {
-    std::vector<std::string> addresses;          // HOST:PORT
-    uint64_t rate_limit_bytes_per_s = 0;         // 0: none
+    std::vector<std::string> addresses;   // HOST:PORT
+    const TlsIdentity* tls = nullptr;     // null: plain; outlives the peers
+    uint64_t rate_limit_bytes_per_s = 0;  // 0: none
     absl::Duration timeout = absl::Seconds(30);  // of one answer
     // Rounds over all peers in which each fails and nothing comes.
     int attempts = 3;

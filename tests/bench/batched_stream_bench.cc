@@ -101,7 +101,7 @@ double BatchSeconds(const Rows& rows, router::ExpertTransport* transport,
 class UnaryCalls {
  public:
   UnaryCalls(const std::string& address, size_t most)
-      : stub_(router::MakeExpertChannel(address)) {
+      : stub_(router::MakeExpertChannel(address, /*tls=*/nullptr)) {
     for (size_t i = 0; i < most; ++i) row_token_.push_back(i);
   }
   ~UnaryCalls() { queue_.Shutdown(); }

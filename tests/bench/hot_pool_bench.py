@@ -29,7 +29,8 @@ class PlacementLog:
     def __init__(self, router):
         self._lock = threading.Lock()
         self._changes = [(time.monotonic(), frozenset())]
-        stub = admin_pb2_grpc.AdminServiceStub(router.channel)
+        stub = admin_pb2_grpc.AdminServiceStub(
+            router.service.admin_channel())
         self._watch = stub.WatchPlacement(admin_pb2.WatchPlacementRequest())
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()

@@ -125,7 +125,8 @@ class Router:
              "--metrics-listen", "127.0.0.1:0", "--max-sequences", clients,
              "--exit-with-parent", *flags])
         self.channel = grpc.insecure_channel(self.process.address)
-        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(
+            self.process.admin_channel())
 
     def endpoint(self, address):
         """Its view of a service."""

@@ -24,8 +24,10 @@ class WithServer(unittest.TestCase):
         cls.addClassCleanup(cls.mesh.__exit__)
 
     def cli(self, command, *arguments, **options):
-        return et.cli(command, "--server", self.mesh.address, *arguments,
-                      **options)
+        admin = (("--admin", self.mesh.admin_address)
+                 if command in ("describe", "top") else ())
+        return et.cli(command, "--server", self.mesh.address, *admin,
+                      *arguments, **options)
 
 
 class GenerateTest(WithServer):
@@ -541,7 +543,7 @@ class UsageTest(unittest.TestCase):
             done = et.cli(*arguments, "--server", "127.0.0.1:1", check=False)
             self.assertEqual(done.returncode, 1)
             self.assertRegex(done.stderr,
-                             r"\Aexpertmesh: cannot reach .*127.0.0.1:1.*\n\Z")
+                             r"\Aexpertmesh: cannot reach .*127.0.0.1:[13];.*\n\Z")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class LocalPools(unittest.TestCase):
         channel = grpc.insecure_channel(mesh.address)
         self.addCleanup(channel.close)
         self.mesh = mesh
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(mesh.admin_channel())
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
         # A router is ready once every expert is covered.
         et.wait_until(lambda: {(e["pool"], e["address"], "ready")
@@ -106,7 +106,8 @@ class ScaleTest(LocalPools):
                                             timeout=SECONDS)
             return any(sum(layer.rows) for layer in load.mesh_layers)
         et.wait_until(has_load, what="the services' counters")
-        et.cli("placement", "rebalance", "--server", self.mesh.address)
+        et.cli("placement", "rebalance", "--admin",
+               self.mesh.admin_address)
         placement = self.admin.GetPlacement(admin_pb2.GetPlacementRequest(),
                                             timeout=SECONDS)
         return {host.address: sum(len(h.expert_ids) for h in host.hosted)

@@ -30,7 +30,7 @@ class LostExpertTest(unittest.TestCase):
         channel = grpc.insecure_channel(router.address)
         self.addCleanup(channel.close)
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(router.admin_channel())
 
     def lose(self, number):
         self.experts[1].process.send_signal(number)

@@ -27,6 +27,7 @@ ALL = f"0-{NUM_EXPERTS - 1}"
 SECONDS = 120
 PORT = 50052
 ROUTER = "127.0.0.1:50051"
+ROUTER_ADMIN = "127.0.0.1:50053"
 
 
 class Mesh(unittest.TestCase):
@@ -57,7 +58,10 @@ class Mesh(unittest.TestCase):
             listen if not wait else router.address)
         self.addCleanup(channel.close)
         self.channel = channel
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        admin = grpc.insecure_channel(
+            router.admin_address if wait else ROUTER_ADMIN)
+        self.addCleanup(admin.close)
+        self.admin = admin_pb2_grpc.AdminServiceStub(admin)
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
         return router
 
@@ -192,7 +196,7 @@ class FilesTest(Mesh):
         router.await_ready()
         self.channel = grpc.insecure_channel(router.address)
         self.addCleanup(self.channel.close)
-        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(router.admin_channel())
         self.stub = generation_pb2_grpc.GenerationServiceStub(self.channel)
         expected = self.generate()
         self.assertGreater(self.resolutions(router, "failed"), 0)

@@ -39,7 +39,8 @@ class MixedNumerics(unittest.TestCase):
         self.addCleanup(self.router.__exit__)
         self.channel = grpc.insecure_channel(self.router.address)
         self.addCleanup(self.channel.close)
-        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(
+            self.router.admin_channel())
         et.wait_until(lambda: len(self.placement().hosts) == 2,
                       what="two ready services")
 
@@ -106,8 +107,9 @@ class MixedNumerics(unittest.TestCase):
 
     def test_serve_passes_the_flag_on(self):
         with et.serve(MODEL, 1, "--mix-numerics") as mesh:
-            self.assertIn("-mixed", et.cli("describe", "--server",
-                                           mesh.address).stdout)
+            described = et.cli("describe", "--server", mesh.address,
+                               "--admin", mesh.admin_address).stdout
+            self.assertIn("-mixed", described)
 
     def test_a_device_is_left_idle_otherwise(self):
         self.start_router()
@@ -117,7 +119,7 @@ class MixedNumerics(unittest.TestCase):
         self.assertTrue(self.host().stands_by)
         self.router.await_log("left idle.*--mix-numerics")
         self.assertIn("--mix-numerics", et.cli(
-            "placement", "show", "--server", self.router.address).stdout)
+            "placement", "show", "--admin", self.router.admin_address).stdout)
         # What an operator places there serves in need alone.
         target = pb.PlacementTarget()
         target.hosts.add(address=self.device.address).hosted.add(

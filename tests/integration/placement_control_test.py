@@ -39,7 +39,7 @@ class PlacementControl(unittest.TestCase):
         self.addCleanup(router.__exit__)
         channel = grpc.insecure_channel(router.address)
         self.addCleanup(channel.close)
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(router.admin_channel())
         self.models = model_pb2_grpc.ModelServiceStub(channel)
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
         return router
@@ -210,11 +210,11 @@ class PlacementControl(unittest.TestCase):
         self.assertEqual(self.placement(), before)
         expected = self.generate()
         self.apply({managed: {(0, 0), (0, 1)}})
-        et.cli("drain", managed, "--server", self.router.address)
+        et.cli("drain", managed, "--admin", self.router.admin_address)
         et.wait_until(lambda: state(managed) == "draining")
         self.assertEqual(len(self.placement().hosts), 2)
         self.assertEqual(self.generate(), expected)
-        et.cli("drain", managed, "--undo", "--server", self.router.address)
+        et.cli("drain", managed, "--undo", "--admin", self.router.admin_address)
         et.wait_until(lambda: state(managed) == "ready")
         self.assertEqual(self.generate(), expected)
 
@@ -258,7 +258,7 @@ class PlacementControl(unittest.TestCase):
         self.assertEqual(len(load.layers), LAYERS)
 
     def test_the_command_line(self):
-        server = ("--server", self.router.address)
+        server = ("--admin", self.router.admin_address)
         managed = self.managed.address
         shown = et.cli("placement", "show", *server).stdout
         self.assertIn(managed, shown)
@@ -306,7 +306,8 @@ class DrainOfAManagedService(unittest.TestCase):
         self.addCleanup(self.router.__exit__)
         channel = grpc.insecure_channel(self.router.address)
         self.addCleanup(channel.close)
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(
+            self.router.admin_channel())
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
 
     def start(self, *flags):
@@ -343,7 +344,7 @@ class DrainOfAManagedService(unittest.TestCase):
             target=lambda: tokens.extend(self.generate(begun)))
         asker.start()
         self.assertTrue(begun.wait(SECONDS))
-        et.cli("drain", self.leaving.address, "--server", self.router.address)
+        et.cli("drain", self.leaving.address, "--admin", self.router.admin_address)
         # It is none of the mesh when the command ends, and can go.
         alone = {(layer, e) for layer in range(LAYERS) for e in range(12, 16)}
         held = self.held()
@@ -358,7 +359,7 @@ class DrainOfAManagedService(unittest.TestCase):
         et.wait_until(lambda: len(self.held()) == 3,
                       what="three ready services")
         before = self.held()
-        server = ("--server", self.router.address)
+        server = ("--admin", self.router.admin_address)
         et.cli("drain", self.leaving.address, *server)
         et.wait_until(lambda: self.state(self.leaving) == "draining")
         et.cli("drain", self.leaving.address, "--undo", *server)

@@ -81,7 +81,7 @@ class ScalingTest(unittest.TestCase):
         self.stub = self.connect(
             self.router.address, generation_pb2_grpc.GenerationServiceStub)
         self.admin = self.connect(
-            self.router.address, admin_pb2_grpc.AdminServiceStub)
+            self.router.admin_address, admin_pb2_grpc.AdminServiceStub)
         self.scaler = self.connect(
             self.router.ready["scaler"],
             externalscaler_pb2_grpc.ExternalScalerStub)
@@ -156,6 +156,9 @@ class ScalingTest(unittest.TestCase):
         self.assertTrue(self.is_active("hot"))
         self.assertIn("never less than 2", self.recommendation("hot").reason)
         self.assertEqual(self.gauge("replicas", "hot"), 0)
+        self.assertEqual(self.gauge("max_replicas"), 3)
+        with self.assertRaises(KeyError):  # has no bound
+            self.gauge("max_replicas", "hot")
 
     def test_what_keda_reads_first(self):
         self.start()

@@ -43,7 +43,7 @@ class RouterTest(unittest.TestCase):
         cls.channel = grpc.insecure_channel(cls.mesh.address)
         cls.addClassCleanup(cls.channel.close)
         cls.stub = generation_pb2_grpc.GenerationServiceStub(cls.channel)
-        cls.admin = admin_pb2_grpc.AdminServiceStub(cls.channel)
+        cls.admin = admin_pb2_grpc.AdminServiceStub(cls.mesh.admin_channel())
 
     def generate(self, *args, **fields):
         return list(self.stub.Generate(request(*args, **fields),
@@ -175,7 +175,9 @@ class GenerateTest(RouterTest):
                 ("admin.v1.AdminService/GetExpertLoad", "unary_unary",
                  garbage)):
             # Without serializers the channel passes bytes through.
-            raw = getattr(self.channel, call)(f"/expertmesh.{method}")
+            channel = (self.mesh.admin_channel() if "admin" in method
+                       else self.channel)
+            raw = getattr(channel, call)(f"/expertmesh.{method}")
             failure = self.error(
                 lambda: list(raw(sent)) if call == "unary_stream"
                 else raw(sent))

@@ -39,7 +39,7 @@ class Router:
         channel = grpc.insecure_channel(self.process.address)
         test.addCleanup(channel.close)
         self.stub = generation_pb2_grpc.GenerationServiceStub(channel)
-        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(self.process.admin_channel())
 
     def generate(self, request):
         """Every token with the bits of its log-probability."""

@@ -214,7 +214,7 @@ class WeightsFromARouterTest(unittest.TestCase):
              "--experts-at", "127.0.0.1:1", "--listen", "127.0.0.1:0",
              "--metrics-listen", "127.0.0.1:0", *flags], wait=False)
         self.addCleanup(router.__exit__, None, None, None)
-        address = router.await_log(r"listening grpc=(\S+)").group(1)
+        address = router.await_log(r"listening .*admin=(\S+)").group(1)
         channel = grpc.insecure_channel(address)
         self.addCleanup(channel.close)
         return address, weights_grpc.WeightServiceStub(channel)

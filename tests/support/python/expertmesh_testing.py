@@ -58,6 +58,7 @@ class Service:
 
     def __init__(self, command, env=None, wait=True):
         self._folder = tempfile.TemporaryDirectory(prefix="expertmesh-test-")
+        self._admin_channel = None
         self.ready_file = pathlib.Path(self._folder.name) / "ready.json"
         self._log_path = pathlib.Path(self._folder.name) / "log"
         with open(self._log_path, "wb") as log:
@@ -93,6 +94,18 @@ class Service:
     @property
     def address(self):
         return self.ready["grpc"]
+
+    @property
+    def admin_address(self):
+        """Of a router: where operators reach it."""
+        return self.ready["admin"]
+
+    def admin_channel(self):
+        """To the admin API of a router; closed with it."""
+        if self._admin_channel is None:
+            import grpc  # not every user has it
+            self._admin_channel = grpc.insecure_channel(self.admin_address)
+        return self._admin_channel
 
     @property
     def metrics_url(self):
@@ -138,6 +151,8 @@ class Service:
         return self
 
     def __exit__(self, *_):
+        if self._admin_channel is not None:
+            self._admin_channel.close()
         self.stop()
         self._folder.cleanup()
 

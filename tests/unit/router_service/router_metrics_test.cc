@@ -43,9 +43,12 @@ struct Exported {
     MakeEngineMetrics(model, detail, &metrics);
     MakeApiMetrics(&metrics);
     MakeDispatchMetrics(&metrics);
+    MakePlacementMetrics(&metrics);
+    MakeControllerMetrics(&metrics);
     collector = MakeExpertRowsCollector(model, detail, &metrics);
     for (int pool = 0; pool < pools; ++pool) {
-      MakePoolScaleMetrics(absl::StrCat("p", pool), &metrics);
+      MakePoolScaleMetrics(absl::StrCat("p", pool), /*max_replicas=*/4,
+                           &metrics);
       MakeResolutionCounters(absl::StrCat("p", pool), &metrics);
     }
     const TransportMetrics transport = MakeTransportMetrics(&metrics);
@@ -56,8 +59,8 @@ struct Exported {
   }
 
   int64_t CountSeries() const {
-    // The endpoint's own, and those of RouterServer itself.
-    constexpr int64_t kOthers = 7 + 2;
+    // The endpoint's own, those of RouterServer itself, of TLS and of tokens.
+    constexpr int64_t kOthers = 7 + 2 + 2 + 1;
     return kOthers + CountLines(metrics.Collect());
   }
   int64_t CountOf(absl::string_view name) const {

@@ -280,6 +280,27 @@ TEST_F(ControllerTest, ProposesCopiesOfTheHottest) {
   EXPECT_EQ(version(), 101);
 }
 
+TEST_F(ControllerTest, CountsChangesOfThePlacement) {
+  prometheus::Counter done, failed, moves, bytes;
+  ControllerOptions options = Options();
+  options.metrics = {&done, &failed, &moves, &bytes};
+  Start(std::move(options));
+  Demand({1000, 10, 10, 10});
+  const auto rebalanced = Rebalance();
+  ASSERT_TRUE(rebalanced.ok()) << rebalanced.status();
+  EXPECT_EQ(done.Value(), 1);
+  EXPECT_EQ(failed.Value(), 0);
+  EXPECT_GT(moves.Value(), 0);
+  EXPECT_EQ(moves.Value(), rebalanced->applied.made.moves);
+  EXPECT_EQ(bytes.Value(), rebalanced->applied.made.bytes_loaded);
+
+  mesh_.failures[mesh_.orders.size()] =
+      absl::ResourceExhaustedError("no memory");
+  EXPECT_FALSE(Apply(version(), {{"m", {{0, 3}}}}).ok());
+  EXPECT_EQ(done.Value(), 1);
+  EXPECT_EQ(failed.Value(), 1);
+}
+
 TEST_F(ControllerTest, RebalanceMovesWhatItProposes) {
   Demand({1000, 10, 10, 10});
   const auto done = Rebalance();

@@ -80,6 +80,32 @@ TEST(PlaceOnEndpointsTest, ThoseOfTheMeshsNumericsComeFirst) {
   EXPECT_EQ(placed.uncovered_slots, 0);
 }
 
+TEST(PlaceOnEndpointsTest, RoutersThatSeeTheSameAgreeOnTheChecksum) {
+  EndpointInfo a = Endpoint(0, "x", {0, 1, 2, 3});
+  EndpointInfo b = Endpoint(1, "x", {0});
+  EndpointInfo c = Endpoint(2, "x", {0});
+  a.instance_id = 11;
+  b.instance_id = 12;
+  c.address = "c:1";  // does not tell
+  const auto place = [](const std::vector<EndpointInfo>& endpoints) {
+    return PlaceOnEndpoints(FourExperts(), endpoints, "x");
+  };
+  const EndpointPlacement all = place({a, b, c});
+  EXPECT_EQ(all.copies, 6);
+  EndpointInfo of_another_router = a;
+  of_another_router.index = 5;
+  of_another_router.address = "elsewhere:1";
+  EXPECT_EQ(place({c, b, of_another_router}).checksum, all.checksum);
+  // As many copies, but on other services, or of other experts.
+  EXPECT_NE(place({a, b}).checksum, place({a, c}).checksum);
+  EXPECT_EQ(place({a, b}).copies, place({a, c}).copies);
+  b.hosted = {{0, 1}};
+  EXPECT_NE(place({a, b, c}).checksum, all.checksum);
+  b.state = EndpointState::kDraining;
+  EXPECT_EQ(place({a, b}).checksum, place({a}).checksum);
+  EXPECT_EQ(place({}).checksum, 0u);
+}
+
 TEST(PlaceOnEndpointsTest, DrainingOnesServeWhatNobodyElseDoes) {
   const auto placed = PlaceOnEndpoints(
       FourExperts(),

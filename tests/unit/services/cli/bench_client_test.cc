@@ -87,7 +87,7 @@ class BenchClientTest : public ::testing::Test {
   }
 
   FakeServer server_;
-  Client client_{At(server_.address())};
+  Client client_ = *Client::Create(At(server_.address()));
 };
 
 TEST_F(BenchClientTest, NotesWhenEveryTokenArrived) {
@@ -162,7 +162,7 @@ TEST_F(BenchClientTest, AnInterruptEndsWhatIsUnderWay) {
 }
 
 TEST(BenchClient, AServerThatIsGoneFailsEveryRequest) {
-  Client client(At("127.0.0.1:1"));
+  Client client = *Client::Create(At("127.0.0.1:1"));
   const LoadResult result = BenchClient(client).Run(
       {.concurrency = 2, .max_requests = 3}, 1,
       {[](uint64_t) { return Request(FakeServer::kGood, 2); },

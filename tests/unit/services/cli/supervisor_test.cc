@@ -20,13 +20,14 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-// A service that announces `grpc` and then runs `then`.
+// A service that announces `grpc` and then runs `then`. Ended before that, it
+// leaves no command behind that still writes.
 ServiceSpec Service(const std::string& name, const std::string& grpc,
                     const std::string& then = "sleep 1000") {
   return {name, "", [=](const std::string& ready_file, const ReadyInfo* last) {
             return std::vector<std::string>{
                 "/bin/sh", "-c",
-                absl::StrCat("printf '{\"grpc\":\"",
+                absl::StrCat("trap exit TERM; printf '{\"grpc\":\"",
                              last ? last->grpc + "-again" : grpc, "\"}' > ",
                              ready_file, ".tmp; mv ", ready_file, ".tmp ",
                              ready_file, "; exec ", then)};

@@ -1,0 +1,184 @@
+{{- /* What all of our pods have: {root, role, pool}. */ -}}
+{{- define "expertmesh.podCommon" -}}
+serviceAccountName: {{ include "expertmesh.fullname" .root }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
+{{- with .role.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .role.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .role.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* Kubelets ask without TLS, so health has a port of its own. "live" depends
+       on no other service. */ -}}
+{{- define "expertmesh.probes" -}}
+startupProbe:
+  grpc: {port: 50054, service: live}
+  periodSeconds: 5
+  failureThreshold: 360  # weights take up to half an hour
+livenessProbe:
+  grpc: {port: 50054, service: live}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  grpc: {port: 50054}
+  periodSeconds: 5
+  failureThreshold: 2
+{{- end -}}
+
+{{- /* Addresses leave DNS and proxies some seconds after a pod begins to end, and
+       clients' connections to a router some more: {sleep}. */ -}}
+{{- define "expertmesh.preStop" -}}
+{{- with .sleep -}}
+lifecycle: {preStop: {sleep: {seconds: {{ . }}}}}
+{{- end -}}
+{{- end -}}
+
+{{- define "expertmesh.routerPreStopSeconds" -}}
+{{- add 10 (div (mul (int .Values.router.connectionAgeSeconds) 12) 10) -}}
+{{- end -}}
+
+{{- define "expertmesh.meshTlsArgs" -}}
+{{- if .Values.mtls.enabled }}
+- --mesh-tls-cert=/etc/expertmesh/mesh-tls/tls.crt
+- --mesh-tls-key=/etc/expertmesh/mesh-tls/tls.key
+- --mesh-tls-ca=/etc/expertmesh/mesh-tls/ca.crt
+{{- end }}
+{{- end -}}
+
+{{- define "expertmesh.meshTlsMount" -}}
+{{- if .Values.mtls.enabled }}
+- {name: mesh-tls, mountPath: /etc/expertmesh/mesh-tls, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "expertmesh.meshTlsVolume" -}}
+{{- if .Values.mtls.enabled }}
+- name: mesh-tls
+  secret: {secretName: {{ include "expertmesh.meshSecret" . }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
+{{- define "expertmesh.modelVolume" -}}
+{{- with .Values.model.source -}}
+- name: model
+  {{- if .image.reference }}
+  emptyDir: {}
+  {{- else if .hostPath.path }}
+  hostPath: {path: {{ .hostPath.path | quote }}, type: Directory}
+  {{- else }}
+  persistentVolumeClaim: {claimName: {{ .pvc.claimName | quote }}, readOnly: true}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "expertmesh.modelMount" -}}
+- name: model
+  mountPath: /model
+  readOnly: true
+  {{- with .Values.model.source.pvc.path }}
+  subPath: {{ . | quote }}
+  {{- end }}
+{{- end -}}
+
+{{- /* Copies a checkpoint out of an image, which needs cp. */ -}}
+{{- define "expertmesh.modelInit" -}}
+{{- with .Values.model.source.image }}
+{{- if .reference }}
+initContainers:
+  - name: model
+    image: {{ .reference | quote }}
+    imagePullPolicy: {{ $.Values.image.pullPolicy }}
+    command: [cp, -r, {{ printf "%s/." (.path | default "/model") | quote }}, /target/]
+    securityContext: {{- toYaml $.Values.securityContext | nindent 6 }}
+    volumeMounts: [{name: model, mountPath: /target}]
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* A router's pod: {root, component, role, args}. */ -}}
+{{- define "expertmesh.routerPod" -}}
+{{- $v := .root.Values -}}
+{{ include "expertmesh.podCommon" . }}
+terminationGracePeriodSeconds: {{ add (include "expertmesh.routerPreStopSeconds" .root | int) $v.router.drainSeconds 15 }}
+{{- include "expertmesh.modelInit" .root }}
+containers:
+  - name: router
+    image: {{ include "expertmesh.image" (dict "root" .root "kind" "router") | quote }}
+    imagePullPolicy: {{ $v.image.pullPolicy }}
+    args:
+      - --model=/model
+      - --mesh-config=/etc/expertmesh/mesh/mesh.json
+      - --listen=0.0.0.0:50051
+      - --admin-listen=0.0.0.0:50053
+      - --health-listen=0.0.0.0:50054
+      - --metrics-listen=0.0.0.0:9090
+      - --client-connection-age={{ $v.router.connectionAgeSeconds }}
+      - --drain-timeout={{ $v.router.drainSeconds }}
+      - --log-format=json
+      - --log-level={{ $v.logLevel }}
+      {{- include "expertmesh.meshTlsArgs" .root | nindent 6 }}
+      {{- with $v.router.client }}
+      {{- if .tlsSecretName }}
+      - --client-tls-cert=/etc/expertmesh/client-tls/tls.crt
+      - --client-tls-key=/etc/expertmesh/client-tls/tls.key
+      {{- end }}
+      {{- if .verifyClients }}
+      - --client-tls-ca=/etc/expertmesh/client-tls/ca.crt
+      {{- end }}
+      {{- if .tokensSecretName }}
+      - --client-tokens=/etc/expertmesh/client-tokens/tokens
+      {{- end }}
+      {{- end }}
+      {{- range concat .args .role.extraArgs }}
+      - {{ . | quote }}
+      {{- end }}
+    ports:
+      - {name: grpc, containerPort: 50051}
+      - {name: admin, containerPort: 50053}
+      - {name: health, containerPort: 50054}
+      - {name: metrics, containerPort: 9090}
+      {{- if eq .component "control" }}
+      - {name: scaler, containerPort: 50055}
+      {{- end }}
+    {{- include "expertmesh.probes" . | nindent 4 }}
+    {{- include "expertmesh.preStop" (dict "sleep" (ternary 0 (include "expertmesh.routerPreStopSeconds" .root | int) (eq .component "control"))) | nindent 4 }}
+    securityContext: {{- toYaml $v.securityContext | nindent 6 }}
+    resources: {{- toYaml .role.resources | nindent 6 }}
+    volumeMounts:
+      {{- include "expertmesh.modelMount" .root | nindent 6 }}
+      - {name: mesh, mountPath: /etc/expertmesh/mesh, readOnly: true}
+      - {name: tmp, mountPath: /tmp}
+      {{- include "expertmesh.meshTlsMount" .root | nindent 6 }}
+      {{- if $v.router.client.tlsSecretName }}
+      - {name: client-tls, mountPath: /etc/expertmesh/client-tls, readOnly: true}
+      {{- end }}
+      {{- if $v.router.client.tokensSecretName }}
+      - {name: client-tokens, mountPath: /etc/expertmesh/client-tokens, readOnly: true}
+      {{- end }}
+volumes:
+  {{- include "expertmesh.modelVolume" .root | nindent 2 }}
+  - name: mesh
+    configMap: {name: {{ include "expertmesh.fullname" .root }}-mesh}
+  - name: tmp
+    emptyDir: {}
+  {{- include "expertmesh.meshTlsVolume" .root | nindent 2 }}
+  {{- with $v.router.client.tlsSecretName }}
+  - name: client-tls
+    secret: {secretName: {{ . }}, defaultMode: 0440}
+  {{- end }}
+  {{- with $v.router.client.tokensSecretName }}
+  - name: client-tokens
+    secret: {secretName: {{ . }}, defaultMode: 0440}
+  {{- end }}
+{{- end -}}
