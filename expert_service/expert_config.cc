@@ -4,6 +4,7 @@
 #include "absl/strings/str_split.h"
 #include "services/core/status_macros.h"
 #include "services/runtime/address.h"
+#include "services/runtime/observability_options.h"
 
 namespace expertmesh::expert {
 namespace {
@@ -118,6 +119,8 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
   app.add_option("--drain-timeout", config->drain_timeout_seconds,
                  "Seconds to answer what is under way before exiting")
       ->capture_default_str();
+  AddObservabilityOptions(app, &config->metrics_expert_detail,
+                          &config->trace_file);
   AddLogOptions(app, &config->log);
 }
 
@@ -159,6 +162,7 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("--threads: ", config.threads, " is not from 0 to 1024"));
   }
+  RETURN_IF_ERROR(ParseExpertDetail(config.metrics_expert_detail).status());
   RETURN_IF_ERROR(CheckDevice(config));
   if (config.max_batch_rows < 1 || config.max_batch_rows > kMaxBatchRowsLimit) {
     return absl::InvalidArgumentError(

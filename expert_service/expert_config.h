@@ -48,6 +48,8 @@ struct ExpertConfig {
   uint64_t max_bytes_in_flight = uint64_t{1} << 30;  // batches and replies
 
   double drain_timeout_seconds = 10;
+  std::string trace_file;                      // of spans; "": none are written
+  std::string metrics_expert_detail = "topk";  // off, topk, full
   LogOptions log;
 };
 

@@ -1,9 +1,12 @@
 #include "expert_service/expert_metrics.h"
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/strip.h"
+#include "services/core/log.h"
 
 namespace expertmesh::expert {
 
@@ -43,6 +46,24 @@ ExpertMetrics::ExpertMetrics(expertmesh::Metrics& metrics) {
   contents.memory_bytes =
       &metrics.Gauge("expertmesh_expert_memory_bytes",
                      "Memory of packed expert weights, in bytes.");
+  spans_dropped = &metrics.Counter(
+      "expertmesh_expert_trace_spans_dropped_total",
+      "Spans that were not written because the file was too slow, or broken.");
+}
+
+std::shared_ptr<SlotRowsCollector> MakeSlotRowsCollector(
+    const ModelConfig& config) {
+  std::vector<int64_t> layers;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (config.layers[layer].is_moe) layers.push_back(layer);
+  }
+  auto collector = std::make_shared<SlotRowsCollector>(
+      "expertmesh_expert_slot_rows_total",
+      "Rows computed for each expert of each layer.", std::move(layers),
+      config.num_experts);
+  Log(LogLevel::kWarning, "--metrics-expert-detail=full: a series per expert",
+      {{"series", collector->num_series()}});
+  return collector;
 }
 
 CudaMetrics AddCudaMetrics(expertmesh::Metrics& metrics) {

@@ -23,6 +23,7 @@
 #include "services/core/version.h"
 #include "services/linalg/gemm.h"
 #include "services/linalg/self_check.h"
+#include "services/runtime/observability_options.h"
 #include "services/wire/batch_codec.h"
 
 namespace expertmesh::expert {
@@ -86,6 +87,7 @@ absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Start(
 }
 
 ExpertServer::~ExpertServer() {
+  if (slot_rows_ != nullptr) slot_rows_->SetSource(nullptr);
   // The executor ends after the server, and may yet lose its device.
   MutexLock lock(&health_mutex_);
   listening_ = nullptr;
@@ -329,7 +331,27 @@ absl::Status ExpertServer::fault() const {
   return fault_;
 }
 
+absl::Status ExpertServer::StartObserving() {
+  if (!config_.trace_file.empty()) {
+    TraceFile::Options options;
+    options.path = config_.trace_file;
+    options.service_name = "expertmesh-expert";
+    options.on_dropped = [this](int64_t spans) {
+      metrics_.spans_dropped->Increment(static_cast<double>(spans));
+    };
+    ASSIGN_OR_RETURN(trace_file_, TraceFile::Open(options));
+  }
+  if (*ParseExpertDetail(config_.metrics_expert_detail) ==
+      ExpertDetail::kFull) {
+    slot_rows_ = MakeSlotRowsCollector(slots_->checkpoint().config());
+    slot_rows_->SetSource([this] { return load_->Totals(); });
+    registry_.AddCollector(slot_rows_);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ExpertServer::Serve() {
+  RETURN_IF_ERROR(StartObserving());
   RETURN_IF_ERROR(StartExecutor());
   ExpertServiceImpl::Options service;
   service.endpoint = endpoint_;
@@ -338,9 +360,9 @@ absl::Status ExpertServer::Serve() {
   service.on_drain = [this](bool draining) { SetHealth(!draining); };
   service_ = std::make_unique<ExpertServiceImpl>(
       service, metrics_.service,
-      ExpertServiceImpl::Parts{&queue_, load_.get(), weights_.get(),
-                               contents_.get(),
-                               config_.shared_memory ? &links_ : nullptr});
+      ExpertServiceImpl::Parts{
+          &queue_, load_.get(), weights_.get(), contents_.get(),
+          config_.shared_memory ? &links_ : nullptr, trace_file_.get()});
   if (device_.cuda.has_value()) AddDeviceMetrics(*device_.cuda, registry_);
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, registry_));

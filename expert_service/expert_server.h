@@ -78,6 +78,7 @@ class ExpertServer {
   absl::Status StartExecutor();
   // Heeds the first fault. Thread-safe.
   void LoseDevice(const absl::Status& fault);
+  absl::Status StartObserving();
   absl::Status Serve();
   WeightFormat format() const { return slots_->format(); }  // of all experts
   // Of the shapes and the type that all experts have.
@@ -112,6 +113,8 @@ class ExpertServer {
   absl::Status fault_ ABSL_GUARDED_BY(health_mutex_);
   bool serving_ ABSL_GUARDED_BY(health_mutex_) = true;
   GrpcServer* listening_ ABSL_GUARDED_BY(health_mutex_) = nullptr;
+  std::unique_ptr<TraceFile> trace_file_;  // null: batches leave no spans
+  std::shared_ptr<SlotRowsCollector> slot_rows_;  // null: not by expert
   std::unique_ptr<ExpertExecutor> executor_;
   std::unique_ptr<ExpertServiceImpl> service_;
   std::unique_ptr<WeightServiceImpl> weight_service_;

@@ -9,6 +9,7 @@
 #include "router_service/dispatch/routing.h"
 #include "services/core/status_macros.h"
 #include "services/runtime/address.h"
+#include "services/runtime/observability_options.h"
 
 namespace expertmesh::router {
 namespace {
@@ -252,6 +253,12 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
                  "Seconds for which a pool must need fewer replicas before it "
                  "is told so")
       ->capture_default_str();
+  AddObservabilityOptions(app, &config->metrics_expert_detail,
+                          &config->trace_file);
+  app.add_option("--trace-sample", config->trace_sample,
+                 "Share of requests traced although their client did not ask "
+                 "for it, with --trace-file")
+      ->capture_default_str();
   AddLogOptions(app, &config->log);
 }
 
@@ -341,6 +348,7 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
            {"--hedge-budget", config.hedge_budget, 0, 1},
            {"--resolve-interval", config.resolve_interval_seconds, 0.05,
             kMaxSeconds},
+           {"--trace-sample", config.trace_sample, 0, 1},
            {"--drain-timeout", config.drain_timeout_seconds, 0, kMaxSeconds},
            {"--scale-target-utilization", config.scale_target_utilization, 0.01,
             1},
@@ -361,6 +369,7 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--prefix-cache is '", config.prefix_cache, "'; it must be on or off"));
   }
+  RETURN_IF_ERROR(ParseExpertDetail(config.metrics_expert_detail).status());
   const auto policy = ParseOverflowPolicy(config.overflow_policy);
   if (!policy.ok()) {
     return absl::InvalidArgumentError(

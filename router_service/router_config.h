@@ -81,6 +81,9 @@ struct RouterConfig {
   double scale_target_utilization = 0.7;
   double scale_window_seconds = 30;  // that load is a mean over
   double scale_down_window_seconds = 300;
+  std::string trace_file;   // of spans; "": none are written
+  double trace_sample = 0;  // of traces, whatever their contexts say
+  std::string metrics_expert_detail = "topk";  // off, topk, full
   LogOptions log;
 };
 

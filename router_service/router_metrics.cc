@@ -1,10 +1,13 @@
 #include "router_service/router_metrics.h"
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "router_service/transport/endpoint_info.h"
+#include "services/core/log.h"
 
 namespace expertmesh::router {
 
@@ -48,9 +51,32 @@ void MakePrefixCacheMetrics(Metrics* metrics, EngineMetrics* out) {
       "Pages that requests with the same prefix will find, used or not.");
 }
 
+void MakeLayerMetrics(const ModelConfig& config, Metrics* metrics,
+                      EngineMetrics* out) {
+  out->layer_overflow_rows = MakeLayerOverflow(config, metrics);
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.layers[layer].is_moe) continue;
+    out->layer_balancedness_ratio[layer] = &metrics->Gauge(
+        "expertmesh_router_layer_balancedness_ratio",
+        "Mean over maximum of the rows of a layer's experts in the last 30 s.",
+        {{"layer", absl::StrCat(layer)}});
+    out->layer_balancedness_ratio[layer]->Set(1.0);
+  }
+}
+
+void MakeHotExpertMetrics(Metrics* metrics, EngineMetrics* out) {
+  for (int rank = 0; rank < kHotExpertRanks; ++rank) {
+    out->hot_expert_load_ratio[rank] = &metrics->Gauge(
+        "expertmesh_router_hot_expert_load_ratio",
+        "Rows of the hottest experts over their layer's mean in the last 30 s.",
+        {{"rank", absl::StrCat(rank + 1)}});
+  }
+}
+
 }  // namespace
 
-EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
+EngineMetrics MakeEngineMetrics(const ModelConfig& config, ExpertDetail detail,
+                                Metrics* metrics) {
   EngineMetrics out;
   out.requests_running =
       &metrics->Gauge("expertmesh_router_requests_running",
@@ -116,23 +142,32 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics) {
   out.uncovered_rows = &metrics->Counter(
       "expertmesh_router_overflow_rows_total",
       "Assignments that found their expert full.", {{"reason", "uncovered"}});
-  out.layer_overflow_rows = MakeLayerOverflow(config, metrics);
   out.layer_balancedness_ratio.resize(config.num_layers, nullptr);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    if (!config.layers[layer].is_moe) continue;
-    out.layer_balancedness_ratio[layer] = &metrics->Gauge(
-        "expertmesh_router_layer_balancedness_ratio",
-        "Mean over maximum of the rows of a layer's experts in the last 30 s.",
-        {{"layer", absl::StrCat(layer)}});
-    out.layer_balancedness_ratio[layer]->Set(1.0);
+  if (detail == ExpertDetail::kOff) return out;
+  MakeHotExpertMetrics(metrics, &out);
+  if (detail == ExpertDetail::kTopK &&
+      config.num_moe_layers() > kMostDetailedLayers) {
+    return out;
   }
-  for (int rank = 0; rank < kHotExpertRanks; ++rank) {
-    out.hot_expert_load_ratio[rank] = &metrics->Gauge(
-        "expertmesh_router_hot_expert_load_ratio",
-        "Rows of the hottest experts over their layer's mean in the last 30 s.",
-        {{"rank", absl::StrCat(rank + 1)}});
-  }
+  MakeLayerMetrics(config, metrics, &out);
   return out;
+}
+
+std::shared_ptr<SlotRowsCollector> MakeExpertRowsCollector(
+    const ModelConfig& config, ExpertDetail detail, Metrics* metrics) {
+  if (detail != ExpertDetail::kFull) return nullptr;
+  std::vector<int64_t> layers;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (config.layers[layer].is_moe) layers.push_back(layer);
+  }
+  auto collector = std::make_shared<SlotRowsCollector>(
+      "expertmesh_router_expert_rows_total",
+      "Rows that the router's tokens had for each expert.", std::move(layers),
+      config.num_experts);
+  Log(LogLevel::kWarning, "--metrics-expert-detail=full: a series per expert",
+      {{"series", collector->num_series()}});
+  metrics->AddCollector(collector);
+  return collector;
 }
 
 ApiMetrics MakeApiMetrics(Metrics* metrics) {

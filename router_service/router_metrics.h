@@ -3,6 +3,7 @@
 // Every metric of the router service, made at start so that each series exists
 // from the first scrape; those of endpoints come and go with them.
 
+#include <memory>
 #include <string>
 
 #include "router_service/api/api_metrics.h"
@@ -15,10 +16,22 @@
 #include "router_service/transport/transport_metrics.h"
 #include "services/checkpoint/model_config.h"
 #include "services/runtime/metrics.h"
+#include "services/runtime/observability_options.h"
+#include "services/runtime/slot_rows_collector.h"
 
 namespace expertmesh::router {
 
-EngineMetrics MakeEngineMetrics(const ModelConfig& config, Metrics* metrics);
+// Layers that may have series of their own where they are to be bounded: 13
+// each.
+inline constexpr int64_t kMostDetailedLayers = 64;
+
+// Series by layer only where `detail` says so, and with kTopK for models of
+// kMostDetailedLayers MoE layers at most.
+EngineMetrics MakeEngineMetrics(const ModelConfig& config, ExpertDetail detail,
+                                Metrics* metrics);
+// Null unless `detail` is kFull, which is logged as a warning.
+std::shared_ptr<SlotRowsCollector> MakeExpertRowsCollector(
+    const ModelConfig& config, ExpertDetail detail, Metrics* metrics);
 ApiMetrics MakeApiMetrics(Metrics* metrics);
 DispatchMetrics MakeDispatchMetrics(Metrics* metrics);
 TransportMetrics MakeTransportMetrics(Metrics* metrics);

@@ -79,12 +79,18 @@ class RouterServer::Impl {
       prefix_owner_ = nullptr;
     }
     if (ports_ != nullptr) ports_->Close();
+    if (expert_rows_ != nullptr) expert_rows_->SetSource(nullptr);
   }
   absl::Status Start();
   absl::Status ServeUntil(ShutdownSignals* signals);
 
  private:
   absl::Status LoadModel();
+  // Metrics that must be there before the first scrape, and traces.
+  absl::Status StartObserving();
+  ExpertDetail expert_detail() const {
+    return *ParseExpertDetail(config_.metrics_expert_detail);
+  }
   absl::Status LoadWeights(std::optional<WeightFormat> format);
   // Each shape once.
   absl::Status CheckKernels() const;
@@ -109,7 +115,10 @@ class RouterServer::Impl {
   MeshConfig mesh_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Metrics> metrics_;
+  std::shared_ptr<SlotRowsCollector> expert_rows_;  // null: not by expert
   std::unique_ptr<MetricsServer> metrics_server_;
+  std::unique_ptr<TraceFile> trace_file_;  // null: no spans are written
+  std::unique_ptr<RequestTracer> tracer_;
   std::unique_ptr<RouterPorts> ports_;
   std::unique_ptr<ExpertTls> expert_tls_;
   DType activation_dtype_ = DType::kF32;
@@ -178,6 +187,7 @@ absl::Status RouterServer::Impl::LoadModel() {
   combine_group_size_ = CombineGroupSize(config_, model().num_experts);
 
   metrics_ = std::make_unique<Metrics>("router", IsaName());
+  RETURN_IF_ERROR(StartObserving());
   ASSIGN_OR_RETURN(metrics_server_,
                    MetricsServer::Start(config_.metrics_listen, *metrics_));
   ASSIGN_OR_RETURN(ports_, RouterPorts::Load(config_, metrics_.get()));
@@ -208,6 +218,29 @@ absl::Status RouterServer::Impl::LoadModel() {
        {"kv_dtype", KvFormatName(kv_format_)},
        {"wire_dtype", DTypeName(wire_dtype_)},
        {"combine_group_size", combine_group_size_}});
+  return absl::OkStatus();
+}
+
+absl::Status RouterServer::Impl::StartObserving() {
+  expert_rows_ =
+      MakeExpertRowsCollector(model(), expert_detail(), metrics_.get());
+  prometheus::Counter& dropped = metrics_->Counter(
+      "expertmesh_router_trace_spans_dropped_total",
+      "Spans that were not written because the file was too slow, or broken.");
+  if (!config_.trace_file.empty()) {
+    TraceFile::Options options;
+    options.path = config_.trace_file;
+    options.service_name = "expertmesh-router";
+    options.on_dropped = [&dropped](int64_t spans) {
+      dropped.Increment(static_cast<double>(spans));
+    };
+    ASSIGN_OR_RETURN(trace_file_, TraceFile::Open(options));
+  }
+  RequestTracer::Options options;
+  options.file = trace_file_.get();
+  options.sample_ratio = config_.trace_sample;
+  options.model = checkpoint_->name();
+  tracer_ = std::make_unique<RequestTracer>(options);
   return absl::OkStatus();
 }
 
@@ -456,9 +489,14 @@ void RouterServer::Impl::BuildEngine() {
   engine.priority_step = absl::Seconds(config_.priority_step_seconds);
   engine.prefix_cache = config_.prefix_cache == "on";
   engine.mix_numerics = config_.mix_numerics;
+  engine.counts_expert_rows = expert_rows_ != nullptr;
   engine_ = std::make_unique<Engine>(
       engine, model(), transformer_.get(), cache_.get(), pool_.get(),
-      MakeEngineMetrics(model(), metrics_.get()), Clock::Real());
+      MakeEngineMetrics(model(), expert_detail(), metrics_.get()),
+      Clock::Real());
+  if (expert_rows_ != nullptr) {
+    expert_rows_->SetSource([this] { return engine_->expert_load().Totals(); });
+  }
   MutexLock lock(&mutex_);
   prefix_owner_ = engine_.get();
 }
@@ -478,7 +516,8 @@ absl::Status RouterServer::Impl::Listen() {
   text_worker_ = std::make_unique<TextWorker>(TextWorker::Options());
   generation_service_ = std::make_unique<GenerationServiceImpl>(
       translator_.get(), engine_.get(), text_worker_.get(), tokenizer_.get(),
-      MakeApiMetrics(metrics_.get()), Clock::Real(), model().num_experts);
+      MakeApiMetrics(metrics_.get()), Clock::Real(), model().num_experts,
+      tracer_.get());
   model_service_ = std::make_unique<ModelServiceImpl>(Describe());
   capacity_ = std::make_unique<CapacitySettings>(
       Capacity(), translate.overflow_policy, engine_.get(), translator_.get(),

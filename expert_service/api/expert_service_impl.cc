@@ -49,6 +49,7 @@ ExpertServiceImpl::ExpertServiceImpl(const Options& options,
   forward_.queue = parts.queue;
   forward_.bytes = &bytes_;
   forward_.links = parts.links;
+  forward_.traces = parts.traces;
   forward_.shape = {options.endpoint.num_layers(),
                     options.endpoint.hidden_size()};
   forward_.max_batches = options.max_batches_per_stream;

@@ -53,6 +53,7 @@ class ExpertServiceImpl final
     const LiveWeights* weights = nullptr;
     ExpertContents* contents = nullptr;
     LinkReaders* links = nullptr;  // null: routers get no local links
+    TraceFile* traces = nullptr;   // null: batches leave no spans
   };
   struct Metrics {
     // By Code; null where not counted.

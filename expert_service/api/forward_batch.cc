@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <limits>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "expert_service/api/forward_stream.h"
 #include "services/core/status_macros.h"
 #include "services/wire/status_codec.h"
@@ -73,8 +76,46 @@ void ForwardBatch::CopyRows(int64_t first, int64_t last, std::byte* out) const {
   decoded_.CopyRows(static_cast<size_t>(first), static_cast<size_t>(last), out);
 }
 
+void ForwardBatch::Trace(const absl::Status& status,
+                         const WorkTiming& timing) const {
+  std::vector<TraceContext> sampled;
+  const auto add = [&sampled](absl::string_view traceparent) {
+    const auto context = ParseTraceparent(traceparent);
+    if (context && context->is_sampled) sampled.push_back(*context);
+  };
+  add(decoded_.traceparent());
+  for (const std::string& further : decoded_.further_traceparents()) {
+    add(further);
+  }
+  if (sampled.empty()) return;
+  Span span;
+  span.trace_id = sampled[0].trace_id;
+  span.span_id = SpanId::Random();
+  span.parent = sampled[0].span_id;
+  span.name = "expertmesh.expert.v1.ExpertService/Forward batch";
+  span.kind = SpanKind::kServer;
+  span.end = absl::Now();
+  span.start = span.end - timing.queued - timing.computed;
+  span.links.assign(sampled.begin() + 1, sampled.end());
+  const auto number = [](auto value) { return static_cast<int64_t>(value); };
+  span.attributes = {
+      {"expertmesh.layer", number(decoded_.layer())},
+      {"expertmesh.experts", number(decoded_.expert_ids().size())},
+      {"expertmesh.tokens", number(decoded_.num_tokens())},
+      {"expertmesh.rows", number(decoded_.row_token().size())},
+      {"expertmesh.queue_us", number(Microseconds(timing.queued))},
+      {"expertmesh.compute_us", number(Microseconds(timing.computed))},
+      {"expertmesh.outcome",
+       absl::AsciiStrToLower(absl::StatusCodeToString(status.code()))}};
+  span.status = status;
+  stream_->traces()->Add(std::move(span));
+}
+
 void ForwardBatch::Finish(const absl::Status& status, WorkOutput output,
                           const WorkTiming& timing) {
+  if (stream_->traces() != nullptr && !decoded_.traceparent().empty()) {
+    Trace(status, timing);
+  }
   decoded_.Release();
   ResultFields fields;
   fields.sequence_number = decoded_.sequence_number();

@@ -49,6 +49,9 @@ class ForwardBatch final : public ExpertWork {
  private:
   friend class ForwardStream;
 
+  // Records a span for the traced requests that have rows in the batch.
+  void Trace(const absl::Status& status, const WorkTiming& timing) const;
+
   DecodedBatch decoded_;
   uint64_t message_bytes_ = 0;
   uint64_t taken_bytes_ = 0;

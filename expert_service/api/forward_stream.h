@@ -18,6 +18,7 @@
 #include "expert_service/api/forward_batch.h"
 #include "expert_service/batching/expert_queue.h"
 #include "services/core/mutex.h"
+#include "services/trace/trace_file.h"
 #include "services/wire/link_readers.h"
 #include "services/wire/local_link.h"
 
@@ -32,6 +33,7 @@ struct ForwardOptions {
   // Batches of one stream read and not yet answered; further ones stay in
   // gRPC's flow control, which is how a router feels that it is too fast.
   size_t max_batches = 64;
+  TraceFile* traces = nullptr;  // of sampled batches; outlives the streams
   // Answers by Code; null where not counted.
   std::array<prometheus::Counter*, v1::Code_ARRAYSIZE> answers = {};
 };
@@ -58,6 +60,9 @@ class ForwardStream final
   void Begin();
   // Answers what has been read, then ends the stream: the service shuts down.
   void End();
+
+  // Where spans of batches go; null: nowhere.
+  TraceFile* traces() const { return options_.traces; }
 
   // A batch is about to be answered: the rows this stream may have unanswered
   // from now on.

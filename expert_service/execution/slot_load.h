@@ -24,6 +24,16 @@ class SlotLoad {
     return rows_[Index(layer, expert)].load(std::memory_order_relaxed);
   }
 
+  // Of all slots [num_layers, num_experts].
+  std::vector<uint64_t> Totals() const {
+    std::vector<uint64_t> totals;
+    totals.reserve(rows_.size());
+    for (const auto& rows : rows_) {
+      totals.push_back(rows.load(std::memory_order_relaxed));
+    }
+    return totals;
+  }
+
   void AddBusy(absl::Duration time) {
     busy_us_.fetch_add(static_cast<uint64_t>(absl::ToInt64Microseconds(time)),
                        std::memory_order_relaxed);

@@ -39,6 +39,7 @@ void EngineCall::Submit() {
   }
   if (!Enter(Stage::kSubmitted)) return;
   request_id_ = request->request_id;
+  request->trace = trace_;
   const absl::StatusOr<uint64_t> id =
       context_.engine->Submit(*std::move(request), self_);
   if (!id.ok()) return End(id.status());
@@ -58,15 +59,25 @@ void EngineCall::Leave() {
 }
 
 void EngineCall::End(const absl::Status& status) {
-  LogRefused(method_, request_id_, status);
+  LogRefused(method_, request_id_, status, trace_id());
+  if (trace_) {
+    context_.tracer->RecordRefused(
+        *trace_, {method_, deadline_.arrival, request_id_}, status);
+  }
   context_.metrics->Count(method_, status);
   Refuse(ToGrpcStatus(status));
 }
 
-void EngineCall::Account(const Sequence& sequence,
+void EngineCall::Account(const Sequence& sequence, FinishReason reason,
                          const absl::Status& status) const {
+  const absl::Duration now = context_.clock->Now();
   context_.metrics->Count(method_, status);
-  LogFinished(method_, sequence, status, context_.clock->Now());
+  LogFinished(method_, sequence, status, now, trace_id());
+  if (trace_) {
+    context_.tracer->RecordFinished(
+        *trace_, {method_, deadline_.arrival, sequence.request.request_id},
+        sequence, reason, status, now);
+  }
 }
 
 }  // namespace expertmesh::router

@@ -3,6 +3,7 @@
 // A call's way to the engine, which Generate and Score have in common.
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <grpcpp/grpcpp.h>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "router_service/api/api_metrics.h"
 #include "router_service/api/call_deadline.h"
+#include "router_service/api/request_tracer.h"
 #include "router_service/api/request_translator.h"
 #include "router_service/api/text_worker.h"
 #include "router_service/engine/engine.h"
@@ -33,12 +35,26 @@ class EngineCall : public TokenSink {
     TextWorker* text_worker;
     const ApiMetrics* metrics;
     const Clock* clock;
+    const RequestTracer* tracer = nullptr;  // null: no request has a trace
+  };
+  // What gRPC says of a call beside its message.
+  struct Origin {
+    CallDeadline deadline;
+    std::string traceparent;
+
+    static Origin Of(const grpc::CallbackServerContext& context) {
+      return {CallDeadline::Of(context), TraceparentOf(context)};
+    }
   };
 
  protected:
-  EngineCall(const Context& context, Method method,
-             const CallDeadline& deadline)
-      : context_(context), method_(method), deadline_(deadline) {}
+  EngineCall(const Context& context, Method method, const Origin& origin)
+      : context_(context),
+        method_(method),
+        deadline_(origin.deadline),
+        trace_(context.tracer == nullptr
+                   ? std::nullopt
+                   : context.tracer->Begin(origin.traceparent)) {}
 
   // Called once, by the thread that made the call. `parsed` ends the call where
   // it is an error; `size` is that of the prompt, in bytes or token ids.
@@ -49,7 +65,8 @@ class EngineCall : public TokenSink {
   // gRPC is done with the call.
   void Release() { self_.reset(); }
   // Called when the engine has finished.
-  void Account(const Sequence& sequence, const absl::Status& status) const;
+  void Account(const Sequence& sequence, FinishReason reason,
+               const absl::Status& status) const;
 
   // The request, ready for the engine. Called once at most.
   virtual absl::StatusOr<SequenceRequest> Translate() = 0;
@@ -65,9 +82,14 @@ class EngineCall : public TokenSink {
   // From kTranslating on; false where the client left meanwhile.
   bool Enter(Stage stage);
   void End(const absl::Status& status);
+  // Empty: none.
+  std::string trace_id() const {
+    return trace_ ? trace_->context.trace_id.Hex() : "";
+  }
 
   const Method method_;
   const CallDeadline deadline_;
+  const std::optional<RequestTrace> trace_;
   std::shared_ptr<EngineCall> self_;  // gRPC's share
   std::string request_id_;            // for the log of a refusal
 

@@ -20,9 +20,9 @@ void MoveFirst(int count,
 }  // namespace
 
 GenerateCall* GenerateCall::Start(const Context& context,
-                                  const CallDeadline& deadline,
+                                  const EngineCall::Origin& origin,
                                   const grpc::ByteBuffer& bytes) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(context, deadline));
+  std::shared_ptr<GenerateCall> call(new GenerateCall(context, origin));
   call->request_ = std::make_unique<v1::GenerateRequest>();
   const v1::GenerateRequest& request = *call->request_;
   absl::Status parsed = ParseMessage(bytes, call->request_.get());
@@ -77,7 +77,7 @@ bool GenerateCall::OnToken(const Sequence& sequence, int32_t token,
 
 void GenerateCall::OnFinish(const Sequence& sequence, FinishReason reason,
                             const absl::Status& status) {
-  Account(sequence, status);
+  Account(sequence, reason, status);
   std::string text;
   if (detokenizer_) {
     text = stops_->Push(detokenizer_->Flush());

@@ -36,7 +36,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // The result belongs to gRPC.
   static GenerateCall* Start(const Context& context,
-                             const CallDeadline& deadline,
+                             const EngineCall::Origin& origin,
                              const grpc::ByteBuffer& bytes);
 
   // TokenSink, on the engine's thread.
@@ -51,8 +51,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnDone() override { Release(); }
 
  private:
-  GenerateCall(const Context& context, const CallDeadline& deadline)
-      : EngineCall(context.call, Method::kGenerate, deadline),
+  GenerateCall(const Context& context, const EngineCall::Origin& origin)
+      : EngineCall(context.call, Method::kGenerate, origin),
         tokenizer_(context.tokenizer),
         num_experts_(context.num_experts) {}
 

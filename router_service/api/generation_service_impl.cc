@@ -14,13 +14,13 @@ namespace expertmesh::router {
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationServiceImpl::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   return GenerateCall::Start({context_, tokenizer_, num_experts_},
-                             CallDeadline::Of(*context), *request);
+                             EngineCall::Origin::Of(*context), *request);
 }
 
 grpc::ServerUnaryReactor* GenerationServiceImpl::Score(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
     grpc::ByteBuffer* response) {
-  return ScoreCall::Start(context_, CallDeadline::Of(*context), *request,
+  return ScoreCall::Start(context_, EngineCall::Origin::Of(*context), *request,
                           response);
 }
 

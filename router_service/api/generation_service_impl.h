@@ -23,13 +23,15 @@ class GenerationServiceImpl final
                   v1::GenerationService::WithRawCallbackMethod_Detokenize<
                       v1::GenerationService::Service>>>> {
  public:
-  // `tokenizer` may be null: then only token ids are served.
+  // `tokenizer` may be null: then only token ids are served. So may `tracer`:
+  // then no request has a trace.
   GenerationServiceImpl(const RequestTranslator* translator, Engine* engine,
                         TextWorker* text_worker, const Tokenizer* tokenizer,
                         const ApiMetrics& metrics, const Clock* clock,
-                        int64_t num_experts)
+                        int64_t num_experts,
+                        const RequestTracer* tracer = nullptr)
       : metrics_(metrics),
-        context_({translator, engine, text_worker, &metrics_, clock}),
+        context_({translator, engine, text_worker, &metrics_, clock, tracer}),
         tokenizer_(tokenizer),
         num_experts_(num_experts) {}
 

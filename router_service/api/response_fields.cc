@@ -65,7 +65,7 @@ v1::Timings TimingsOf(const Sequence& sequence, absl::Duration now) {
 }
 
 void LogRefused(Method method, absl::string_view request_id,
-                const absl::Status& status) {
+                const absl::Status& status, absl::string_view trace_id) {
   static LogRateLimit limit(kLogRate);
   // One that is too long is what the request is refused for.
   const bool has_id = request_id.size() <= kMaxRequestIdBytes;
@@ -74,11 +74,13 @@ void LogRefused(Method method, absl::string_view request_id,
       {{"request_id", has_id ? request_id : ""},
        {"method", kMethodNames[static_cast<int>(method)]},
        {"code", absl::StatusCodeToString(status.code())},
-       {"error", status.message()}});
+       {"error", status.message()},
+       {"trace_id", trace_id}});
 }
 
 void LogFinished(Method method, const Sequence& sequence,
-                 const absl::Status& status, absl::Duration now) {
+                 const absl::Status& status, absl::Duration now,
+                 absl::string_view trace_id) {
   static LogRateLimit fault_limit(kLogRate);
   static LogRateLimit limit(kLogRate);
   const bool is_fault = !status.ok() && !IsClientsLeaving(status);
@@ -91,7 +93,8 @@ void LogFinished(Method method, const Sequence& sequence,
        {"prompt_tokens", sequence.prompt_size()},
        {"cached_tokens", sequence.num_cached},
        {"generated_tokens", sequence.num_generated()},
-       {"seconds", absl::ToDoubleSeconds(now - sequence.arrival)}});
+       {"seconds", absl::ToDoubleSeconds(now - sequence.arrival)},
+       {"trace_id", trace_id}});
 }
 
 }  // namespace expertmesh::router

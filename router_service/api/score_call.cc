@@ -9,10 +9,10 @@
 namespace expertmesh::router {
 
 ScoreCall* ScoreCall::Start(const Context& context,
-                            const CallDeadline& deadline,
+                            const EngineCall::Origin& origin,
                             const grpc::ByteBuffer& bytes,
                             grpc::ByteBuffer* response) {
-  std::shared_ptr<ScoreCall> call(new ScoreCall(context, deadline, response));
+  std::shared_ptr<ScoreCall> call(new ScoreCall(context, origin, response));
   call->request_ = std::make_unique<v1::ScoreRequest>();
   const v1::ScoreRequest& request = *call->request_;
   absl::Status parsed = ParseMessage(bytes, call->request_.get());
@@ -33,9 +33,9 @@ bool ScoreCall::OnToken(const Sequence&, int32_t, const TokenLogprob*) {
   return true;  // a request of max_tokens 0 has none
 }
 
-void ScoreCall::OnFinish(const Sequence& sequence, FinishReason,
+void ScoreCall::OnFinish(const Sequence& sequence, FinishReason reason,
                          const absl::Status& status) {
-  Account(sequence, status);
+  Account(sequence, reason, status);
   if (status.ok()) {
     v1::ScoreResponse response;
     response.set_request_id(sequence.request.request_id);

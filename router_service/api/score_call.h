@@ -14,7 +14,8 @@ namespace expertmesh::router {
 class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
  public:
   // `response` is gRPC's until the call ends; the result belongs to gRPC.
-  static ScoreCall* Start(const Context& context, const CallDeadline& deadline,
+  static ScoreCall* Start(const Context& context,
+                          const EngineCall::Origin& origin,
                           const grpc::ByteBuffer& bytes,
                           grpc::ByteBuffer* response);
 
@@ -26,9 +27,9 @@ class ScoreCall final : public grpc::ServerUnaryReactor, public EngineCall {
   void OnDone() override { Release(); }
 
  private:
-  ScoreCall(const Context& context, const CallDeadline& deadline,
+  ScoreCall(const Context& context, const EngineCall::Origin& origin,
             grpc::ByteBuffer* response)
-      : EngineCall(context, Method::kScore, deadline), response_(response) {}
+      : EngineCall(context, Method::kScore, origin), response_(response) {}
 
   absl::StatusOr<SequenceRequest> Translate() override;
   void Refuse(const grpc::Status& status) override { Finish(status); }

@@ -29,6 +29,7 @@ BatchAttempt* BatchAttempt::Obtain(
   attempt->row_token.clear();
   attempt->row_weight.clear();
   attempt->row_sum.clear();
+  attempt->traceparents.clear();
   attempt->sum_slots.clear();
   attempt->pieces.clear();
   attempt->is_overdue = attempt->is_answered = false;

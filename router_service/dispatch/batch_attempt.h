@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -101,6 +102,7 @@ class BatchAttempt final : public BatchCompletion {
   std::vector<uint32_t> row_token;
   std::vector<float> row_weight;
   std::vector<uint32_t> row_sum;
+  std::vector<std::string> traceparents;
   std::vector<uint32_t> sum_slots;  // [num_sums] of the exchange's sums
   std::vector<uint32_t> pieces;     // of the exchange, in the order of the rows
 

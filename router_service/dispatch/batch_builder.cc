@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "services/linalg/activation_row.h"
+#include "services/wire/batch_codec.h"
 
 namespace expertmesh::router {
 namespace {
@@ -83,6 +84,19 @@ void BatchBuilder::FillBatch(bool may_sum, BatchAttempt* attempt) {
   batch.row_weight = attempt->row_weight;
   batch.row_sum = attempt->row_sum;
   batch.num_sums = static_cast<uint32_t>(attempt->sum_slots.size());
+  AddTraces(attempt);
+  batch.traceparents = attempt->traceparents;
+}
+
+void BatchBuilder::AddTraces(BatchAttempt* attempt) const {
+  for (const TracedTokens& traced : source_.traced) {
+    if (attempt->traceparents.size() == kMaxBatchTraces) return;
+    const auto end = tokens_.begin() + last_;
+    const auto token =
+        std::lower_bound(tokens_.begin() + first_, end, traced.first);
+    if (token == end || *token >= traced.last) continue;
+    attempt->traceparents.push_back(traced.traceparent);
+  }
 }
 
 void BatchBuilder::AskForSums(BatchAttempt* attempt) {

@@ -9,6 +9,7 @@
 #include "router_service/dispatch/batch_attempt.h"
 #include "router_service/dispatch/combine_groups.h"
 #include "router_service/dispatch/dispatch_plan.h"
+#include "router_service/dispatch/traced_tokens.h"
 #include "services/core/dtype.h"
 #include "services/wire/payload_pool.h"
 
@@ -33,6 +34,7 @@ class BatchBuilder {
     const DispatchPlan* plan;
     const CombineGroups* groups;
     const PartialSums* sums;  // to be filled
+    absl::Span<const TracedTokens> traced;
   };
 
   // Sets `wanted` aside for the Next calls that follow. They are indices into
@@ -55,6 +57,8 @@ class BatchBuilder {
   void AskForSums(BatchAttempt* attempt);
   // Those of one token.
   void AskForSumsOf(uint32_t token, BatchAttempt* attempt);
+  // The contexts of traced requests with rows in the message.
+  void AddTraces(BatchAttempt* attempt) const;
   PayloadRef Gather();
 
   const Options options_;

@@ -114,9 +114,14 @@ Dispatcher::~Dispatcher() {
 
 void Dispatcher::Begin(int64_t layer, const float* hidden_states,
                        const DispatchPlan& plan, DispatchTicket* ticket,
-                       absl::Span<const uint8_t> may_mix) {
-  ticket->source_ = {static_cast<uint32_t>(layer), hidden_states, &plan,
-                     &ticket->groups_, &ticket->sums_};
+                       absl::Span<const uint8_t> may_mix,
+                       absl::Span<const TracedTokens> traced) {
+  ticket->source_ = {static_cast<uint32_t>(layer),
+                     hidden_states,
+                     &plan,
+                     &ticket->groups_,
+                     &ticket->sums_,
+                     traced};
   ticket->may_mix_ = AnyMayMix(may_mix) ? may_mix : absl::Span<const uint8_t>();
   ticket->crossed_tokens_.clear();
   ticket->groups_.Reset(plan);

@@ -159,14 +159,18 @@ class Dispatcher {
                      absl::Span<const uint8_t> may_mix = {});
 
   // Sends the first wave. `hidden_states` [num_tokens, hidden_size] f32
-  // (rounded to the wire's type on the way), `plan` and `may_mix` stay valid
-  // until Finish.
+  // (rounded to the wire's type on the way), `plan`, `may_mix` and `traced`
+  // stay valid until Finish.
   //   may_mix  [num_tokens], or empty: none; whether the token's rows may go to
   //            endpoints of any numerics_id, and not only where none of the
   //            mesh's can serve them
+  //   traced   requests whose contexts go with their rows, as far as a batch
+  //   has
+  //            room for them
   void Begin(int64_t layer, const float* hidden_states,
              const DispatchPlan& plan, DispatchTicket* ticket,
-             absl::Span<const uint8_t> may_mix = {});
+             absl::Span<const uint8_t> may_mix = {},
+             absl::Span<const TracedTokens> traced = {});
 
   // Whether a token has to wait for rows that nobody serves now: it may not do
   // without them, and somebody still wants it. Asked again and again while they

@@ -32,7 +32,8 @@ Engine::Engine(const EngineOptions& options, const ModelConfig& config,
       step_routing_(config.num_layers, config.num_experts,
                     [this](uint64_t id) { return !CancellationOf(id); }),
       logits_(config.vocab_size, transformer, pool),
-      expert_load_(config.num_layers, config.num_experts) {
+      expert_load_(config.num_layers, config.num_experts,
+                   options.counts_expert_rows) {
   metrics_.requests_waiting_limit->Set(static_cast<double>(options_.max_queue));
   thread_ = std::thread([this] { Run(); });
 }
@@ -202,6 +203,8 @@ void Engine::Step() {
   PublishLoad(/*most_unscheduled=*/0);
   for (const ScheduledChunk& chunk : chunks_) {
     Sequence& sequence = *chunk.sequence;
+    ++sequence.num_steps;
+    if (sequence.request.trace) Trace(chunk);
     if (sequence.first_step != absl::ZeroDuration()) continue;
     sequence.first_step = start;
     metrics_.queue_duration_seconds->Observe(
@@ -222,6 +225,15 @@ void Engine::Step() {
   PublishLoad(/*most_unscheduled=*/0);
   transformer_.times().End(StepPhase::kSchedule);
   RecordTimes();
+}
+
+void Engine::Trace(const ScheduledChunk& chunk) {
+  const RequestTrace& trace = *chunk.sequence->request.trace;
+  if (!trace.is_sampled()) return;
+  batch_.traced.push_back(
+      {chunk.first_token, chunk.first_token + chunk.num_tokens,
+       chunk.sequence->num_generated() == 0 ? trace.prefill_traceparent
+                                            : trace.decode_traceparent});
 }
 
 void Engine::RecordTimes() {
@@ -402,6 +414,7 @@ void Engine::RecordOverflow() {
       static_cast<double>(step_routing_.overflow_rows()));
   metrics_.uncovered_rows->Increment(
       static_cast<double>(step_routing_.uncovered_rows()));
+  if (metrics_.layer_overflow_rows.empty()) return;
   const std::vector<OverflowCounts>& overflow = step_routing_.overflow();
   for (size_t layer = 0; layer < overflow.size(); ++layer) {
     for (int reason = 0; reason < kNumOverflowReasons; ++reason) {
@@ -449,8 +462,9 @@ void Engine::PublishBalance(absl::Duration now) {
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     if (!config_.layers[layer].is_moe) continue;
     const uint64_t* rows = &window_rows_[layer * num_experts];
-    metrics_.layer_balancedness_ratio[layer]->Set(
-        Balancedness(rows, num_experts));
+    if (prometheus::Gauge* gauge = metrics_.layer_balancedness_ratio[layer]) {
+      gauge->Set(Balancedness(rows, num_experts));
+    }
     double sum = 0;
     for (int64_t e = 0; e < num_experts; ++e) sum += rows[e];
     if (sum == 0) continue;
@@ -459,6 +473,7 @@ void Engine::PublishBalance(absl::Duration now) {
     }
   }
   is_window_empty_ = load_ratios_.empty();
+  if (metrics_.hot_expert_load_ratio[0] == nullptr) return;
   load_ratios_.resize(std::max<size_t>(kHotExpertRanks, load_ratios_.size()));
   std::partial_sort(load_ratios_.begin(),
                     load_ratios_.begin() + kHotExpertRanks, load_ratios_.end(),

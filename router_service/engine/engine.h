@@ -35,6 +35,7 @@ struct EngineOptions {
   bool prefix_cache = true;  // requests share the pages of equal prefixes
   // Rows of requests that are not exact may go to services of any numerics_id.
   bool mix_numerics = false;
+  bool counts_expert_rows = false;  // for ExpertLoad::Totals
 };
 
 // Runs requests through the model, many at a time. Owns the engine thread,
@@ -91,6 +92,8 @@ class Engine {
   // Takes what arrived; blocks while there is nothing to do. False: stop.
   bool TakeInbox();
   void Step();
+  // Has the chunk's rows carry its request's trace.
+  void Trace(const ScheduledChunk& chunk);
   // Moves chunks on by the step, and fails sequences whose rows did not come.
   void Advance();
   void Deliver(const StepLogits::Row& row, StepLogits::Result& result);

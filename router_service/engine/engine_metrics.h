@@ -1,6 +1,7 @@
 #pragma once
 
-// What the engine counts. Pointers are owned by the registry and never null.
+// What the engine counts. Pointers are owned by the registry and null only
+// where it says so.
 
 #include <array>
 #include <vector>
@@ -41,12 +42,14 @@ struct EngineMetrics {
   prometheus::Counter* overflow_rows;   // reason: capacity
   prometheus::Counter* uncovered_rows;  // reason: uncovered
   // By layer, reason, outcome; null for layers without experts and for primary.
+  // Empty: not counted by layer.
   using ByReason = std::array<std::array<prometheus::Counter*, kNumRowOutcomes>,
                               kNumOverflowReasons>;
   std::vector<ByReason> layer_overflow_rows;
-  // One per MoE layer, by layer index; null for other layers.
+  // One per MoE layer, by layer index; null for other layers, or for all.
   std::vector<prometheus::Gauge*> layer_balancedness_ratio;
-  std::array<prometheus::Gauge*, kHotExpertRanks> hot_expert_load_ratio;
+  // All null: not reported.
+  std::array<prometheus::Gauge*, kHotExpertRanks> hot_expert_load_ratio = {};
 };
 
 }  // namespace expertmesh::router

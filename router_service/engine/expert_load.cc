@@ -5,8 +5,11 @@
 
 namespace expertmesh::router {
 
-ExpertLoad::ExpertLoad(int64_t num_layers, int64_t num_experts)
-    : num_slots_(num_layers * num_experts), buckets_(kWindowSeconds) {
+ExpertLoad::ExpertLoad(int64_t num_layers, int64_t num_experts,
+                       bool counts_totals)
+    : num_slots_(num_layers * num_experts),
+      buckets_(kWindowSeconds),
+      totals_(counts_totals ? num_slots_ : 0) {
   for (Bucket& bucket : buckets_) bucket.rows.resize(num_slots_);
 }
 
@@ -28,6 +31,14 @@ void ExpertLoad::Add(const std::vector<uint32_t>& rows, absl::Duration now) {
   for (int64_t slot = 0; slot < num_slots_; ++slot) {
     bucket.rows[slot] += rows[slot];
   }
+  for (size_t slot = 0; slot < totals_.size(); ++slot) {
+    totals_[slot] += rows[slot];
+  }
+}
+
+std::vector<uint64_t> ExpertLoad::Totals() const {
+  MutexLock lock(&mutex_);
+  return totals_;
 }
 
 void ExpertLoad::AddTokens(int64_t count, absl::Duration now) {

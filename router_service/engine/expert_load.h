@@ -16,7 +16,9 @@ class ExpertLoad {
  public:
   static constexpr int kWindowSeconds = 30;
 
-  ExpertLoad(int64_t num_layers, int64_t num_experts);
+  // `counts_totals`: for Totals, which else are none.
+  ExpertLoad(int64_t num_layers, int64_t num_experts,
+             bool counts_totals = false);
 
   // Adds a step's rows [num_layers, num_experts] at time `now`.
   void Add(const std::vector<uint32_t>& rows, absl::Duration now);
@@ -28,6 +30,9 @@ class ExpertLoad {
   std::vector<uint64_t> Window(absl::Duration now) const;
   // The same into `total`, which is reused.
   void Window(absl::Duration now, std::vector<uint64_t>* total) const;
+
+  // Rows by slot since the start [num_layers, num_experts].
+  std::vector<uint64_t> Totals() const;
 
   // Generated tokens within the window.
   int64_t WindowTokens(absl::Duration now) const;
@@ -55,6 +60,7 @@ class ExpertLoad {
   mutable Mutex mutex_;
   // That of second s is buckets_[s % kWindowSeconds].
   std::vector<Bucket> buckets_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint64_t> totals_ ABSL_GUARDED_BY(mutex_);  // empty: not counted
   int64_t first_second_ ABSL_GUARDED_BY(mutex_) = -1;
 };
 

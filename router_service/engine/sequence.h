@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "router_service/dispatch/routing.h"
+#include "router_service/engine/request_trace.h"
 #include "router_service/engine/sampler.h"
 
 namespace expertmesh::router {
@@ -39,6 +40,7 @@ struct SequenceRequest {
   bool exact = false;  // no policy changes it, that of mixing neither
   bool expert_counts = false;
   int32_t priority = 0;  // higher goes first
+  std::optional<RequestTrace> trace;
 };
 
 class TokenSink;
@@ -68,6 +70,7 @@ struct Sequence {
   int64_t num_newly_cached = 0;  // of these, and nothing computed since
   std::vector<int32_t> pages;    // of the KV cache, in order of position
   int64_t num_shared_pages = 0;  // the first of them, which others may find
+  int64_t num_steps = 0;         // that it took part in
   int64_t chunk_tokens = 0;      // of the step that is being scheduled
 
   // While waiting: a running sequence that computes what this one will share,

@@ -29,6 +29,12 @@ void SliceBatch(const TokenBatch& whole, int64_t first, int64_t last,
   if (!whole.may_mix.empty()) {
     AssignSlice(whole.may_mix, first, last, &part->may_mix);
   }
+  for (const TracedTokens& traced : whole.traced) {
+    const int64_t begin = std::max(first, traced.first);
+    const int64_t end = std::min(last, traced.last);
+    if (begin >= end) continue;
+    part->traced.push_back({begin - first, end - first, traced.traceparent});
+  }
   part->max_blocks = whole.max_blocks;
   for (int64_t seq = 0; seq < whole.num_seqs(); ++seq) {
     const int64_t begin = std::max<int64_t>(first, whole.seq_starts[seq]);

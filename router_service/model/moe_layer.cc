@@ -39,7 +39,8 @@ MoeLayer::MoeLayer(const ModelConfig& config, const CapacityOptions& capacity,
 void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
                      const float* hidden_states, const ActivationView& x,
                      const std::vector<OverflowPolicy>& policy,
-                     absl::Span<const uint8_t> may_mix, WorkerPool& pool,
+                     absl::Span<const uint8_t> may_mix,
+                     absl::Span<const TracedTokens> traced, WorkerPool& pool,
                      MoeTicket* ticket) {
   const int64_t num_tokens = static_cast<int64_t>(policy.size());
   const int64_t num_experts = config_.num_experts;
@@ -73,7 +74,7 @@ void MoeLayer::Begin(int64_t layer, const LayerWeights& weights,
   planner_.Build(routing, ticket->replicas, &ticket->plan);
   budget_.Add(ticket->plan.accounts, now);
   dispatcher_->Begin(layer, hidden_states, ticket->plan, &ticket->dispatch,
-                     may_mix);
+                     may_mix, traced);
   times_.End(StepPhase::kDispatch);
 }
 

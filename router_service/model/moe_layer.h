@@ -48,11 +48,12 @@ class MoeLayer {
   //   hidden_states  [num_tokens, hidden] f32 normed, valid until Finish
   //   x              the same, as it enters products
   //   policy         [num_tokens]
-  //   may_mix        as Dispatcher::Begin has it, valid until Finish
+  //   may_mix, traced  as Dispatcher::Begin has them, valid until Finish
   void Begin(int64_t layer, const LayerWeights& weights,
              const float* hidden_states, const ActivationView& x,
              const std::vector<OverflowPolicy>& policy,
-             absl::Span<const uint8_t> may_mix, WorkerPool& pool,
+             absl::Span<const uint8_t> may_mix,
+             absl::Span<const TracedTokens> traced, WorkerPool& pool,
              MoeTicket* ticket);
 
   // Runs the shared expert while the others work, then waits for their rows.

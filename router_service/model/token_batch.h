@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "router_service/dispatch/routing.h"
+#include "router_service/dispatch/traced_tokens.h"
 
 namespace expertmesh::router {
 
@@ -22,6 +23,7 @@ struct TokenBatch {
   // [num_tokens], or empty: none; whether rows may go to expert services of any
   // numerics_id.
   std::vector<uint8_t> may_mix;
+  std::vector<TracedTokens> traced;  // ascending; of few requests, or none
 
   int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t num_seqs() const {
@@ -35,6 +37,7 @@ struct TokenBatch {
     block_tables.clear();
     policy.clear();
     may_mix.clear();
+    traced.clear();
   }
 };
 

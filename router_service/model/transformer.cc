@@ -101,7 +101,7 @@ void Transformer::BeginFfn(int64_t layer, MicroBatch* part) {
     times_.End(StepPhase::kDense);
   } else {
     moe_.Begin(layer, weights, Rows(normed_, *part), x, part->batch.policy,
-               part->batch.may_mix, pool_, &part->ticket);
+               part->batch.may_mix, part->batch.traced, pool_, &part->ticket);
   }
 }
 

@@ -99,7 +99,8 @@ absl::Status EndpointConnection::Enqueue(const ExpertBatch& batch,
                    .row_token = batch.row_token,
                    .row_weight = batch.row_weight,
                    .row_sum = batch.row_sum,
-                   .num_sums = batch.num_sums},
+                   .num_sums = batch.num_sums,
+                   .traceparents = batch.traceparents},
                   batch.hidden_states, &entry->message);
   if (!encoded.ok()) {
     InFlightBatch refused;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -34,6 +35,8 @@ struct ExpertBatch {
   absl::Span<const float> row_weight;
   absl::Span<const uint32_t> row_sum;  // below num_sums; kNoSum: comes alone
   uint32_t num_sums = 0;
+  // Trace contexts of requests that have rows in it.
+  absl::Span<const std::string> traceparents;
   // The endpoint may leave the batch undone this long after its arrival.
   absl::Duration deadline = absl::InfiniteDuration();
   // After this long the batch fails here, and a later answer is ignored.

@@ -48,8 +48,52 @@ bool IsControl(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
 }
 
-// Appends `text` as a JSON string. Bytes above 0x7f pass through: callers log
-// identifiers and status messages, which are UTF-8.
+// Bytes of the character that `text` begins with; 0: it is not UTF-8. Neither
+// are surrogates, what is beyond U+10FFFF, and longer forms than need be.
+size_t CharacterBytes(absl::string_view text) {
+  const auto byte = [&](size_t i) {
+    return static_cast<unsigned char>(text[i]);
+  };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t size = first < 0xc2   ? 0
+                      : first < 0xe0 ? 2
+                      : first < 0xf0 ? 3
+                      : first < 0xf5 ? 4
+                                     : 0;
+  if (size == 0 || text.size() < size) return 0;
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  const bool is_valid = !(first == 0xe0 && byte(1) < 0xa0) &&
+                        !(first == 0xed && byte(1) > 0x9f) &&
+                        !(first == 0xf0 && byte(1) < 0x90) &&
+                        !(first == 0xf4 && byte(1) > 0x8f);
+  return is_valid ? size : 0;
+}
+
+constexpr absl::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
+constexpr absl::string_view kCut = "\xe2\x80\xa6";          // an ellipsis
+
+// The first bytes of `text`, with a mark where that is not all, and U+FFFD for
+// every byte that is not of UTF-8: whoever reads a line may refuse others.
+std::string Shown(absl::string_view text, size_t max_bytes) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t size = CharacterBytes(text.substr(i));
+    const absl::string_view next =
+        size == 0 ? kReplacement : text.substr(i, size);
+    if (out.size() + next.size() > max_bytes) {
+      absl::StrAppend(&out, kCut);
+      break;
+    }
+    absl::StrAppend(&out, next);
+    i += std::max<size_t>(1, size);
+  }
+  return out;
+}
+
+// Appends `text`, which is UTF-8, as a JSON string.
 void AppendQuoted(std::string* out, absl::string_view text) {
   out->push_back('"');
   for (const char c : text) {
@@ -77,13 +121,14 @@ void AppendQuoted(std::string* out, absl::string_view text) {
   out->push_back('"');
 }
 
-void AppendTextValue(std::string* out, const LogField& field) {
-  const absl::string_view text = field.text();
+void AppendTextValue(std::string* out, const LogField& field,
+                     size_t max_bytes) {
+  const std::string text = Shown(field.text(), max_bytes);
   const bool plain = !text.empty() &&
-                     text.find_first_of(" \"=\\") == absl::string_view::npos &&
+                     text.find_first_of(" \"=\\") == std::string::npos &&
                      std::none_of(text.begin(), text.end(), IsControl);
   if (plain || !field.quoted()) {
-    out->append(text.data(), text.size());
+    out->append(text);
   } else {
     AppendQuoted(out, text);
   }
@@ -91,18 +136,18 @@ void AppendTextValue(std::string* out, const LogField& field) {
 
 std::string JsonLine(absl::string_view time, LogLevel level,
                      absl::string_view message,
-                     absl::Span<const LogField> fields) {
+                     absl::Span<const LogField> fields, size_t max_bytes) {
   std::string line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"",
                                   LevelName(level), "\",\"service\":");
   AppendQuoted(&line, Config().service);
   line.append(",\"message\":");
-  AppendQuoted(&line, message);
+  AppendQuoted(&line, Shown(message, max_bytes));
   for (const LogField& field : fields) {
     line.push_back(',');
     AppendQuoted(&line, field.key());
     line.push_back(':');
     if (field.quoted()) {
-      AppendQuoted(&line, field.text());
+      AppendQuoted(&line, Shown(field.text(), max_bytes));
     } else {
       line.append(field.text().data(), field.text().size());
     }
@@ -113,14 +158,16 @@ std::string JsonLine(absl::string_view time, LogLevel level,
 
 std::string TextLine(absl::string_view time, LogLevel level,
                      absl::string_view message,
-                     absl::Span<const LogField> fields) {
+                     absl::Span<const LogField> fields, size_t max_bytes) {
   std::string line =
       absl::StrCat(time, " ", LevelName(level), " ", Config().service, ": ");
   // A newline in a message would break the promise of one line an event.
-  for (const char c : message) line.push_back(IsControl(c) ? ' ' : c);
+  for (const char c : Shown(message, max_bytes)) {
+    line.push_back(IsControl(c) ? ' ' : c);
+  }
   for (const LogField& field : fields) {
     absl::StrAppend(&line, " ", field.key(), "=");
-    AppendTextValue(&line, field);
+    AppendTextValue(&line, field, max_bytes);
   }
   return line;
 }
@@ -129,9 +176,18 @@ void LogFields(LogLevel level, absl::string_view message,
                absl::Span<const LogField> fields) {
   const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(),
                                             absl::UTCTimeZone());
-  WriteLogLine(Config().format == LogFormat::kJson
-                   ? JsonLine(time, level, message, fields)
-                   : TextLine(time, level, message, fields));
+  // A line that is cut would be no JSON: its values are, as short as need be.
+  const auto line = [&](size_t max_bytes) {
+    return Config().format == LogFormat::kJson
+               ? JsonLine(time, level, message, fields, max_bytes)
+               : TextLine(time, level, message, fields, max_bytes);
+  };
+  std::string out = line(PIPE_BUF);
+  for (size_t max_bytes = PIPE_BUF / 2; out.size() >= PIPE_BUF && max_bytes > 0;
+       max_bytes /= 2) {
+    out = line(max_bytes);
+  }
+  WriteLogLine(std::move(out));
 }
 
 }  // namespace
@@ -171,10 +227,10 @@ void ConfigureLog(absl::string_view service, LogLevel level, LogFormat format) {
   Config() = {std::string(service), level, format};
 }
 
-void LogField::SetNumber(double value, bool integral) {
-  if (integral) {
-    text_ = absl::StrFormat("%.0f", value);
-  } else if (std::isfinite(value)) {
+LogFormat CurrentLogFormat() { return Config().format; }
+
+void LogField::SetNumber(double value) {
+  if (std::isfinite(value)) {
     text_ = absl::StrFormat("%.6g", value);
   } else {
     text_ = "null";

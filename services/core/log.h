@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -27,6 +28,9 @@ absl::StatusOr<LogFormat> ParseLogFormat(absl::string_view name);
 // Process-wide; set once at start. `service` is stamped on every line.
 void ConfigureLog(absl::string_view service, LogLevel level, LogFormat format);
 
+// That of every line since ConfigureLog.
+LogFormat CurrentLogFormat();
+
 // A value of a log field; numbers stay numbers in JSON.
 class LogField {
  public:
@@ -40,7 +44,13 @@ class LogField {
   requires std::is_arithmetic_v<Number> LogField(absl::string_view key,
                                                  Number value)
       : key_(key), quoted_(false) {
-    SetNumber(static_cast<double>(value), std::is_integral_v<Number>);
+    if constexpr (std::is_same_v<Number, bool>) {
+      text_ = value ? "true" : "false";
+    } else if constexpr (std::is_integral_v<Number>) {
+      text_ = std::to_string(value);
+    } else {
+      SetNumber(static_cast<double>(value));
+    }
   }
 
   absl::string_view key() const { return key_; }
@@ -48,15 +58,16 @@ class LogField {
   bool quoted() const { return quoted_; }
 
  private:
-  void SetNumber(double value, bool integral);
+  void SetNumber(double value);
 
   std::string key_;
   std::string text_;
   bool quoted_ = true;
 };
 
-// Thread-safe; each call writes one whole line of at most 4 KiB, and never
-// waits: where nobody reads standard error, lines are lost.
+// Thread-safe; each call writes one whole line of at most 4 KiB, for which long
+// values are cut and end in an ellipsis. Lines are UTF-8: other bytes become
+// U+FFFD. Never waits: where nobody reads standard error, lines are lost.
 void Log(LogLevel level, absl::string_view message,
          std::initializer_list<LogField> fields = {});
 

@@ -66,6 +66,12 @@ absl::Status ApplyLogOptions(absl::string_view service,
 }
 
 int FailWith(absl::string_view name, const absl::Status& status) {
+  // Once the options have been read, who reads JSON gets nothing else.
+  if (CurrentLogFormat() == LogFormat::kJson) {
+    Log(LogLevel::kError, status.message(),
+        {{"code", absl::StatusCodeToString(status.code())}});
+    return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
+  }
   const std::string line = absl::StrReplaceAll(status.message(), {{"\n", " "}});
   std::fprintf(stderr, "%s: %s\n", std::string(name).c_str(), line.c_str());
   return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;

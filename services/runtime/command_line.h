@@ -43,7 +43,8 @@ void AddTlsOptions(CLI::App& app, absl::string_view what, absl::string_view ca,
 absl::Status ApplyLogOptions(absl::string_view service,
                              const LogOptions& options);
 
-// Prints "NAME: message" on standard error, as one line, and returns the exit
+// Prints "NAME: message" on standard error, as one line, or with
+// --log-format=json a line of the log, and returns the exit
 // code: kExitUsage for INVALID_ARGUMENT, kExitFailure for the rest.
 int FailWith(absl::string_view name, const absl::Status& status);
 

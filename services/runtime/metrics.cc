@@ -53,6 +53,16 @@ void Metrics::AddCollector(std::shared_ptr<prometheus::Collectable> collector) {
   collectors_.push_back(std::move(collector));
 }
 
+std::vector<prometheus::MetricFamily> Metrics::Collect() const {
+  std::vector<prometheus::MetricFamily> families = registry_->Collect();
+  for (const auto& collector : collectors_) {
+    for (prometheus::MetricFamily& family : collector->Collect()) {
+      families.push_back(std::move(family));
+    }
+  }
+  return families;
+}
+
 prometheus::Counter& Metrics::Counter(const std::string& name,
                                       const std::string& help,
                                       const Labels& labels) {

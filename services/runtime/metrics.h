@@ -13,6 +13,7 @@
 #include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
+#include <prometheus/metric_family.h>
 #include <prometheus/registry.h>
 
 #include <memory>
@@ -46,6 +47,9 @@ class Metrics {
 
   // Asked at each scrape, like the registry; before MetricsServer starts.
   void AddCollector(std::shared_ptr<prometheus::Collectable> collector);
+
+  // As a scrape has it, but for what the endpoint says of itself.
+  std::vector<prometheus::MetricFamily> Collect() const;
 
   // For a service that finds at load that it must use another one.
   void SetIsa(absl::string_view isa);

@@ -9,6 +9,7 @@
 // aligned memory.
 
 #include <grpcpp/support/byte_buffer.h>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -27,6 +28,9 @@ namespace expertmesh {
 // Largest message either end sends or takes; both set it as gRPC's limit.
 constexpr size_t kMaxMessageBytes = size_t{256} << 20;
 
+// Requests whose trace contexts a batch carries, at most.
+constexpr size_t kMaxBatchTraces = 4;
+
 // The fields of an ExpertBatch beside its payload; see expert.proto.
 struct BatchFields {
   uint64_t sequence_number = 0;
@@ -42,7 +46,8 @@ struct BatchFields {
   absl::Span<const float> row_weight = {};
   absl::Span<const uint32_t> row_sum = {};
   uint32_t num_sums = 0;
-  absl::string_view traceparent = {};  // empty: none
+  // The first is the batch's; at most kMaxBatchTraces are sent.
+  absl::Span<const std::string> traceparents = {};
 };
 
 // Writes one ExpertBatch to *out.
@@ -91,6 +96,11 @@ class DecodedBatch {
   const std::vector<uint32_t>& row_sum() const { return row_sum_; }
   uint32_t num_sums() const { return num_sums_; }
   const std::string& traceparent() const { return traceparent_; }
+  // At most kMaxBatchTraces - 1; those that are too long for one are left out.
+  absl::Span<const std::string> further_traceparents() const {
+    return absl::MakeConstSpan(further_traceparents_)
+        .first(num_further_traceparents_);
+  }
 
   // The following require that Validate returned OK.
   DType dtype() const { return dtype_; }
@@ -133,6 +143,9 @@ class DecodedBatch {
   uint32_t num_sums_ = 0;
   uint32_t num_lone_rows_ = 0;
   std::string traceparent_;
+  // The first so many count; the others keep their memory.
+  std::array<std::string, kMaxBatchTraces - 1> further_traceparents_;
+  size_t num_further_traceparents_ = 0;
   size_t payload_offset_ = 0;
   size_t payload_size_ = 0;
   DType dtype_ = DType::kF32;

@@ -64,6 +64,7 @@ absl::Status DecodedBatch::Decode(const grpc::ByteBuffer& buffer) {
   row_weight_.clear();
   row_sum_.clear();
   traceparent_.clear();
+  num_further_traceparents_ = 0;
   payload_offset_ = payload_size_ = 0;
   FieldReader reader(bytes_);
   while (!reader.AtEnd()) {
@@ -120,6 +121,13 @@ bool DecodedBatch::ReadField(FieldReader& reader) {
   if (reader.Is(M::kTraceparentFieldNumber, kBytes)) {
     // One more than allowed is enough to be refused.
     return reader.ReadString(kMaxTraceparentBytes + 1, &traceparent_);
+  }
+  if (reader.Is(M::kFurtherTraceparentsFieldNumber, kBytes) &&
+      num_further_traceparents_ < further_traceparents_.size()) {
+    std::string& text = further_traceparents_[num_further_traceparents_];
+    if (!reader.ReadString(kMaxTraceparentBytes + 1, &text)) return false;
+    if (text.size() <= kMaxTraceparentBytes) ++num_further_traceparents_;
+    return true;
   }
   if (reader.Is(M::kHiddenStatesFieldNumber, kBytes)) {
     return reader.ReadBytes(&payload_offset_, &payload_size_);

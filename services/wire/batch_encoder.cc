@@ -1,5 +1,6 @@
 // The sending half of batch_codec.h.
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -106,10 +107,17 @@ void PutHeader(Sink& sink, const BatchFields& f) {
   PutArray(sink, ExpertBatch::kGroupOffsetsFieldNumber, f.group_offsets);
   PutArray(sink, ExpertBatch::kRowTokenFieldNumber, f.row_token);
   PutArray(sink, ExpertBatch::kRowWeightFieldNumber, f.row_weight);
-  PutBytes(sink, ExpertBatch::kTraceparentFieldNumber, f.traceparent.data(),
-           f.traceparent.size());
+  if (!f.traceparents.empty()) {
+    PutBytes(sink, ExpertBatch::kTraceparentFieldNumber,
+             f.traceparents[0].data(), f.traceparents[0].size());
+  }
   PutArray(sink, ExpertBatch::kRowSumFieldNumber, f.row_sum);
   PutNumber(sink, ExpertBatch::kNumSumsFieldNumber, f.num_sums);
+  const size_t num_traces = std::min(f.traceparents.size(), kMaxBatchTraces);
+  for (size_t i = 1; i < num_traces; ++i) {
+    PutBytes(sink, ExpertBatch::kFurtherTraceparentsFieldNumber,
+             f.traceparents[i].data(), f.traceparents[i].size());
+  }
 }
 
 template <typename Sink>

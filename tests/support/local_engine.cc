@@ -81,7 +81,8 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Load(
   out->engine = std::make_unique<router::Engine>(
       engine, model.config(), model.transformer.get(), model.cache.get(),
       model.pool.get(),
-      router::MakeEngineMetrics(model.config(), out->metrics.get()),
+      router::MakeEngineMetrics(model.config(), ExpertDetail::kTopK,
+                                out->metrics.get()),
       Clock::Real());
   return out;
 }

@@ -77,7 +77,8 @@ class DispatcherTest : public ::testing::Test {
     ExchangeInStep();
   }
   void ExchangeInStep() {
-    dispatcher_->Begin(0, hidden_.data(), plan_, ticket_.get(), may_mix_);
+    dispatcher_->Begin(0, hidden_.data(), plan_, ticket_.get(), may_mix_,
+                       traced_);
     dispatcher_->Finish(ticket_.get(), must_wait_);
   }
   // So many exchanges that the endpoints' times are known.
@@ -109,6 +110,7 @@ class DispatcherTest : public ::testing::Test {
   DispatcherOptions options_;
   DispatchPlan plan_;
   std::vector<uint8_t> may_mix_;  // [num_tokens], or empty: none
+  std::vector<TracedTokens> traced_;
   std::vector<float> hidden_ = std::vector<float>(kMaxTokens * kHidden);
   PlacementTable table_{std::make_shared<Placement>(1, kNumExperts)};
   FakeMesh mesh_;

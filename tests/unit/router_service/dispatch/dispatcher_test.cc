@@ -588,6 +588,36 @@ TEST_F(DispatcherTest, NothingIsLostWhateverTheOrderOfAnswers) {
   for (std::thread& endpoint : endpoints) endpoint.join();
 }
 
+TEST_F(DispatcherTest, BatchesCarryTracesOfTheirRowsAlone) {
+  Place({{0}, {1}});
+  // Expert 0 has tokens 0 to 2; expert 1 has 3 to 8.
+  plan_ = DispatchPlan();
+  for (uint32_t token = 0; token < 9; ++token) {
+    plan_.row_token.push_back(token);
+    plan_.row_weight.push_back(1);
+  }
+  plan_.groups = {{0, 0, 3}, {1, 3, 9}};
+  plan_.wave_groups = {0, 2};
+  traced_ = {{0, 1, "a"}, {2, 4, "b"}, {4, 5, "c"},
+             {5, 6, "d"}, {6, 7, "e"}, {7, 8, "f"}};
+  for (int round = 0; round < 2; ++round) {
+    const auto before = mesh_.sent().size();
+    Exchange();
+    const auto sent = mesh_.sent();
+    ASSERT_EQ(sent.size(), before + 2);
+    for (size_t i = before; i < sent.size(); ++i) {
+      EXPECT_EQ(sent[i].traceparents,
+                sent[i].endpoint == 0
+                    ? (std::vector<std::string>{"a", "b"})
+                    : (std::vector<std::string>{"b", "c", "d", "e"}));
+    }
+  }
+  // Memory of batches is used again; what they carried is not.
+  traced_.clear();
+  Exchange();
+  EXPECT_TRUE(mesh_.sent().back().traceparents.empty());
+}
+
 TEST_F(DispatcherTest, AnswersAfterItsEndAreNoHarm) {
   options_.hedge_budget = 0;
   Place({{0, 1}});

@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "router_service/transport/expert_transport.h"
@@ -24,6 +25,7 @@ class FakeMesh final : public ExpertTransport {
     size_t num_rows;
     size_t num_sums;
     absl::Duration deadline;
+    std::vector<std::string> traceparents;
   };
 
   void Send(int endpoint, const ExpertBatch& batch,
@@ -37,7 +39,8 @@ class FakeMesh final : public ExpertTransport {
                        {batch.expert_ids.begin(), batch.expert_ids.end()},
                        batch.num_rows(),
                        batch.num_sums,
-                       batch.deadline});
+                       batch.deadline,
+                       {batch.traceparents.begin(), batch.traceparents.end()}});
       std::deque<absl::Status>& errors = errors_[endpoint];
       if (!errors.empty()) {
         error = errors.front();

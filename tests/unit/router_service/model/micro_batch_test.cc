@@ -47,6 +47,22 @@ TEST(SliceBatchTest, KeepsWhichTokensMayMix) {
   EXPECT_THAT(part.may_mix, ElementsAre(1, 1, 0));
 }
 
+TEST(SliceBatchTest, KeepsWhichTokensAreTraced) {
+  TokenBatch whole = Batch();
+  whole.traced = {{0, 1, "a"}, {1, 4, "b"}, {4, 6, "c"}};
+  TokenBatch part;
+  SliceBatch(whole, 2, 5, &part);
+  ASSERT_EQ(part.traced.size(), 2u);
+  EXPECT_EQ(part.traced[0].traceparent, "b");
+  EXPECT_EQ(part.traced[0].first, 0);
+  EXPECT_EQ(part.traced[0].last, 2);
+  EXPECT_EQ(part.traced[1].traceparent, "c");
+  EXPECT_EQ(part.traced[1].first, 2);
+  EXPECT_EQ(part.traced[1].last, 3);
+  SliceBatch(Batch(), 2, 5, &part);
+  EXPECT_TRUE(part.traced.empty());
+}
+
 TEST(SliceBatchTest, AllOfItIsTheSame) {
   const TokenBatch whole = Batch();
   TokenBatch part;

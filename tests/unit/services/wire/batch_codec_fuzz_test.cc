@@ -35,6 +35,7 @@ std::string SomeBatch(std::mt19937& random) {
     }
   }
   if (random() % 2) m.set_traceparent("00-ab-cd-01");
+  for (auto i = random() % 6; i > 0; --i) m.add_further_traceparents("00-ef");
   constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kInt8};
   const DType dtype = kTypes[m.data_type() - 1];
   m.set_hidden_states(
@@ -102,6 +103,10 @@ void Check(const std::string& bytes, std::mt19937& random, int* valid) {
     ASSERT_EQ(ours.layer(), theirs.layer());
     ASSERT_EQ(ours.hidden_size(), theirs.hidden_size());
     ASSERT_EQ(ours.traceparent(), theirs.traceparent());
+    const auto further = ours.further_traceparents();
+    ASSERT_LE(further.size(), kMaxBatchTraces - 1);
+    ASSERT_LE(static_cast<int>(further.size()),
+              theirs.further_traceparents_size());
     ASSERT_TRUE(std::equal(ours.row_token().begin(), ours.row_token().end(),
                            theirs.row_token().begin(),
                            theirs.row_token().end()));

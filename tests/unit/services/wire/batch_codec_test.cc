@@ -25,6 +25,8 @@ struct Example {
   std::vector<uint32_t> row_token = {2, 0, 1, 2};
   std::vector<float> row_weight = {0.25f, 0.0f, 0.0f, -3.5f};
   std::vector<uint32_t> row_sum = {0, kNoSum, kNoSum, 0};
+  std::vector<std::string> traceparents = {
+      "00-0af7651916cd43dd8448eb211c80319c-b7-01", "00-1-2-01"};
   PayloadRef payload = FilledPayload(pool, 3 * kHidden * 4, 1);
 
   BatchFields Fields() const {
@@ -40,7 +42,7 @@ struct Example {
             .row_weight = row_weight,
             .row_sum = row_sum,
             .num_sums = 1,
-            .traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7-01"};
+            .traceparents = traceparents};
   }
 
   expert::v1::ExpertBatch Message() const {
@@ -58,7 +60,8 @@ struct Example {
     m.mutable_row_weight()->Add(row_weight.begin(), row_weight.end());
     m.mutable_row_sum()->Add(row_sum.begin(), row_sum.end());
     m.set_num_sums(1);
-    m.set_traceparent(std::string(f.traceparent));
+    m.set_traceparent(traceparents[0]);
+    m.add_further_traceparents(traceparents[1]);
     m.set_hidden_states(AsString(payload));
     return m;
   }
@@ -83,7 +86,8 @@ void ExpectIsExample(const Example& example, const grpc::ByteBuffer& bytes) {
   EXPECT_EQ(batch.num_sums(), 1u);
   EXPECT_EQ(batch.num_lone_rows(), 2u);
   EXPECT_EQ(batch.result_bytes(), 3u * kHidden * 4);
-  EXPECT_EQ(batch.traceparent(), f.traceparent);
+  EXPECT_EQ(batch.traceparent(), f.traceparents[0]);
+  EXPECT_THAT(batch.further_traceparents(), ElementsAre(f.traceparents[1]));
 
   const size_t stride = batch.row_bytes();
   ASSERT_EQ(stride, kHidden * 4);
@@ -214,7 +218,7 @@ TEST(BatchCodec, ReadsFieldsInAnyOrder) {
     }
     parts.push_back(part.SerializeAsString());
   }
-  ASSERT_EQ(parts.size(), 14u);
+  ASSERT_EQ(parts.size(), 15u);
   std::reverse(parts.begin(), parts.end());  // hidden_states first
   std::mt19937 random(4);
   for (int round = 0; round < 50; ++round) {
@@ -266,12 +270,42 @@ TEST(BatchCodec, TheLastOfARepeatedScalarWins) {
   earlier.clear_row_token();
   earlier.clear_row_weight();
   earlier.clear_row_sum();
+  earlier.clear_further_traceparents();
   earlier.set_layer(9);
   earlier.set_hidden_states("something else");
   std::mt19937 random(5);
   ExpectIsExample(example, Shatter(earlier.SerializeAsString() +
                                        example.Message().SerializeAsString(),
                                    random, 50));
+}
+
+TEST(BatchCodec, CarriesTracesOfFourRequestsAtMost) {
+  Example example;
+  example.traceparents = {"a", "b", "c", "d", "e", "f"};
+  grpc::ByteBuffer bytes;
+  ASSERT_EQ(EncodeBatch(example.Fields(), example.payload, &bytes),
+            absl::OkStatus());
+  DecodedBatch batch;
+  ASSERT_EQ(batch.Decode(bytes), absl::OkStatus());
+  EXPECT_EQ(batch.Validate(), absl::OkStatus());
+  EXPECT_EQ(batch.traceparent(), "a");
+  EXPECT_THAT(batch.further_traceparents(), ElementsAre("b", "c", "d"));
+
+  // Another sender's: what is too long, or too many, is left out.
+  expert::v1::ExpertBatch message = example.Message();
+  message.clear_further_traceparents();
+  message.add_further_traceparents(std::string(1 << 20, 'x'));
+  for (const char* text : {"g", "h", "i", "j"}) {
+    message.add_further_traceparents(text);
+  }
+  std::mt19937 random(7);
+  ASSERT_EQ(batch.Decode(Shatter(message.SerializeAsString(), random, 99)),
+            absl::OkStatus());
+  EXPECT_EQ(batch.Validate(), absl::OkStatus());
+  EXPECT_THAT(batch.further_traceparents(), ElementsAre("g", "h", "i"));
+
+  ASSERT_EQ(batch.Decode(Shatter("", random, 1)), absl::OkStatus());
+  EXPECT_TRUE(batch.further_traceparents().empty());
 }
 
 TEST(BatchCodec, ABatchIsReused) {
