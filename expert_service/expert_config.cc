@@ -49,6 +49,10 @@ void AddExpertOptions(CLI::App& app, ExpertConfig* config) {
                  "weights from where there is no checkpoint folder");
   app.add_option("--weights-cache", config->weights_cache,
                  "Folder for pulled weights, which a restart finds again");
+  app.add_option("--weights-wait", config->weights_wait_seconds,
+                 "Seconds to wait at start for one of --weights-from to answer "
+                 "where the cache holds nothing")
+      ->capture_default_str();
   app.add_option("--weights-rate-limit", config->weights_rate_limit_bytes_per_s,
                  "Bytes per second to pull at most, as in 50MiB; 0: no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
@@ -183,11 +187,12 @@ absl::Status CheckExpertConfig(const ExpertConfig& config) {
         "--max-bytes-in-flight: 0 bytes hold no batch");
   }
   // Written so that NaN fails too.
-  if (!(config.drain_timeout_seconds >= 0 &&
-        config.drain_timeout_seconds <= 86400)) {
+  for (const auto& [flag, seconds] :
+       {std::pair("--weights-wait", config.weights_wait_seconds),
+        std::pair("--drain-timeout", config.drain_timeout_seconds)}) {
+    if (seconds >= 0 && seconds <= 86400) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("--drain-timeout: ", config.drain_timeout_seconds,
-                     " is not from 0 to 86400 seconds"));
+        absl::StrCat(flag, ": ", seconds, " is not from 0 to 86400 seconds"));
   }
   return absl::OkStatus();
 }

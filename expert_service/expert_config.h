@@ -21,6 +21,7 @@ struct ExpertConfig {
   // folder.
   std::string weights_from;
   std::string weights_cache;                    // folder for what was pulled
+  double weights_wait_seconds = 600;            // for peers, at start
   uint64_t weights_rate_limit_bytes_per_s = 0;  // 0: none
   std::string pack_cache;  // folder for packed weights; "": none are kept
   // What expert weights may take; 0: no limit.

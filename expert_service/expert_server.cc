@@ -179,6 +179,7 @@ absl::Status ExpertServer::OpenSlots() {
     pull.peers.tls = tls_.get();
     pull.peers.rate_limit_bytes_per_s = config_.weights_rate_limit_bytes_per_s;
     pull.cache = config_.weights_cache;
+    pull.patience = absl::Seconds(config_.weights_wait_seconds);
   }
   ASSIGN_OR_RETURN(slots_, SlotSource::Open(options));
   WeightServiceImpl::Options lend;

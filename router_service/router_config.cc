@@ -265,7 +265,7 @@ void AddRouterOptions(CLI::App& app, RouterConfig* config) {
 std::string AdminListen(const RouterConfig& config) {
   if (!config.admin_listen.empty()) return config.admin_listen;
   HostPort address = DefaultAdminAddress(*ParseHostPort(config.listen));
-  address.host = "127.0.0.1";
+  if (address.host != "::1") address.host = "127.0.0.1";
   return address.ToString();
 }
 

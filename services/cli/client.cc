@@ -1,6 +1,8 @@
 #include "services/cli/client.h"
 
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <utility>
 
@@ -28,9 +30,53 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   return grpc::CreateCustomChannel(address, ChannelCredentials(tls), arguments);
 }
 
+// `at` says where, beside clients' port.
+void AddTlsFlags(CLI::App& app, absl::string_view at, TlsFiles& files,
+                 std::string& server_name) {
+  app.add_option(absl::StrCat(files.flag, "-ca"), files.ca,
+                 absl::StrCat("Certificates in PEM of who signs the router's",
+                              at, "; default: no TLS"))
+      ->type_name("FILE");
+  app.add_option(
+         absl::StrCat(files.flag, "-cert"), files.cert,
+         absl::StrCat(
+             "Certificate in PEM to show to a router that asks for one", at))
+      ->type_name("FILE");
+  app.add_option(absl::StrCat(files.flag, "-key"), files.key,
+                 absl::StrCat("Private key of ", files.flag, "-cert"))
+      ->type_name("FILE");
+  app.add_option(absl::StrCat(files.flag, "-server-name"), server_name,
+                 absl::StrCat("Name that the router's certificate", at,
+                              " must be for; default: the address's host"))
+      ->type_name("NAME");
+}
+
+absl::Status NeedsCa(absl::string_view flag, const TlsFiles& files) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      flag, " needs ", files.flag, "-ca, for a connection with TLS"));
+}
+
+// Null: none is wanted.
+absl::StatusOr<std::unique_ptr<TlsIdentity>> LoadTls(
+    const TlsFiles& files, const std::string& server_name) {
+  if (!files.ca.empty()) return TlsIdentity::Load(files);
+  for (const auto& [what, value] :
+       {std::pair("-cert", &files.cert), std::pair("-key", &files.key),
+        std::pair("-server-name", &server_name)}) {
+    if (!value->empty()) {
+      return NeedsCa(absl::StrCat(files.flag, what), files);
+    }
+  }
+  return nullptr;
+}
+
 // The first line that is neither empty nor a comment, as in the server's file.
 absl::StatusOr<std::string> ReadToken(const std::string& path) {
   std::ifstream in(path);
+  if (!in.is_open()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--token-file ", path, ": ", std::strerror(errno)));
+  }
   for (std::string line; std::getline(in, line);) {
     const absl::string_view token = absl::StripAsciiWhitespace(line);
     if (!token.empty() && token[0] != '#') return std::string(token);
@@ -42,19 +88,7 @@ absl::StatusOr<std::string> ReadToken(const std::string& path) {
 }  // namespace
 
 CLI::Option* AddServerFlags(CLI::App& app, ServerFlags& flags) {
-  app.add_option("--tls-ca", flags.tls.ca,
-                 "Certificates in PEM of who signs the router's; default: no "
-                 "TLS")
-      ->type_name("FILE");
-  app.add_option("--tls-cert", flags.tls.cert,
-                 "Certificate in PEM to show to a router that asks for one")
-      ->type_name("FILE");
-  app.add_option("--tls-key", flags.tls.key, "Private key of --tls-cert")
-      ->type_name("FILE");
-  app.add_option("--tls-server-name", flags.tls_server_name,
-                 "Name that the router's certificate must be for; default: the "
-                 "address's host")
-      ->type_name("NAME");
+  AddTlsFlags(app, "", flags.tls, flags.tls_server_name);
   app.add_option("--token-file", flags.token_file,
                  "File with the bearer token to send; needs --tls-ca")
       ->type_name("FILE");
@@ -68,12 +102,13 @@ CLI::Option* AddServerFlags(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
 }
 
-void AddAdminFlag(CLI::App& app, ServerFlags& flags) {
+void AddAdminFlags(CLI::App& app, ServerFlags& flags) {
   app.add_option("--admin", flags.admin_address,
                  "Address where the router serves operators; default: the host "
                  "of --server, and the port two above")
       ->type_name("HOST:PORT")
       ->check(IsHostPort());
+  AddTlsFlags(app, " at --admin", flags.admin_tls, flags.admin_tls_server_name);
 }
 
 absl::StatusOr<Client> Client::Create(const ServerFlags& flags) {
@@ -83,19 +118,11 @@ absl::StatusOr<Client> Client::Create(const ServerFlags& flags) {
     ASSIGN_OR_RETURN(const HostPort address, ParseHostPort(flags.address));
     client.flags_.admin_address = DefaultAdminAddress(address).ToString();
   }
-  for (const auto& [flag, value] :
-       {std::pair("--tls-cert", &flags.tls.cert),
-        std::pair("--tls-key", &flags.tls.key),
-        std::pair("--tls-server-name", &flags.tls_server_name),
-        std::pair("--token-file", &flags.token_file)}) {
-    if (value->empty() || !flags.tls.ca.empty()) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, " needs --tls-ca, for a connection with TLS"));
-  }
-  if (flags.tls.any()) {
-    ASSIGN_OR_RETURN(client.tls_, TlsIdentity::Load(flags.tls));
-  }
+  ASSIGN_OR_RETURN(client.tls_, LoadTls(flags.tls, flags.tls_server_name));
+  ASSIGN_OR_RETURN(client.admin_tls_,
+                   LoadTls(flags.admin_tls, flags.admin_tls_server_name));
   if (!flags.token_file.empty()) {
+    if (client.tls_ == nullptr) return NeedsCa("--token-file", flags.tls);
     ASSIGN_OR_RETURN(const std::string token, ReadToken(flags.token_file));
     client.authorization_ = absl::StrCat("Bearer ", token);
   }
@@ -103,8 +130,9 @@ absl::StatusOr<Client> Client::Create(const ServerFlags& flags) {
       MakeChannel(flags.address, flags.tls_server_name, client.tls_.get());
   client.generation_ = v1::GenerationService::NewStub(channel);
   client.model_ = v1::ModelService::NewStub(channel);
-  client.admin_ = admin::v1::AdminService::NewStub(MakeChannel(
-      client.flags_.admin_address, flags.tls_server_name, client.tls_.get()));
+  client.admin_ = admin::v1::AdminService::NewStub(
+      MakeChannel(client.flags_.admin_address, flags.admin_tls_server_name,
+                  client.admin_tls_.get()));
   return client;
 }
 
@@ -112,6 +140,10 @@ void Client::Prepare(grpc::ClientContext& context) const {
   if (!authorization_.empty()) {
     context.AddMetadata("authorization", authorization_);
   }
+  PrepareAdmin(context);
+}
+
+void Client::PrepareAdmin(grpc::ClientContext& context) const {
   if (!flags_.timeout_seconds) return;
   context.set_deadline(
       std::chrono::system_clock::now() +
@@ -119,8 +151,7 @@ void Client::Prepare(grpc::ClientContext& context) const {
           std::chrono::duration<double>(*flags_.timeout_seconds)));
 }
 
-absl::Status Client::ResultAt(const std::string& address,
-                              absl::string_view flag,
+absl::Status Client::ResultAt(const Port& port,
                               const grpc::Status& status) const {
   if (status.ok()) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(status.error_code());
@@ -128,11 +159,11 @@ absl::Status Client::ResultAt(const std::string& address,
   if (absl::StartsWith(message, "failed to connect") ||
       absl::StartsWith(message, "DNS resolution failed")) {
     return absl::Status(
-        code,
-        absl::StrCat("cannot reach a router at ", address,
-                     "; start one with `expertmesh serve --model DIR` or "
-                     "name another with ",
-                     flag, tls_ == nullptr ? "" : absl::StrCat(": ", message)));
+        code, absl::StrCat("cannot reach a router at ", port.address,
+                           "; start one with `expertmesh serve --model DIR` or "
+                           "name another with ",
+                           port.flag,
+                           port.has_tls ? absl::StrCat(": ", message) : ""));
   }
   if (code == absl::StatusCode::kDeadlineExceeded) {
     return absl::Status(code, absl::StrCat("no answer within ",

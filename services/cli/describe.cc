@@ -83,17 +83,12 @@ absl::StatusOr<std::string> ProtoJson(
 absl::Status DescribeServer(const DescribeFlags& flags) {
   ASSIGN_OR_RETURN(Client client, Client::Create(flags.server));
   v1::Model model;
-  admin::v1::ListEndpointsResponse endpoints;
-  {
-    grpc::ClientContext context;
-    client.Prepare(context);
-    RETURN_IF_ERROR(
-        client.Result(client.model().GetModel(&context, {}, &model)));
-  }
   grpc::ClientContext context;
   client.Prepare(context);
-  RETURN_IF_ERROR(client.AdminResult(
-      client.admin().ListEndpoints(&context, {}, &endpoints)));
+  RETURN_IF_ERROR(client.Result(client.model().GetModel(&context, {}, &model)));
+  ASSIGN_OR_RETURN(const auto endpoints,
+                   client.Ask(&admin::v1::AdminService::Stub::ListEndpoints,
+                              admin::v1::ListEndpointsRequest()));
   if (!flags.json) {
     WriteOut(absl::StrCat(ModelText(model), EndpointsText(endpoints)));
     return absl::OkStatus();
@@ -125,7 +120,7 @@ Command DescribeCommand(CLI::App& root) {
       "Show the model, its experts and endpoints; or plan their memory");
   auto flags = std::make_shared<DescribeFlags>();
   AddServerFlags(*app, flags->server);
-  AddAdminFlag(*app, flags->server);
+  AddAdminFlags(*app, flags->server);
   CLI::Option* plan =
       app->add_flag("--plan", flags->plan,
                     "Memory that each service will need; loads nothing");

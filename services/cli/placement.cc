@@ -53,13 +53,13 @@ absl::Status Show(const PlacementFlags& flags) {
     return Print(placement, PlacementText(placement), flags.json);
   }
   grpc::ClientContext context;
-  client.Prepare(context);
+  client.PrepareAdmin(context);
   const auto stream = client.admin().WatchPlacement(&context, {});
   admin::v1::Placement placement;
   while (stream->Read(&placement)) {
     RETURN_IF_ERROR(Print(placement, PlacementText(placement), flags.json));
   }
-  return client.Result(stream->Finish());
+  return client.AdminResult(stream->Finish());
 }
 
 absl::Status Propose(const PlacementFlags& flags) {
@@ -119,7 +119,7 @@ Command Part(CLI::App& parent, const std::string& name, const std::string& help,
   CLI::App* app = parent.add_subcommand(name, help);
   auto flags = std::make_shared<PlacementFlags>();
   AddServerFlags(*app, flags->server);
-  AddAdminFlag(*app, flags->server);
+  AddAdminFlags(*app, flags->server);
   app->add_flag("--json", flags->json, "Print Protobuf JSON");
   if (run == &Show) {
     app->add_flag("--watch", flags->watch, "Print it again at each change");
@@ -165,7 +165,7 @@ Command DrainCommand(CLI::App& root) {
       "holds");
   auto flags = std::make_shared<DrainFlags>();
   AddServerFlags(*app, flags->server);
-  AddAdminFlag(*app, flags->server);
+  AddAdminFlags(*app, flags->server);
   app->add_option("ENDPOINT", flags->endpoint, "HOST:PORT as `top` shows it")
       ->required();
   app->add_flag("--undo", flags->undo, "Let it take work again");

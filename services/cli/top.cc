@@ -25,18 +25,13 @@ struct TopFlags {
 };
 
 absl::StatusOr<std::string> Frame(Client& client) {
-  admin::v1::GetExpertLoadResponse load;
-  admin::v1::ListEndpointsResponse endpoints;
-  {
-    grpc::ClientContext context;
-    client.Prepare(context);
-    RETURN_IF_ERROR(
-        client.AdminResult(client.admin().GetExpertLoad(&context, {}, &load)));
-  }
-  grpc::ClientContext context;
-  client.Prepare(context);
-  RETURN_IF_ERROR(client.AdminResult(
-      client.admin().ListEndpoints(&context, {}, &endpoints)));
+  using Admin = admin::v1::AdminService::Stub;
+  ASSIGN_OR_RETURN(
+      const auto load,
+      client.Ask(&Admin::GetExpertLoad, admin::v1::GetExpertLoadRequest()));
+  ASSIGN_OR_RETURN(
+      const auto endpoints,
+      client.Ask(&Admin::ListEndpoints, admin::v1::ListEndpointsRequest()));
   return LoadView(load, endpoints, SizeOfTerminal(STDOUT_FILENO).columns);
 }
 
@@ -68,7 +63,7 @@ Command TopCommand(CLI::App& root) {
       root.add_subcommand("top", "Show live expert load; Ctrl-C ends it");
   auto flags = std::make_shared<TopFlags>();
   AddServerFlags(*app, flags->server);
-  AddAdminFlag(*app, flags->server);
+  AddAdminFlags(*app, flags->server);
   app->add_option("--interval", flags->interval_seconds,
                   "Seconds between frames")
       ->type_name("SECONDS")

@@ -131,9 +131,12 @@ void BearerTokens::Look() {
     return;
   }
   last_error_.clear();
+  // Whoever writes the file may not be done with it.
+  const bool is_settled = *digests == seen_;
+  seen_ = *std::move(digests);
   MutexLock lock(&mutex_);
-  if (*digests == digests_) return;
-  digests_ = *std::move(digests);
+  if (!is_settled || seen_ == digests_) return;
+  digests_ = seen_;
   Log(LogLevel::kInfo, "tokens renewed",
       {{"file", path_}, {"tokens", digests_.size()}});
 }

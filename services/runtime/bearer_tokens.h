@@ -19,9 +19,10 @@
 namespace expertmesh {
 
 // The tokens of a file: one on each line, but for empty lines and those that
-// begin with "#". The file is read again every second; one that cannot be read,
-// or holds no token, changes nothing and is logged once. What is kept are
-// digests, compared in a time that says nothing of them. Thread-safe.
+// begin with "#". The file is read again every second, and counts once it has
+// been the same twice; one that cannot be read, or holds no token, changes
+// nothing and is logged once. What is kept are digests, compared in a time that
+// says nothing of them. Thread-safe.
 class BearerTokens {
  public:
   // Errors: INVALID_ARGUMENT naming `flag` and the file: it cannot be read,
@@ -51,7 +52,8 @@ class BearerTokens {
   const std::string path_;
   mutable Mutex mutex_;
   std::vector<Digest> digests_ ABSL_GUARDED_BY(mutex_);
-  std::string last_error_;  // of the watching thread
+  std::vector<Digest> seen_;  // of the watching thread
+  std::string last_error_;    // likewise
   std::jthread watcher_;
 };
 

@@ -27,8 +27,8 @@ struct GrpcServerOptions {
   // After which a client's new calls need a new connection, give or take a
   // tenth; those under way end in peace.
   absl::Duration connection_age = absl::InfiniteDuration();
-  // HOST:PORT of a second server, for the same health and nothing else, without
-  // TLS, of which many who ask for health know nothing. "": none.
+  // HOST:PORT of a second server, for the same health and its reflection,
+  // without TLS, of which many who ask for health know nothing. "": none.
   std::string health_listen;
 };
 

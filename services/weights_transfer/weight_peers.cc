@@ -73,6 +73,12 @@ void LogBusy(const std::string& address, const absl::Status& status) {
       {{"peer", address}, {"reason", status.message()}});
 }
 
+// Refuses what it will refuse tomorrow.
+bool IsFinal(const absl::Status& status) {
+  return absl::IsUnimplemented(status) || absl::IsPermissionDenied(status) ||
+         absl::IsUnauthenticated(status) || absl::IsFailedPrecondition(status);
+}
+
 absl::Status PeerError(const std::string& address, const absl::Status& fault) {
   return absl::UnavailableError(
       absl::StrCat("weights from ", address, ": ", fault.message()));
@@ -91,6 +97,7 @@ absl::StatusOr<Manifest> WeightPeers::GetManifest() {
   absl::Status fault = absl::UnavailableError("no peers to get weights from");
   for (int attempt = 0; attempt < options_.attempts; ++attempt) {
     if (attempt > 0) absl::SleepFor(kFirstBackoff * attempt);
+    bool hopeful = false;
     for (const Peer& peer : peers_) {
       grpc::ClientContext context;
       SetTimeout(context, options_.timeout);
@@ -99,8 +106,10 @@ absl::StatusOr<Manifest> WeightPeers::GetManifest() {
           FromGrpcStatus(peer.stub->GetManifest(&context, {}, &manifest));
       if (status.ok()) status = CheckManifest(manifest);
       if (status.ok()) return manifest;
+      hopeful |= !IsFinal(status);
       fault = PeerError(peer.address, status);
     }
+    if (!hopeful) return absl::FailedPreconditionError(fault.message());
   }
   return fault;
 }

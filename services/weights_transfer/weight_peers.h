@@ -43,7 +43,8 @@ class WeightPeers {
   explicit WeightPeers(const Options& options);
 
   // Of the first peer that gives one; what it holds is checked by checksum
-  // only. Errors: UNAVAILABLE with the last peer's fault.
+  // only. Errors, with the last peer's fault: UNAVAILABLE where asking again
+  // may help, FAILED_PRECONDITION where every peer refuses for good.
   absl::StatusOr<expert::v1::Manifest> GetManifest();
 
   // Bytes [begin, end) of a tensor, in order. Errors: the sink's; CANCELLED

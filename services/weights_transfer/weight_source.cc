@@ -5,29 +5,56 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/checkpoint/checkpoint.h"
 #include "services/checkpoint/required_tensors.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 
 namespace expertmesh {
+namespace {
+
+constexpr absl::Duration kAskAgain = absl::Seconds(2);
+constexpr absl::Duration kTellAgain = absl::Seconds(30);
+
+// Of the checkpoint that the peers have, or the only one in the cache.
+absl::StatusOr<std::unique_ptr<WeightCache>> OpenCache(
+    const WeightSource::Options& options, WeightPeers& peers) {
+  const absl::Time give_up = absl::Now() + options.patience;
+  absl::Time tell = absl::InfinitePast();
+  while (true) {
+    const absl::StatusOr<expert::v1::Manifest> manifest = peers.GetManifest();
+    if (manifest.ok()) return WeightCache::Create(options.cache, *manifest);
+    auto cache = WeightCache::OpenOnly(options.cache);
+    if (cache.ok()) {
+      Log(LogLevel::kWarning, "no peer answers; weights come from the cache",
+          {{"cache", (*cache)->directory()},
+           {"reason", manifest.status().message()}});
+      return cache;
+    }
+    const absl::Time now = absl::Now();
+    if (now >= give_up || !absl::IsUnavailable(manifest.status())) {
+      return manifest.status();
+    }
+    if (now >= tell) {
+      Log(LogLevel::kWarning, "no peer answers; asking again",
+          {{"reason", manifest.status().message()},
+           {"give_up_seconds", absl::ToInt64Seconds(give_up - now)}});
+      tell = now + kTellAgain;
+    }
+    absl::SleepFor(std::min(kAskAgain, give_up - now));
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightSource>> WeightSource::Open(
     const Options& options) {
   WeightPeers peers(options.peers);
-  const absl::StatusOr<expert::v1::Manifest> manifest = peers.GetManifest();
-  absl::StatusOr<std::unique_ptr<WeightCache>> cache =
-      manifest.ok() ? WeightCache::Create(options.cache, *manifest)
-                    : WeightCache::OpenOnly(options.cache);
-  if (!manifest.ok() && !cache.ok()) return manifest.status();
-  RETURN_IF_ERROR(cache.status());
-  if (!manifest.ok()) {
-    Log(LogLevel::kWarning, "no peer answers; weights come from the cache",
-        {{"cache", (*cache)->directory()},
-         {"reason", manifest.status().message()}});
-  }
+  ASSIGN_OR_RETURN(std::unique_ptr<WeightCache> cache,
+                   OpenCache(options, peers));
   std::unique_ptr<WeightSource> source(
-      new WeightSource(std::move(peers), *std::move(cache)));
+      new WeightSource(std::move(peers), std::move(cache)));
   RETURN_IF_ERROR(source->CheckFingerprint());
   return source;
 }

@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "services/core/mutex.h"
 #include "services/weights_transfer/weight_cache.h"
 #include "services/weights_transfer/weight_peers.h"
@@ -27,11 +28,15 @@ class WeightSource {
   struct Options {
     WeightPeers::Options peers;
     std::string cache;  // folder for checkpoints, by fingerprint
+    // How long Open asks again where no peer answers and the cache cannot help:
+    // peers may start at the same time as this one.
+    absl::Duration patience = absl::ZeroDuration();
   };
 
-  // Pulls what the fingerprint is made from, and checks it.
+  // Pulls what the fingerprint is made from, and checks it. Blocks.
   // Errors: UNAVAILABLE with the last peer's fault or the file that cannot be
-  // written; FAILED_PRECONDITION for a checkpoint that is not what it says.
+  // written; FAILED_PRECONDITION where peers refuse, or for a checkpoint that
+  // is not what it says.
   static absl::StatusOr<std::unique_ptr<WeightSource>> Open(
       const Options& options);
 

@@ -120,11 +120,27 @@ class MeshTest(TlsTest):
             with grpc.insecure_channel(port) as plain:
                 self.assertRaises(grpc.RpcError, lambda: Health(
                     plain).serving())
-        # And by our own command.
-        command = certificates.flags("--tls", self.mesh, self.authority)
-        text = et.cli("top", "--once", "--admin", router.admin_address,
-                      *command).stdout
-        self.assertIn(expert.address, text)
+
+    def test_our_command_knows_a_port_of_each_kind(self):
+        expert = self.expert(*self.mesh_flags())
+        admin = certificates.flags("--admin-tls", self.mesh, self.authority)
+        client = certificates.flags("--client-tls", self.mesh)
+        token = self.folder / "token"
+        token.write_text("first-secret\n")
+        for flags, ours in (
+                ((), ()),
+                ((*client, "--client-tokens", token),
+                 ("--tls-ca", self.authority.certificate,
+                  "--token-file", token))):
+            router = self.router([expert.address], *self.mesh_flags(), *flags)
+            known = ("--server", router.address, "--admin",
+                     router.admin_address, *ours)
+            for command in (("describe",), ("top", "--once")):
+                text = et.cli(*command, *known, *admin).stdout
+                self.assertIn(expert.address, text)
+                refused = et.cli(*command, *known, check=False)
+                self.assertEqual(refused.returncode, 1)
+                self.assertIn(router.admin_address, refused.stderr)
 
     def test_a_router_without_certificates_gets_nowhere(self):
         expert = self.expert(*self.mesh_flags())
@@ -304,9 +320,29 @@ class ClientsTest(TlsTest):
         request = ("generate", "--prompt", "To be", "--max-tokens", 3)
         self.assertTrue(et.cli(*request, *ours, "--token-file",
                                self.tokens).stdout)
-        refused = et.cli(*request, *ours, check=False)
-        self.assertEqual(refused.returncode, 1)
-        self.assertRegex(refused.stderr, r"\Aexpertmesh: .*token.*\n\Z")
+        missing = self.folder / "missing"
+        for flags, why in (
+                (ours, "token"),
+                ((*ours, "--token-file", missing), "No such file or directory"),
+                (("--token-file", self.tokens), "needs --tls-ca"),
+                (("--tls-cert", missing), "needs --tls-ca")):
+            refused = et.cli(*request, *flags, check=False)
+            self.assertIn(refused.returncode, (1, 2))
+            self.assertRegex(refused.stderr,
+                             rf"\Aexpertmesh: .*{why}.*\n\Z")
+
+    def test_connections_end_in_peace(self):
+        address = self.start("--client-connection-age", "0.2")
+        states = []
+        with grpc.insecure_channel(address) as channel:
+            channel.subscribe(states.append)
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            # Longer than a connection, and whole; then new ones.
+            while states.count(grpc.ChannelConnectivity.IDLE) < 3:
+                answer = list(stub.Generate(generation_pb2.GenerateRequest(
+                    text="To be", max_tokens=200, ignore_eos=True),
+                    timeout=SECONDS))
+                self.assertEqual(answer[-1].usage.generated_tokens, 200)
 
 
 class FlagsTest(TlsTest):

@@ -69,6 +69,24 @@ class WeightsFromPeersTest(unittest.TestCase):
         self.addCleanup(service.__exit__, None, None, None)
         return service
 
+    def test_waits_for_peers_that_start_later(self):
+        with et.expert(self.folder) as late:
+            address = late.address
+        waiting = et.Service(self.command(["127.0.0.1:1", address]),
+                             wait=False)
+        self.addCleanup(waiting.__exit__, None, None, None)
+        waiting.await_log("no peer answers; asking again")
+        with et.Service([et.BIN / "expertmesh-expert", "--model", self.folder,
+                         "--listen", address]):
+            waiting.await_ready()
+        self.assertNotIn("from the cache", waiting.log())
+
+    def test_gives_up_in_the_end(self):
+        with self.assertRaises(et.StartError) as caught:
+            self.start(["127.0.0.1:1"], "--weights-wait", "0")
+        self.assertRegex(str(caught.exception),
+                         r"(?m)^expertmesh-expert: weights from 127.0.0.1:1: ")
+
     def journal(self):
         """{tensor: bytes} of what was pulled, beside the samples of 1 KiB."""
         pulled = {}
@@ -263,6 +281,14 @@ class WeightsFromARouterTest(unittest.TestCase):
             stub.GetManifest(weights.GetManifestRequest())
         self.assertEqual(raised.exception.code(),
                          grpc.StatusCode.UNIMPLEMENTED)
+
+    def test_who_is_refused_does_not_wait(self):
+        address, _ = self.start_router("--no-lend-weights")
+        with tempfile.TemporaryDirectory() as cache:
+            with self.assertRaises(et.StartError) as caught:
+                et.Service([et.BIN / "expertmesh-expert", "--weights-from",
+                            address, "--weights-cache", cache])
+        self.assertIn(address, str(caught.exception))
 
 
 if __name__ == "__main__":
