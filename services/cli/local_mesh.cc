@@ -110,6 +110,16 @@ void AddPassedOnFlags(CLI::App& app, LocalMesh& mesh) {
               "start reads them instead of packing")
       ->type_name("DIR");
 
+  AddChoice(app, "--metrics-expert-detail", {"off", "topk", "full"}, both,
+            "Series of /metrics by layer or expert; default: topk");
+  AddPassedOn(app, "--trace-file", both,
+              "File that spans of sampled requests are appended to, as "
+              "OTLP/JSON lines")
+      ->type_name("FILE");
+  AddNumber(app, "--trace-sample", router,
+            "Share of requests traced although their client did not ask for "
+            "it, with --trace-file; default: 0");
+
   AddNumber(app, "--capacity-factor", router,
             "Rows an expert accepts per step, over the mean; 0: no limit");
   AddCount(app, "--min-capacity", router,

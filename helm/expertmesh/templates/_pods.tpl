@@ -72,10 +72,10 @@ lifecycle: {preStop: {sleep: {seconds: {{ . }}}}}
 {{- define "expertmesh.modelVolume" -}}
 {{- with .Values.model.source -}}
 - name: model
-  {{- if .image.reference }}
+  {{- if (.image).reference }}
   emptyDir: {}
-  {{- else if .hostPath.path }}
-  hostPath: {path: {{ .hostPath.path | quote }}, type: Directory}
+  {{- else if (.hostPath).path }}
+  hostPath: {path: {{ (.hostPath).path | quote }}, type: Directory}
   {{- else }}
   persistentVolumeClaim: {claimName: {{ .pvc.claimName | quote }}, readOnly: true}
   {{- end }}
@@ -86,7 +86,7 @@ lifecycle: {preStop: {sleep: {seconds: {{ . }}}}}
 - name: model
   mountPath: /model
   readOnly: true
-  {{- with .Values.model.source.pvc.path }}
+  {{- with ((.Values.model.source).pvc).path }}
   subPath: {{ . | quote }}
   {{- end }}
 {{- end -}}
@@ -103,6 +103,16 @@ initContainers:
     securityContext: {{- toYaml $.Values.securityContext | nindent 6 }}
     volumeMounts: [{name: model, mountPath: /target}]
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Of routers and expert services: logs, series and spans. */ -}}
+{{- define "expertmesh.observabilityArgs" -}}
+- --log-format=json
+- --log-level={{ .Values.logLevel }}
+- --metrics-expert-detail={{ .Values.monitoring.expertDetail }}
+{{- with .Values.tracing.file }}
+- --trace-file={{ . }}
 {{- end }}
 {{- end -}}
 
@@ -127,8 +137,10 @@ containers:
       - --metrics-listen=0.0.0.0:9090
       - --client-connection-age={{ $v.router.connectionAgeSeconds }}
       - --drain-timeout={{ $v.router.drainSeconds }}
-      - --log-format=json
-      - --log-level={{ $v.logLevel }}
+      {{- include "expertmesh.observabilityArgs" .root | nindent 6 }}
+      {{- if $v.tracing.file }}
+      - --trace-sample={{ $v.tracing.sampleRatio }}
+      {{- end }}
       {{- include "expertmesh.meshTlsArgs" .root | nindent 6 }}
       {{- with $client }}
       {{- if .tlsSecretName }}
