@@ -64,15 +64,6 @@ void MakeLayerMetrics(const ModelConfig& config, Metrics* metrics,
   }
 }
 
-void MakeHotExpertMetrics(Metrics* metrics, EngineMetrics* out) {
-  for (int rank = 0; rank < kHotExpertRanks; ++rank) {
-    out->hot_expert_load_ratio[rank] = &metrics->Gauge(
-        "expertmesh_router_hot_expert_load_ratio",
-        "Rows of the hottest experts over their layer's mean in the last 30 s.",
-        {{"rank", absl::StrCat(rank + 1)}});
-  }
-}
-
 }  // namespace
 
 EngineMetrics MakeEngineMetrics(const ModelConfig& config, ExpertDetail detail,
@@ -144,7 +135,9 @@ EngineMetrics MakeEngineMetrics(const ModelConfig& config, ExpertDetail detail,
       "Assignments that found their expert full.", {{"reason", "uncovered"}});
   out.layer_balancedness_ratio.resize(config.num_layers, nullptr);
   if (detail == ExpertDetail::kOff) return out;
-  MakeHotExpertMetrics(metrics, &out);
+  auto hot_experts = std::make_shared<HotExperts>();
+  out.hot_experts = hot_experts.get();
+  metrics->AddCollector(std::move(hot_experts));
   if (detail == ExpertDetail::kTopK &&
       config.num_moe_layers() > kMostDetailedLayers) {
     return out;

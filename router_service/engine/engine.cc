@@ -458,7 +458,7 @@ void Engine::PublishLoad(int64_t most_unscheduled) {
 void Engine::PublishBalance(absl::Duration now) {
   expert_load_.Window(now, &window_rows_);
   const int64_t num_experts = config_.num_experts;
-  load_ratios_.clear();
+  slot_loads_.clear();
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     if (!config_.layers[layer].is_moe) continue;
     const uint64_t* rows = &window_rows_[layer * num_experts];
@@ -469,18 +469,11 @@ void Engine::PublishBalance(absl::Duration now) {
     for (int64_t e = 0; e < num_experts; ++e) sum += rows[e];
     if (sum == 0) continue;
     for (int64_t e = 0; e < num_experts; ++e) {
-      load_ratios_.push_back(rows[e] * num_experts / sum);
+      slot_loads_.push_back({layer, e, rows[e] * num_experts / sum});
     }
   }
-  is_window_empty_ = load_ratios_.empty();
-  if (metrics_.hot_expert_load_ratio[0] == nullptr) return;
-  load_ratios_.resize(std::max<size_t>(kHotExpertRanks, load_ratios_.size()));
-  std::partial_sort(load_ratios_.begin(),
-                    load_ratios_.begin() + kHotExpertRanks, load_ratios_.end(),
-                    std::greater<>());
-  for (int rank = 0; rank < kHotExpertRanks; ++rank) {
-    metrics_.hot_expert_load_ratio[rank]->Set(load_ratios_[rank]);
-  }
+  is_window_empty_ = slot_loads_.empty();
+  if (metrics_.hot_experts != nullptr) metrics_.hot_experts->Show(&slot_loads_);
 }
 
 }  // namespace expertmesh::router

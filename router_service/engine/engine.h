@@ -140,7 +140,7 @@ class Engine {
   absl::Duration last_balance_;  // when PublishBalance last ran
   bool is_window_empty_ = true;  // as PublishBalance last saw it
   std::vector<uint64_t> window_rows_;
-  std::vector<double> load_ratios_;
+  std::vector<HotExpert> slot_loads_;
 
   ExpertLoad expert_load_;
 

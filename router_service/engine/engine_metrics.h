@@ -10,12 +10,10 @@
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "router_service/dispatch/routing.h"
+#include "router_service/engine/hot_experts.h"
 #include "router_service/model/step_times.h"
 
 namespace expertmesh::router {
-
-// Hottest experts reported one by one.
-inline constexpr int kHotExpertRanks = 8;
 
 struct EngineMetrics {
   prometheus::Gauge* requests_running;
@@ -48,8 +46,7 @@ struct EngineMetrics {
   std::vector<ByReason> layer_overflow_rows;
   // One per MoE layer, by layer index; null for other layers, or for all.
   std::vector<prometheus::Gauge*> layer_balancedness_ratio;
-  // All null: not reported.
-  std::array<prometheus::Gauge*, kHotExpertRanks> hot_expert_load_ratio = {};
+  HotExperts* hot_experts = nullptr;  // null: not reported
 };
 
 }  // namespace expertmesh::router

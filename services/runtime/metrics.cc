@@ -5,6 +5,8 @@
 #include <future>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "services/core/mutex.h"
 #include "services/core/status_macros.h"
 #include "services/core/version.h"
 #include "services/runtime/process_metrics.h"
@@ -31,13 +33,40 @@ const std::vector<double>& CountBuckets() {
   return *buckets;
 }
 
+// All of them as one, so that those added later are asked too.
+class Metrics::Collectors final : public prometheus::Collectable {
+ public:
+  void Add(std::shared_ptr<prometheus::Collectable> collector) {
+    MutexLock lock(&mutex_);
+    collectors_.push_back(std::move(collector));
+  }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    std::vector<prometheus::MetricFamily> families;
+    MutexLock lock(&mutex_);
+    for (const auto& collector : collectors_) {
+      for (prometheus::MetricFamily& family : collector->Collect()) {
+        families.push_back(std::move(family));
+      }
+    }
+    return families;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::vector<std::shared_ptr<prometheus::Collectable>> collectors_
+      ABSL_GUARDED_BY(mutex_);
+};
+
 Metrics::Metrics(absl::string_view service, absl::string_view isa)
     : service_(service),
       registry_(std::make_shared<prometheus::Registry>()),
-      collectors_({std::make_shared<ProcessCollector>()}),
+      collectors_(std::make_shared<Collectors>()),
       build_info_(GaugeFamily("expertmesh_build_info",
                               "What runs here, as labels; always 1.")) {
   SetIsa(isa);
+  collectors_->Add(registry_);
+  collectors_->Add(std::make_shared<ProcessCollector>());
 }
 
 void Metrics::SetIsa(absl::string_view isa) {
@@ -50,17 +79,11 @@ void Metrics::SetIsa(absl::string_view isa) {
 }
 
 void Metrics::AddCollector(std::shared_ptr<prometheus::Collectable> collector) {
-  collectors_.push_back(std::move(collector));
+  collectors_->Add(std::move(collector));
 }
 
 std::vector<prometheus::MetricFamily> Metrics::Collect() const {
-  std::vector<prometheus::MetricFamily> families = registry_->Collect();
-  for (const auto& collector : collectors_) {
-    for (prometheus::MetricFamily& family : collector->Collect()) {
-      families.push_back(std::move(family));
-    }
-  }
-  return families;
+  return collectors_->Collect();
 }
 
 prometheus::Counter& Metrics::Counter(const std::string& name,
@@ -139,10 +162,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(
   } catch (const std::exception&) {  // CivetWeb gives no reason
     return ListenError(address);
   }
-  exposer->RegisterCollectable(metrics.registry_);
-  for (const auto& collector : metrics.collectors_) {
-    exposer->RegisterCollectable(collector);
-  }
+  exposer->RegisterCollectable(metrics.collectors_);
   address.port = exposer->GetListeningPorts().front();
   return std::unique_ptr<MetricsServer>(
       new MetricsServer(std::move(address), std::move(exposer)));

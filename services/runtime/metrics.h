@@ -45,7 +45,7 @@ class Metrics {
   // `service`: "router", "expert"; `isa` as linalg's IsaName().
   Metrics(absl::string_view service, absl::string_view isa);
 
-  // Asked at each scrape, like the registry; before MetricsServer starts.
+  // Asked at each scrape from then on, like the registry.
   void AddCollector(std::shared_ptr<prometheus::Collectable> collector);
 
   // As a scrape has it, but for what the endpoint says of itself.
@@ -84,10 +84,11 @@ class Metrics {
  private:
   friend class MetricsServer;
 
+  class Collectors;
+
   const std::string service_;
   std::shared_ptr<prometheus::Registry> registry_;
-  // process_*, and what was added.
-  std::vector<std::shared_ptr<prometheus::Collectable>> collectors_;
+  std::shared_ptr<Collectors> collectors_;  // the registry is one
   prometheus::Family<prometheus::Gauge>& build_info_;
   prometheus::Gauge* build_ = nullptr;  // of build_info_
 };

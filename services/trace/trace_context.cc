@@ -1,6 +1,8 @@
 #include "services/trace/trace_context.h"
 
-#include "absl/random/random.h"
+#include <cstring>
+#include <random>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
@@ -15,13 +17,21 @@ std::string HexOf(const std::array<uint8_t, size>& bytes) {
       reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
 
+std::mt19937_64 Seeded() {
+  std::random_device device;
+  std::seed_seq seed{device(), device(), device(), device()};
+  return std::mt19937_64(seed);
+}
+
 template <size_t size>
 std::array<uint8_t, size> RandomBytes() {
-  static thread_local absl::BitGen random;
+  static_assert(size % sizeof(uint64_t) == 0);
+  static thread_local std::mt19937_64 random = Seeded();
   std::array<uint8_t, size> bytes;
   do {
-    for (uint8_t& byte : bytes) {
-      byte = static_cast<uint8_t>(absl::Uniform<uint16_t>(random, 0, 256));
+    for (size_t i = 0; i < size; i += sizeof(uint64_t)) {
+      const uint64_t word = random();
+      std::memcpy(&bytes[i], &word, sizeof(word));
     }
   } while (bytes == std::array<uint8_t, size>{});
   return bytes;

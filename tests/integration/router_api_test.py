@@ -487,6 +487,7 @@ class MetricsTest(RouterTest):
         "generated_tokens_total", "step_duration_seconds",
         "routed_rows_total", "overflow_rows_total",
         "layer_balancedness_ratio", "hot_expert_load_ratio",
+        "hot_slot_load_ratio",
         "expert_rpc_duration_seconds", "expert_inflight_rows",
         "expert_endpoints", "endpoints_refused_total", "uncovered_experts",
         "prefix_cache_lookup_tokens_total", "prefix_cache_hit_tokens_total",

@@ -40,7 +40,7 @@ struct Exported {
   Exported(const ModelConfig& model, ExpertDetail detail, int endpoints,
            int pools)
       : metrics("router", "avx2") {
-    MakeEngineMetrics(model, detail, &metrics);
+    hot_experts = MakeEngineMetrics(model, detail, &metrics).hot_experts;
     MakeApiMetrics(&metrics);
     MakeDispatchMetrics(&metrics);
     MakePlacementMetrics(&metrics);
@@ -73,6 +73,7 @@ struct Exported {
   }
 
   Metrics metrics;
+  HotExperts* hot_experts = nullptr;
   std::shared_ptr<SlotRowsCollector> collector;
   std::vector<std::unique_ptr<EndpointSeries>> series;
 };
@@ -80,6 +81,7 @@ struct Exported {
 constexpr char kOverflow[] = "expertmesh_router_layer_overflow_rows_total";
 constexpr char kBalance[] = "expertmesh_router_layer_balancedness_ratio";
 constexpr char kHot[] = "expertmesh_router_hot_expert_load_ratio";
+constexpr char kHotSlots[] = "expertmesh_router_hot_slot_load_ratio";
 constexpr char kRows[] = "expertmesh_router_expert_rows_total";
 
 TEST(RouterMetricsTest, ALargeMeshStaysBelow2000Series) {
@@ -95,7 +97,7 @@ TEST(RouterMetricsTest, ALargeMeshStaysBelow2000Series) {
 
 TEST(RouterMetricsTest, DetailSaysWhatThereIsByLayerAndExpert) {
   const Exported off(Model(4, 16), ExpertDetail::kOff, 1, 1);
-  for (const char* name : {kOverflow, kBalance, kHot, kRows}) {
+  for (const char* name : {kOverflow, kBalance, kHot, kHotSlots, kRows}) {
     EXPECT_EQ(off.CountOf(name), 0) << name;
   }
   const Exported topk(Model(4, 16), ExpertDetail::kTopK, 1, 1);
@@ -106,6 +108,35 @@ TEST(RouterMetricsTest, DetailSaysWhatThereIsByLayerAndExpert) {
   const Exported full(Model(65, 16), ExpertDetail::kFull, 1, 1);
   EXPECT_EQ(full.CountOf(kBalance), 65);
   EXPECT_EQ(full.CountOf(kRows), 65 * 16);
+}
+
+TEST(RouterMetricsTest, HotExpertsAreShownByRankAndByName) {
+  const Exported exported(Model(4, 16), ExpertDetail::kTopK, 1, 1);
+  const auto collect = [&] { return exported.hot_experts->Collect(); };
+  // Before there is any load.
+  EXPECT_EQ(exported.CountOf(kHotSlots), 0);
+  for (const auto& metric : collect()[0].metric) {
+    EXPECT_EQ(metric.gauge.value, 0);
+  }
+  std::vector<HotExpert> loads;
+  for (int64_t expert = 0; expert < 16; ++expert) {
+    loads.push_back({2, expert, expert == 5 ? 4.0 : 0.5});
+    loads.push_back({3, expert, expert == 9 ? 3.0 : 0.8});
+  }
+  exported.hot_experts->Show(&loads);
+  EXPECT_EQ(exported.CountOf(kHot), kHotExpertRanks);
+  ASSERT_EQ(exported.CountOf(kHotSlots), kHotExpertRanks);
+  EXPECT_EQ(collect()[0].metric[0].gauge.value, 4);
+  const auto first = collect()[1].metric[0];
+  EXPECT_EQ(first.label[0].value, "2");
+  EXPECT_EQ(first.label[1].value, "5");
+  EXPECT_EQ(first.gauge.value, 4);
+  EXPECT_EQ(collect()[1].metric[1].label[1].value, "9");
+  // Equal ones in an order of their own, so that series do not flap.
+  EXPECT_EQ(collect()[1].metric[2].label[1].value, "0");
+  loads.clear();
+  exported.hot_experts->Show(&loads);
+  EXPECT_EQ(exported.CountOf(kHotSlots), 0);
 }
 
 TEST(RouterMetricsTest, RowsOfSlotsAreReadAtTheScrape) {
