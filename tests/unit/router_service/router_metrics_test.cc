@@ -115,9 +115,8 @@ TEST(RouterMetricsTest, HotExpertsAreShownByRankAndByName) {
   const auto collect = [&] { return exported.hot_experts->Collect(); };
   // Before there is any load.
   EXPECT_EQ(exported.CountOf(kHotSlots), 0);
-  for (const auto& metric : collect()[0].metric) {
-    EXPECT_EQ(metric.gauge.value, 0);
-  }
+  const auto idle = collect();
+  for (const auto& metric : idle[0].metric) EXPECT_EQ(metric.gauge.value, 0);
   std::vector<HotExpert> loads;
   for (int64_t expert = 0; expert < 16; ++expert) {
     loads.push_back({2, expert, expert == 5 ? 4.0 : 0.5});
