@@ -3,14 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "router_service/api/admin_service_impl.h"
 #include "router_service/api/generation_service_impl.h"
@@ -18,6 +14,7 @@
 #include "router_service/control/controller.h"
 #include "router_service/dispatch/endpoint_placement.h"
 #include "router_service/router_metrics.h"
+#include "router_service/router_model.h"
 #include "router_service/router_ports.h"
 #include "router_service/scale_server.h"
 #include "router_service/transport/address_file.h"
@@ -25,50 +22,14 @@
 #include "router_service/transport/expert_orders.h"
 #include "router_service/transport/resolver.h"
 #include "services/checkpoint/memory_plan.h"
-#include "services/core/load_progress.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
-#include "services/core/version.h"
-#include "services/linalg/self_check.h"
 #include "services/mesh/mesh_config.h"
 #include "services/runtime/metrics.h"
 #include "services/runtime/ready_file.h"
 #include "services/weights_transfer/weight_service_impl.h"
 
 namespace expertmesh::router {
-namespace {
-
-// KV pages within the configured memory or number of tokens, and never more
-// than all running requests could fill.
-int64_t NumKvPages(const RouterConfig& config, const ModelConfig& model,
-                   KvFormat format) {
-  const auto pages = [](int64_t tokens) {
-    return (tokens + kPageTokens - 1) / kPageTokens;
-  };
-  if (config.kv_cache_tokens > 0) return pages(config.kv_cache_tokens);
-  const int64_t by_memory =
-      config.kv_cache_bytes /
-      static_cast<int64_t>(KvCache::PageBytes(model, format));
-  return std::min(by_memory,
-                  pages(model.max_position_embeddings) * config.max_sequences);
-}
-
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(
-    const Checkpoint& checkpoint) {
-  const std::string path = checkpoint.directory() + "/tokenizer.json";
-  // A link that leads nowhere is a broken checkpoint, not one without the file.
-  std::error_code error;
-  if (std::filesystem::symlink_status(path, error).type() ==
-      std::filesystem::file_type::not_found) {
-    Log(LogLevel::kWarning, "no tokenizer.json: serving token ids only",
-        {{"model", checkpoint.directory()}});
-    return nullptr;
-  }
-  return Tokenizer::Load(path);
-}
-
-}  // namespace
-
 class RouterServer::Impl {
  public:
   explicit Impl(const RouterConfig& config) : config_(config) {}
@@ -85,16 +46,11 @@ class RouterServer::Impl {
   absl::Status ServeUntil(ShutdownSignals* signals);
 
  private:
-  absl::Status LoadModel();
-  // Metrics that must be there before the first scrape, and traces.
+  // Metrics, of which some must be there before the first scrape, and traces.
   absl::Status StartObserving();
   ExpertDetail expert_detail() const {
     return *ParseExpertDetail(config_.metrics_expert_detail);
   }
-  absl::Status LoadWeights(std::optional<WeightFormat> format);
-  // Each shape once.
-  absl::Status CheckKernels() const;
-  absl::Status CheckKvCacheSize(int64_t num_pages) const;
   absl::StatusOr<MeshConfig> ReadMesh() const;
   void StartControl();
   void Connect();
@@ -102,18 +58,17 @@ class RouterServer::Impl {
   void BuildEngine();
   absl::Status Listen();
   void OnEndpoints(const std::vector<EndpointInfo>& endpoints);
-  v1::Model Describe() const;
   absl::Status WriteReady() const;
   DispatcherOptions DispatchOptions() const;
   CapacityOptions Capacity() const;
   MeshShape Shape() const;
-  const ModelConfig& model() const { return checkpoint_->config(); }
+  const Checkpoint& checkpoint() const { return model_->checkpoint(); }
+  const ModelConfig& model() const { return model_->model(); }
 
   const RouterConfig config_;
   // Built in this order, destroyed in the opposite one.
-  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<RouterModel> model_;
   MeshConfig mesh_;
-  std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Metrics> metrics_;
   std::shared_ptr<SlotRowsCollector> expert_rows_;  // null: not by expert
   std::unique_ptr<MetricsServer> metrics_server_;
@@ -121,14 +76,6 @@ class RouterServer::Impl {
   std::unique_ptr<RequestTracer> tracer_;
   std::unique_ptr<RouterPorts> ports_;
   std::unique_ptr<ExpertTls> expert_tls_;
-  DType activation_dtype_ = DType::kF32;
-  KvFormat kv_format_ = KvFormat::kF32;
-  std::string router_dtype_;  // as announced
-  std::string sum_order_;
-  DType wire_dtype_ = DType::kF32;
-  int64_t combine_group_size_ = 1;
-  int64_t max_context_tokens_ = 0;
-  DenseWeights weights_;
   std::unique_ptr<PlacementTable> placement_;
   PlacementMetrics placement_metrics_;
 
@@ -148,10 +95,8 @@ class RouterServer::Impl {
   std::unique_ptr<EndpointSet> endpoints_;
   std::unique_ptr<Resolver> resolver_;
   std::unique_ptr<ScaleServer> scale_server_;
-  std::unique_ptr<WorkerPool> pool_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Transformer> transformer_;
-  std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<RequestTranslator> translator_;
   std::unique_ptr<TextWorker> text_worker_;
@@ -163,7 +108,14 @@ class RouterServer::Impl {
 };
 
 absl::Status RouterServer::Impl::Start() {
-  RETURN_IF_ERROR(LoadModel());
+  ASSIGN_OR_RETURN(model_, RouterModel::Open(config_));
+  // Before what takes long.
+  ASSIGN_OR_RETURN(mesh_, ReadMesh());
+  RETURN_IF_ERROR(StartObserving());
+  ASSIGN_OR_RETURN(ports_, RouterPorts::Load(config_, metrics_.get()));
+  expert_tls_ = std::make_unique<ExpertTls>(ports_->mesh_tls());
+  RETURN_IF_ERROR(model_->Load());
+  metrics_->SetIsa(IsaName());
   if (config_.controls()) StartControl();
   Connect();
   BuildEngine();
@@ -171,57 +123,8 @@ absl::Status RouterServer::Impl::Start() {
   return Listen();
 }
 
-absl::Status RouterServer::Impl::LoadModel() {
-  ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(config_.model));
-  // Before what takes long.
-  ASSIGN_OR_RETURN(mesh_, ReadMesh());
-  ASSIGN_OR_RETURN(tokenizer_, LoadTokenizer(*checkpoint_));
-  const std::optional<WeightFormat> format = RouterWeightFormat(config_);
-  const DType dtype = ActivationDType(config_.router_dtype, model().dtype);
-  kv_format_ = RouterKvFormat(config_, dtype);
-  // What is not in codes is little: the gates' products, the same everywhere.
-  activation_dtype_ = format ? DType::kF32 : dtype;
-  router_dtype_ = std::string(format ? WeightFormatName(*format)
-                                     : DTypeName(activation_dtype_));
-  wire_dtype_ = WireDType(config_, model().dtype);
-  combine_group_size_ = CombineGroupSize(config_, model().num_experts);
-
-  metrics_ = std::make_unique<Metrics>("router", IsaName());
-  RETURN_IF_ERROR(StartObserving());
-  ASSIGN_OR_RETURN(metrics_server_,
-                   MetricsServer::Start(config_.metrics_listen, *metrics_));
-  ASSIGN_OR_RETURN(ports_, RouterPorts::Load(config_, metrics_.get()));
-  expert_tls_ = std::make_unique<ExpertTls>(ports_->mesh_tls());
-  const int64_t num_pages = NumKvPages(config_, model(), kv_format_);
-  if (num_pages == 0) {
-    return absl::InvalidArgumentError(
-        "--kv-cache-bytes is too small for one page of the KV cache; raise it");
-  }
-  RETURN_IF_ERROR(CheckKvCacheSize(num_pages));
-  max_context_tokens_ =
-      std::min(model().max_position_embeddings, num_pages * kPageTokens);
-  cache_ = std::make_unique<KvCache>(model(), kv_format_, num_pages);
-  pool_ = std::make_unique<WorkerPool>(config_.threads > 0 ? config_.threads
-                                                           : AvailableCpus());
-  RETURN_IF_ERROR(LoadWeights(format));
-  RETURN_IF_ERROR(UseIsaThatPasses([this] { return CheckKernels(); }));
-  metrics_->SetIsa(IsaName());
-  sum_order_ =
-      std::string(SumOrder(format.value_or(FormatOf(activation_dtype_))));
-  Log(LogLevel::kInfo, "model loaded",
-      {{"model", checkpoint_->name()},
-       {"model_type", model().model_type},
-       {"weight_bytes", weights_.size_bytes},
-       {"kv_cache_bytes", cache_->size_bytes()},
-       {"kv_cache_tokens", num_pages * kPageTokens},
-       {"router_dtype", router_dtype_},
-       {"kv_dtype", KvFormatName(kv_format_)},
-       {"wire_dtype", DTypeName(wire_dtype_)},
-       {"combine_group_size", combine_group_size_}});
-  return absl::OkStatus();
-}
-
 absl::Status RouterServer::Impl::StartObserving() {
+  metrics_ = std::make_unique<Metrics>("router", IsaName());
   expert_rows_ =
       MakeExpertRowsCollector(model(), expert_detail(), metrics_.get());
   prometheus::Counter& dropped = metrics_->Counter(
@@ -239,67 +142,11 @@ absl::Status RouterServer::Impl::StartObserving() {
   RequestTracer::Options options;
   options.file = trace_file_.get();
   options.sample_ratio = config_.trace_sample;
-  options.model = checkpoint_->name();
+  options.model = checkpoint().name();
   tracer_ = std::make_unique<RequestTracer>(options);
+  ASSIGN_OR_RETURN(metrics_server_,
+                   MetricsServer::Start(config_.metrics_listen, *metrics_));
   return absl::OkStatus();
-}
-
-absl::Status RouterServer::Impl::LoadWeights(
-    std::optional<WeightFormat> format) {
-  DenseLoadOptions options = {.format = format, .pool = pool_.get()};
-  std::optional<PackCache> cache;
-  if (!config_.pack_cache.empty()) {
-    options.cache = &cache.emplace(config_.pack_cache, checkpoint_->local_id());
-  }
-  LoadProgress progress(RouterMatrixBytes(*checkpoint_));
-  options.progress = [&progress](int64_t bytes) {
-    const auto report = progress.Add(bytes);
-    if (report) LogProgress("packing the router's weights", *report);
-  };
-  ASSIGN_OR_RETURN(weights_, DenseWeights::Load(*checkpoint_, options));
-  if (cache) {
-    Log(LogLevel::kInfo, "pack cache used",
-        {{"folder", config_.pack_cache},
-         {"hits", cache->hits()},
-         {"misses", cache->misses()},
-         {"stored", cache->stored()}});
-  }
-  return absl::OkStatus();
-}
-
-absl::Status RouterServer::Impl::CheckKernels() const {
-  std::set<std::pair<int64_t, int64_t>> seen;
-  const auto check = [&](const PackedMatrix& w) {
-    if (!seen.emplace(w.n(), w.k()).second) return absl::OkStatus();
-    return CheckRowsAgree(w, activation_dtype_);
-  };
-  for (const LayerWeights& layer : weights_.layers) {
-    RETURN_IF_ERROR(check(layer.attention.qkv));
-    RETURN_IF_ERROR(check(layer.attention.o_proj));
-    RETURN_IF_ERROR(check(layer.gate));
-    for (const auto* ffn : {&layer.dense, &layer.shared}) {
-      if (!*ffn) continue;
-      RETURN_IF_ERROR(check((*ffn)->gate_up));
-      RETURN_IF_ERROR(check((*ffn)->down_proj));
-    }
-  }
-  return check(weights_.lm_head);
-}
-
-absl::Status RouterServer::Impl::CheckKvCacheSize(int64_t num_pages) const {
-  const double bytes =
-      static_cast<double>(num_pages) *
-      static_cast<double>(KvCache::PageBytes(model(), kv_format_));
-  const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
-                        static_cast<double>(sysconf(_SC_PAGE_SIZE));
-  // Slots are counted in 32 bits.
-  if (bytes < memory && num_pages * kPageTokens < (int64_t{1} << 31)) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "a KV cache of %d tokens takes %.1f GiB, but this machine has %.1f; "
-      "lower --kv-cache-tokens or --kv-cache-bytes",
-      num_pages * kPageTokens, bytes / (1 << 30), memory / (1 << 30)));
 }
 
 absl::StatusOr<MeshConfig> RouterServer::Impl::ReadMesh() const {
@@ -351,9 +198,9 @@ void RouterServer::Impl::Connect() {
                    .hidden_size = static_cast<uint32_t>(model().hidden_size),
                    .num_layers = static_cast<uint32_t>(model().num_layers),
                    .num_experts = static_cast<uint32_t>(model().num_experts),
-                   .checkpoint_fingerprint = checkpoint_->fingerprint(),
+                   .checkpoint_fingerprint = checkpoint().fingerprint(),
                    .expert_dtype = mesh_.expert_dtype,
-                   .int8_rows = wire_dtype_ == DType::kInt8};
+                   .int8_rows = model_->wire_dtype() == DType::kInt8};
   options.on_change = [this](const std::vector<EndpointInfo>& endpoints) {
     OnEndpoints(endpoints);
   };
@@ -446,11 +293,11 @@ void RouterServer::Impl::OnEndpoints(
 
 DispatcherOptions RouterServer::Impl::DispatchOptions() const {
   DispatcherOptions options;
-  options.wire_dtype = wire_dtype_;
+  options.wire_dtype = model_->wire_dtype();
   options.hidden_size = model().hidden_size;
   options.max_tokens = config_.max_step_tokens;
   options.top_k = model().top_k;
-  options.combine_group_size = combine_group_size_;
+  options.combine_group_size = model_->combine_group_size();
   options.uncovered_timeout = absl::Seconds(config_.uncovered_timeout_seconds);
   options.hedge_budget = config_.hedge_budget;
   return options;
@@ -467,31 +314,31 @@ void RouterServer::Impl::BuildEngine() {
       DispatchOptions(), placement_.get(), endpoints_->transport(),
       MakeDispatchMetrics(metrics_.get()));
   TransformerOptions transformer;
-  transformer.dtype = activation_dtype_;
+  transformer.dtype = model_->activation_dtype();
   transformer.max_tokens = config_.max_step_tokens;
   transformer.micro_batches =
       config_.micro_batches == "auto" ? 0 : config_.micro_batches[0] - '0';
-  transformer.max_context_tokens = max_context_tokens_;
+  transformer.max_context_tokens = model_->max_context_tokens();
   transformer.capacity = Capacity();
-  transformer_ = std::make_unique<Transformer>(model(), weights_, transformer,
-                                               dispatcher_.get(), pool_.get());
+  transformer_ =
+      std::make_unique<Transformer>(model(), model_->weights(), transformer,
+                                    dispatcher_.get(), model_->pool());
   EngineOptions engine;
   engine.scheduler.max_step_tokens = config_.max_step_tokens;
-  // Every running request decodes in every step,
-  // and leaves room for prefill.
+  // Every running request decodes in every step, and leaves room for prefill.
   engine.scheduler.max_sequences = std::min(
       config_.max_sequences,
       std::max<int64_t>(1, config_.max_step_tokens - PrefillBudget::kFloor));
   engine.scheduler.target_inter_token_latency =
       absl::Seconds(config_.target_inter_token_latency_seconds);
-  engine.max_context_tokens = max_context_tokens_;
+  engine.max_context_tokens = model_->max_context_tokens();
   engine.max_queue = config_.max_queue;
   engine.priority_step = absl::Seconds(config_.priority_step_seconds);
   engine.prefix_cache = config_.prefix_cache == "on";
   engine.mix_numerics = config_.mix_numerics;
   engine.counts_expert_rows = expert_rows_ != nullptr;
   engine_ = std::make_unique<Engine>(
-      engine, model(), transformer_.get(), cache_.get(), pool_.get(),
+      engine, model(), transformer_.get(), model_->cache(), model_->pool(),
       MakeEngineMetrics(model(), expert_detail(), metrics_.get()),
       Clock::Real());
   if (expert_rows_ != nullptr) {
@@ -509,16 +356,16 @@ absl::Status RouterServer::Impl::Listen() {
   RequestTranslator::Options translate;
   translate.overflow_policy = *ParseOverflowPolicy(config_.overflow_policy);
   translate.vocab_size = model().vocab_size;
-  translate.max_context_tokens = max_context_tokens_;
-  translate.defaults = checkpoint_->generation_defaults();
+  translate.max_context_tokens = model_->max_context_tokens();
+  translate.defaults = checkpoint().generation_defaults();
   translator_ =
-      std::make_unique<RequestTranslator>(translate, tokenizer_.get());
+      std::make_unique<RequestTranslator>(translate, model_->tokenizer());
   text_worker_ = std::make_unique<TextWorker>(TextWorker::Options());
   generation_service_ = std::make_unique<GenerationServiceImpl>(
-      translator_.get(), engine_.get(), text_worker_.get(), tokenizer_.get(),
+      translator_.get(), engine_.get(), text_worker_.get(), model_->tokenizer(),
       MakeApiMetrics(metrics_.get()), Clock::Real(), model().num_experts,
       tracer_.get());
-  model_service_ = std::make_unique<ModelServiceImpl>(Describe());
+  model_service_ = std::make_unique<ModelServiceImpl>(model_->Describe());
   capacity_ = std::make_unique<CapacitySettings>(
       Capacity(), translate.overflow_policy, engine_.get(), translator_.get(),
       model_service_.get());
@@ -537,7 +384,7 @@ absl::Status RouterServer::Impl::Listen() {
   // Needs no experts: those who are to hold them may be waiting for it.
   if (config_.lend_weights) {
     ASSIGN_OR_RETURN(weight_service_,
-                     WeightServiceImpl::Create(*checkpoint_, /*options=*/{}));
+                     WeightServiceImpl::Create(checkpoint(), /*options=*/{}));
     services.admin.push_back(weight_service_.get());
   }
   RETURN_IF_ERROR(ports_->Listen(services));
@@ -551,47 +398,6 @@ absl::Status RouterServer::Impl::Listen() {
        {"metrics", metrics_server_->url()},
        {"scaler", scale_server_->address()}});
   return absl::OkStatus();
-}
-
-v1::Model RouterServer::Impl::Describe() const {
-  const ModelConfig& config = model();
-  const GenerationDefaults& defaults = checkpoint_->generation_defaults();
-  v1::Model out;
-  out.set_name(checkpoint_->name());
-  out.set_model_type(config.model_type);
-  out.set_vocab_size(static_cast<uint32_t>(config.vocab_size));
-  out.set_hidden_size(static_cast<uint32_t>(config.hidden_size));
-  out.set_num_layers(static_cast<uint32_t>(config.num_layers));
-  out.set_num_moe_layers(static_cast<uint32_t>(config.num_moe_layers()));
-  out.set_num_experts(static_cast<uint32_t>(config.num_experts));
-  out.set_top_k(static_cast<uint32_t>(config.top_k));
-  out.set_max_context_tokens(static_cast<uint32_t>(max_context_tokens_));
-  out.set_has_tokenizer(tokenizer_ != nullptr);
-  out.mutable_eos_token_ids()->Add(defaults.eos_token_ids.begin(),
-                                   defaults.eos_token_ids.end());
-  out.set_checkpoint_fingerprint(checkpoint_->fingerprint());
-  out.set_checkpoint_dtype(std::string(DTypeName(config.dtype)));
-  out.set_router_dtype(router_dtype_);
-  out.set_kv_dtype(std::string(KvFormatName(kv_format_)));
-  out.set_wire_dtype(std::string(DTypeName(wire_dtype_)));
-  // Of one expert or of all, groups give the same bits.
-  const bool is_grouped =
-      combine_group_size_ > 1 && combine_group_size_ < config.num_experts;
-  out.set_numerics_id(absl::StrCat(
-      "cpu-", sum_order_, "-", router_dtype_, "-kv-", KvFormatName(kv_format_),
-      wire_dtype_ == DType::kInt8 ? "-wire-int8" : "", "-v2",
-      is_grouped ? absl::StrCat("-groups-", combine_group_size_) : "",
-      config_.mix_numerics ? "-mixed" : ""));
-  out.set_overflow_policy(config_.overflow_policy);
-  out.set_capacity_factor(config_.capacity_factor);
-  out.set_kv_cache_tokens(
-      static_cast<uint32_t>(cache_->num_pages() * kPageTokens));
-  const bool samples = defaults.do_sample.value_or(false);
-  out.set_temperature(samples ? defaults.temperature.value_or(1.0f) : 0.0f);
-  out.set_top_k_sampling(static_cast<uint32_t>(defaults.top_k.value_or(0)));
-  out.set_top_p(defaults.top_p.value_or(1.0f));
-  out.set_version(std::string(Version()));
-  return out;
 }
 
 absl::Status RouterServer::Impl::WriteReady() const {
