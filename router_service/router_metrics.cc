@@ -215,6 +215,10 @@ TransportMetrics MakeTransportMetrics(Metrics* metrics) {
   out.inflight_rows =
       &metrics->GaugeFamily("expertmesh_router_expert_inflight_rows",
                             "Rows sent to an expert service and not answered.");
+  out.row_seconds = &metrics->CounterFamily(
+      "expertmesh_router_expert_row_seconds_total",
+      "Seconds that rows waited for an expert service's answer, of all rows: "
+      "its rate is the mean of rows in flight.");
   out.credit_rows =
       &metrics->GaugeFamily("expertmesh_router_expert_credit_rows",
                             "Rows that an expert service lets this router have "

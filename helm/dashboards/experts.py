@@ -65,7 +65,8 @@ def balance():
 
 def pools():
     rpc = "expertmesh_router_expert_rpc_duration_seconds"
-    inflight = "sum by (pool) (expertmesh_router_expert_inflight_rows{@})"
+    inflight = ("sum by (pool) ("
+                f"{rate('expertmesh_router_expert_row_seconds_total')})")
     replicas = "max by (pool) (expertmesh_router_pool_replicas{@})"
     return dashboard(
         "pools", "Pools",

@@ -134,7 +134,14 @@ void EndpointConnection::WriteNext() {
 
 void EndpointConnection::CountRows() {
   const uint64_t rows = in_flight_.rows();
-  inflight_rows_.store(rows, std::memory_order_relaxed);
+  const uint64_t before =
+      inflight_rows_.exchange(rows, std::memory_order_relaxed);
+  if (options_.row_seconds != nullptr) {
+    const absl::Duration now = Clock::Real()->Now();
+    options_.row_seconds->Increment(static_cast<double>(before) *
+                                    absl::ToDoubleSeconds(now - counted_at_));
+    counted_at_ = now;
+  }
   if (options_.inflight_rows != nullptr) {
     options_.inflight_rows->Set(static_cast<double>(rows));
   }

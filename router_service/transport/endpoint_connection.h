@@ -56,6 +56,7 @@ class EndpointConnection {
     std::function<void(absl::Duration)> wake_by;
     prometheus::Histogram* rpc_duration_seconds = nullptr;
     prometheus::Gauge* inflight_rows = nullptr;
+    prometheus::Counter* row_seconds = nullptr;  // inflight_rows by time
     prometheus::Gauge* credit_rows = nullptr;    // as last granted
     prometheus::Gauge* shared_memory = nullptr;  // 1 while a link is in use
     prometheus::Counter* sent_bytes = nullptr;
@@ -177,6 +178,7 @@ class EndpointConnection {
   absl::Status own_error_ ABSL_GUARDED_BY(mutex_);
 
   std::atomic<uint64_t> inflight_rows_{0};
+  absl::Duration counted_at_ ABSL_GUARDED_BY(mutex_);  // by CountRows
 
   // Of the polling thread, and of gRPC between a start and its event.
   Incoming received_;

@@ -12,6 +12,7 @@ EndpointConnection::Options WithSeries(EndpointConnection::Options options,
                                        const EndpointSeries& series) {
   options.rpc_duration_seconds = series.rpc_duration_seconds();
   options.inflight_rows = series.inflight_rows();
+  options.row_seconds = series.row_seconds();
   options.credit_rows = series.credit_rows();
   options.shared_memory = series.shared_memory();
   options.sent_bytes = series.sent_bytes();

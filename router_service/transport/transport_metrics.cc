@@ -26,6 +26,7 @@ EndpointSeries::EndpointSeries(const TransportMetrics& metrics,
   const Labels labels = {{"endpoint", address}, {"pool", pool}};
   duration_ = AddTo(metrics.rpc_duration_seconds, labels, StepSecondsBuckets());
   rows_ = AddTo(metrics.inflight_rows, labels);
+  row_seconds_ = AddTo(metrics.row_seconds, labels);
   credit_rows_ = AddTo(metrics.credit_rows, labels);
   shared_memory_ = AddTo(metrics.shared_memory, labels);
   sent_bytes_ = AddTo(metrics.sent_bytes, labels);
@@ -35,6 +36,7 @@ EndpointSeries::EndpointSeries(const TransportMetrics& metrics,
 EndpointSeries::~EndpointSeries() {
   RemoveFrom(families_.rpc_duration_seconds, duration_);
   RemoveFrom(families_.inflight_rows, rows_);
+  RemoveFrom(families_.row_seconds, row_seconds_);
   RemoveFrom(families_.credit_rows, credit_rows_);
   RemoveFrom(families_.shared_memory, shared_memory_);
   RemoveFrom(families_.sent_bytes, sent_bytes_);

@@ -18,6 +18,8 @@ struct TransportMetrics {
   prometheus::Family<prometheus::Histogram>* rpc_duration_seconds = nullptr;
   // expertmesh_router_expert_inflight_rows: sent and not answered.
   prometheus::Family<prometheus::Gauge>* inflight_rows = nullptr;
+  // expertmesh_router_expert_row_seconds_total: these, integrated over time.
+  prometheus::Family<prometheus::Counter>* row_seconds = nullptr;
   // expertmesh_router_expert_credit_rows: granted by its last answer.
   prometheus::Family<prometheus::Gauge>* credit_rows = nullptr;
   // expertmesh_router_expert_shared_memory: 1 where batches go by it.
@@ -52,6 +54,7 @@ class EndpointSeries {
 
   prometheus::Histogram* rpc_duration_seconds() const { return duration_; }
   prometheus::Gauge* inflight_rows() const { return rows_; }
+  prometheus::Counter* row_seconds() const { return row_seconds_; }
   prometheus::Gauge* credit_rows() const { return credit_rows_; }
   prometheus::Gauge* shared_memory() const { return shared_memory_; }
   prometheus::Counter* sent_bytes() const { return sent_bytes_; }
@@ -61,6 +64,7 @@ class EndpointSeries {
   const TransportMetrics families_;
   prometheus::Histogram* duration_ = nullptr;
   prometheus::Gauge* rows_ = nullptr;
+  prometheus::Counter* row_seconds_ = nullptr;
   prometheus::Gauge* credit_rows_ = nullptr;
   prometheus::Gauge* shared_memory_ = nullptr;
   prometheus::Counter* sent_bytes_ = nullptr;

@@ -34,8 +34,8 @@ TTFT = "expertmesh_router_time_to_first_token_seconds"
 METRICS = {
     "desired": ('max(expertmesh_router_pool_desired_replicas{{pool="{pool}"}})'
                 ' / {replicas}', 1),
-    "inflight": ('avg_over_time(expertmesh:pool_inflight_rows:per_replica'
-                 '{{pool="{pool}"}}[5s])', None),
+    "inflight": ('sum(rate(expertmesh_router_expert_row_seconds_total'
+                 '{{pool="{pool}"}}[5s])) / {replicas}', None),
 }
 
 

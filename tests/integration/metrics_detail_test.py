@@ -80,8 +80,10 @@ class MetricsDetail(unittest.TestCase):
             metrics, series = parse(text)
             print(f"{service}: {series} series")
             self.assertLessEqual(series, MOST_SERIES, service)
-            self.assertFalse([name for name, metric in metrics.items()
-                              if "expert" in metric.labels])
+            # Eight of them.
+            self.assertLessEqual({name for name, metric in metrics.items()
+                                  if "expert" in metric.labels},
+                                 {"expertmesh_router_hot_slot_load_ratio"})
         self.assertIn("expertmesh_router_layer_balancedness_ratio",
                       by_layer(parse(scrape(self.router))[0]))
 

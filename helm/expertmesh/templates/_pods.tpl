@@ -116,10 +116,82 @@ initContainers:
 {{- end }}
 {{- end -}}
 
+{{- /* The chart's flags {own}, but for those given otherwise in {extra}. */ -}}
+{{- define "expertmesh.args" -}}
+{{- $given := list -}}
+{{- range .extra }}{{- $given = append $given (splitList "=" . | first) }}{{- end -}}
+{{- range fromYamlArray .own }}
+{{- if not (has (splitList "=" . | first) $given) }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- range .extra }}
+- {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /* As routerPod. */ -}}
+{{- define "expertmesh.routerArgs" -}}
+{{- $v := .root.Values -}}
+{{- /* Control has no clients, and so not their secrets. */ -}}
+{{- $client := ternary dict $v.router.client (eq .component "control") -}}
+- --model=/model
+- --mesh-config=/etc/expertmesh/mesh/mesh.json
+- --listen={{ ternary "127.0.0.1" "0.0.0.0" (eq .component "control") }}:50051
+- --admin-listen=0.0.0.0:50053
+- --health-listen=0.0.0.0:50054
+- --metrics-listen=0.0.0.0:9090
+- --client-connection-age={{ $v.router.connectionAgeSeconds }}
+- --drain-timeout={{ $v.router.drainSeconds }}
+{{- include "expertmesh.observabilityArgs" .root | nindent 0 }}
+{{- if $v.tracing.file }}
+- --trace-sample={{ $v.tracing.sampleRatio }}
+{{- end }}
+{{- include "expertmesh.meshTlsArgs" .root | nindent 0 }}
+{{- with $client }}
+{{- if .tlsSecretName }}
+- --client-tls-cert=/etc/expertmesh/client-tls/tls.crt
+- --client-tls-key=/etc/expertmesh/client-tls/tls.key
+{{- end }}
+{{- if .verifyClients }}
+- --client-tls-ca=/etc/expertmesh/client-tls/ca.crt
+{{- end }}
+{{- if .tokensSecretName }}
+- --client-tokens=/etc/expertmesh/client-tokens/tokens
+{{- end }}
+{{- end }}
+{{- range .args }}
+- {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /* An expert service's: {root, pool}. */ -}}
+{{- define "expertmesh.expertArgs" -}}
+{{- if eq .pool.weights "source" }}
+- --model=/model
+{{- else }}
+- --weights-from={{ include "expertmesh.host" (dict "root" .root "name" "router-peers") }}:50053
+- --weights-cache=/var/cache/expertmesh
+{{- end }}
+{{- if .pool.experts }}
+- --experts={{ ternary (printf "0-%d" (sub (int .root.Values.model.numExperts) 1)) .pool.experts (eq .pool.experts "all") }}
+{{- else }}
+- --experts=none
+- --memory-budget={{ .pool.memoryBudget }}
+{{- end }}
+- --device={{ .pool.device }}
+- --expert-dtype={{ .pool.dtype }}
+- --listen=0.0.0.0:50052
+- --health-listen=0.0.0.0:50054
+- --metrics-listen=0.0.0.0:9090
+- --drain-timeout={{ .pool.drainSeconds }}
+{{- include "expertmesh.observabilityArgs" .root | nindent 0 }}
+{{- include "expertmesh.meshTlsArgs" .root | nindent 0 }}
+{{- end -}}
+
 {{- /* A router's pod: {root, component, role, args}. */ -}}
 {{- define "expertmesh.routerPod" -}}
 {{- $v := .root.Values -}}
-{{- /* Control has no clients, and so not their secrets. */ -}}
 {{- $client := ternary dict $v.router.client (eq .component "control") -}}
 {{ include "expertmesh.podCommon" . }}
 terminationGracePeriodSeconds: {{ add (include "expertmesh.routerPreStopSeconds" .root | int) $v.router.drainSeconds 15 }}
@@ -128,35 +200,7 @@ containers:
   - name: router
     image: {{ include "expertmesh.image" (dict "root" .root "kind" "router") | quote }}
     imagePullPolicy: {{ $v.image.pullPolicy }}
-    args:
-      - --model=/model
-      - --mesh-config=/etc/expertmesh/mesh/mesh.json
-      - --listen={{ ternary "127.0.0.1" "0.0.0.0" (eq .component "control") }}:50051
-      - --admin-listen=0.0.0.0:50053
-      - --health-listen=0.0.0.0:50054
-      - --metrics-listen=0.0.0.0:9090
-      - --client-connection-age={{ $v.router.connectionAgeSeconds }}
-      - --drain-timeout={{ $v.router.drainSeconds }}
-      {{- include "expertmesh.observabilityArgs" .root | nindent 6 }}
-      {{- if $v.tracing.file }}
-      - --trace-sample={{ $v.tracing.sampleRatio }}
-      {{- end }}
-      {{- include "expertmesh.meshTlsArgs" .root | nindent 6 }}
-      {{- with $client }}
-      {{- if .tlsSecretName }}
-      - --client-tls-cert=/etc/expertmesh/client-tls/tls.crt
-      - --client-tls-key=/etc/expertmesh/client-tls/tls.key
-      {{- end }}
-      {{- if .verifyClients }}
-      - --client-tls-ca=/etc/expertmesh/client-tls/ca.crt
-      {{- end }}
-      {{- if .tokensSecretName }}
-      - --client-tokens=/etc/expertmesh/client-tokens/tokens
-      {{- end }}
-      {{- end }}
-      {{- range concat .args .role.extraArgs }}
-      - {{ . | quote }}
-      {{- end }}
+    args: {{- include "expertmesh.args" (dict "own" (include "expertmesh.routerArgs" .) "extra" .role.extraArgs) | nindent 6 }}
     ports:
       - {name: grpc, containerPort: 50051}
       - {name: admin, containerPort: 50053}
