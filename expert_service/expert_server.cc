@@ -107,7 +107,9 @@ absl::Status ExpertServer::LoadTls() {
 }
 
 absl::Status ExpertServer::Load() {
+  // What is wrong with flags shows before what takes long.
   RETURN_IF_ERROR(LoadTls());
+  RETURN_IF_ERROR(OpenTraceFile());
   RETURN_IF_ERROR(OpenSlots());
   const ModelConfig& model = slots_->checkpoint().config();
   weights_ = std::make_unique<LiveWeights>(std::make_shared<ExpertWeights>(
@@ -332,27 +334,30 @@ absl::Status ExpertServer::fault() const {
   return fault_;
 }
 
-absl::Status ExpertServer::StartObserving() {
-  if (!config_.trace_file.empty()) {
-    TraceFile::Options options;
-    options.path = config_.trace_file;
-    options.service_name = "expertmesh-expert";
-    options.on_dropped = [this](int64_t spans) {
-      metrics_.spans_dropped->Increment(static_cast<double>(spans));
-    };
-    ASSIGN_OR_RETURN(trace_file_, TraceFile::Open(options));
-  }
-  if (*ParseExpertDetail(config_.metrics_expert_detail) ==
-      ExpertDetail::kFull) {
-    slot_rows_ = MakeSlotRowsCollector(slots_->checkpoint().config());
-    slot_rows_->SetSource([this] { return load_->Totals(); });
-    registry_.AddCollector(slot_rows_);
-  }
+absl::Status ExpertServer::OpenTraceFile() {
+  if (config_.trace_file.empty()) return absl::OkStatus();
+  TraceFile::Options options;
+  options.path = config_.trace_file;
+  options.service_name = "expertmesh-expert";
+  options.on_dropped = [this](int64_t spans) {
+    metrics_.spans_dropped->Increment(static_cast<double>(spans));
+  };
+  ASSIGN_OR_RETURN(trace_file_, TraceFile::Open(options));
   return absl::OkStatus();
 }
 
+void ExpertServer::CountSlots() {
+  if (*ParseExpertDetail(config_.metrics_expert_detail) !=
+      ExpertDetail::kFull) {
+    return;
+  }
+  slot_rows_ = MakeSlotRowsCollector(slots_->checkpoint().config());
+  slot_rows_->SetSource([this] { return load_->Totals(); });
+  registry_.AddCollector(slot_rows_);
+}
+
 absl::Status ExpertServer::Serve() {
-  RETURN_IF_ERROR(StartObserving());
+  CountSlots();
   RETURN_IF_ERROR(StartExecutor());
   ExpertServiceImpl::Options service;
   service.endpoint = endpoint_;

@@ -78,7 +78,8 @@ class ExpertServer {
   absl::Status StartExecutor();
   // Heeds the first fault. Thread-safe.
   void LoseDevice(const absl::Status& fault);
-  absl::Status StartObserving();
+  absl::Status OpenTraceFile();
+  void CountSlots();  // where each is to have a series
   absl::Status Serve();
   WeightFormat format() const { return slots_->format(); }  // of all experts
   // Of the shapes and the type that all experts have.

@@ -23,8 +23,8 @@ constexpr char kName[] = "expertmesh-expert";
 
 // `parent`: the process that started this one.
 absl::Status Run(const ExpertConfig& config, pid_t parent) {
-  RETURN_IF_ERROR(CheckExpertConfig(config));
   RETURN_IF_ERROR(ApplyLogOptions("expert", config.log));
+  RETURN_IF_ERROR(CheckExpertConfig(config));
   ShutdownSignals signals;  // before the first thread
   if (config.exit_with_parent) {
     prctl(PR_SET_PDEATHSIG, SIGTERM);

@@ -285,6 +285,9 @@ absl::Status CheckRouterConfig(const RouterConfig& config) {
         config.client_tokens.empty() ? "--client-tls-ca" : "--client-tokens",
         " needs --client-tls-cert and --client-tls-key"));
   }
+  if (config.trace_sample > 0 && config.trace_file.empty()) {
+    return absl::InvalidArgumentError("--trace-sample needs --trace-file");
+  }
   RETURN_IF_ERROR(CheckAddress("--listen", config.listen));
   RETURN_IF_ERROR(CheckAddress("--admin-listen", AdminListen(config)));
   if (!config.health_listen.empty()) {

@@ -25,14 +25,15 @@ namespace expertmesh::router {
 class RouterModel {
  public:
   // Opens the checkpoint and chooses types; reads no weights. `config` is
-  // checked. Errors: those of Checkpoint::Open and Tokenizer::Load.
+  // checked. Errors: INVALID_ARGUMENT for a KV cache of no page, or one that
+  // this machine has no memory for; those of Checkpoint::Open and
+  // Tokenizer::Load.
   static absl::StatusOr<std::unique_ptr<RouterModel>> Open(
       const RouterConfig& config);
 
   // Makes the KV cache and the threads, loads the weights, and chooses an ISA
   // whose kernels agree with themselves. Takes long, and logs how far it is.
-  // Errors: INVALID_ARGUMENT for a KV cache of no page, or one that this
-  // machine has no memory for; those of DenseWeights::Load.
+  // Errors: those of DenseWeights::Load.
   absl::Status Load();
 
   // For clients. Needs Load.

@@ -62,7 +62,10 @@ void EngineCall::End(const absl::Status& status) {
   LogRefused(method_, request_id_, status, trace_id());
   if (trace_) {
     context_.tracer->RecordRefused(
-        *trace_, {method_, deadline_.arrival, request_id_}, status);
+        *trace_,
+        {method_, deadline_.arrival,
+         request_id_.size() <= kMaxRequestIdBytes ? request_id_ : ""},
+        status);
   }
   context_.metrics->Count(method_, status);
   Refuse(ToGrpcStatus(status));

@@ -116,6 +116,8 @@ class EndpointConnection {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountRows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `rows` were in flight since the last call.
+  void CountRowSeconds(uint64_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndIfIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void OnStarted(bool ok);
@@ -178,7 +180,7 @@ class EndpointConnection {
   absl::Status own_error_ ABSL_GUARDED_BY(mutex_);
 
   std::atomic<uint64_t> inflight_rows_{0};
-  absl::Duration counted_at_ ABSL_GUARDED_BY(mutex_);  // by CountRows
+  absl::Duration counted_at_ ABSL_GUARDED_BY(mutex_);  // by CountRowSeconds
 
   // Of the polling thread, and of gRPC between a start and its event.
   Incoming received_;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,6 +19,9 @@ namespace {
 
 // Of one line, so that readers need not hold a long one.
 constexpr size_t kMaxLineSpans = 256;
+constexpr int kPollMilliseconds = 100;
+// For a pipe that is full, once all is to end.
+constexpr absl::Duration kPatience = absl::Seconds(1);
 
 Attributes ResourceOf(const std::string& service_name) {
   char host[256] = {};
@@ -29,23 +33,13 @@ Attributes ResourceOf(const std::string& service_name) {
           {"process.pid", int64_t{getpid()}}};
 }
 
-// False: errno says why.
-bool WriteAll(int file, absl::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(file, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return false;
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return true;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TraceFile>> TraceFile::Open(
     const Options& options) {
-  const int file = open(options.path.c_str(),
-                        O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  const int file =
+      open(options.path.c_str(),
+           O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0644);
   if (file < 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--trace-file: cannot write '", options.path, "': ", strerror(errno)));
@@ -101,17 +95,42 @@ void TraceFile::Run() {
 }
 
 void TraceFile::Write(const std::vector<Span>& spans) {
+  // What is left of a line that failed ends here.
   const std::string line =
-      absl::StrCat(ToOtlpJson(resource_, "expertmesh", Version(), spans), "\n");
-  if (WriteAll(file_, line)) {
+      absl::StrCat(is_torn_ ? "\n" : "",
+                   ToOtlpJson(resource_, "expertmesh", Version(), spans), "\n");
+  const int error = WriteAll(line);
+  if (error == 0) {
     has_failed_ = false;
     return;
   }
-  const int error = errno;
   Drop(static_cast<int64_t>(spans.size()));
   if (std::exchange(has_failed_, true)) return;
   Log(LogLevel::kWarning, "spans cannot be written",
       {{"file", options_.path}, {"why", strerror(error)}});
+}
+
+int TraceFile::WriteAll(absl::string_view bytes) {
+  absl::Duration waited_since_stop;
+  while (!bytes.empty()) {
+    const ssize_t written = write(file_, bytes.data(), bytes.size());
+    if (written > 0) {
+      bytes.remove_prefix(static_cast<size_t>(written));
+      is_torn_ = !bytes.empty();
+      continue;
+    }
+    const int error = written < 0 ? errno : ENOSPC;
+    if (error == EINTR) continue;
+    if (error != EAGAIN) return error;
+    // A pipe that nobody empties must not hold up the process's end.
+    pollfd pipe = {.fd = file_, .events = POLLOUT, .revents = 0};
+    if (poll(&pipe, 1, kPollMilliseconds) != 0) continue;
+    MutexLock lock(&mutex_);
+    if (!stop_) continue;
+    waited_since_stop += absl::Milliseconds(kPollMilliseconds);
+    if (waited_since_stop > kPatience) return ETIMEDOUT;
+  }
+  return 0;
 }
 
 void TraceFile::Drop(int64_t spans) {

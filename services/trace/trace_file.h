@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "services/core/mutex.h"
 #include "services/trace/span.h"
 
@@ -29,10 +30,11 @@ class TraceFile {
     std::function<void(int64_t spans)> on_dropped;
   };
 
-  // Errors: INVALID_ARGUMENT where the file cannot be written.
+  // Errors: INVALID_ARGUMENT where the file cannot be written, or is a pipe
+  // that nobody reads.
   static absl::StatusOr<std::unique_ptr<TraceFile>> Open(
       const Options& options);
-  // Writes what is queued.
+  // Writes what is queued, or gives up on a pipe that is full for a second.
   ~TraceFile();
 
   // Never waits for the file.
@@ -42,12 +44,15 @@ class TraceFile {
   TraceFile(const Options& options, int file);
   void Run();
   void Write(const std::vector<Span>& spans);
+  // The error's number; 0: none.
+  int WriteAll(absl::string_view bytes);
   void Drop(int64_t spans);
 
   const Options options_;
   const int file_;
   const Attributes resource_;
   bool has_failed_ = false;  // of the thread
+  bool is_torn_ = false;     // of the thread: the last line lacks its end
 
   Mutex mutex_;
   CondVar changed_;

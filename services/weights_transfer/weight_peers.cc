@@ -32,6 +32,12 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address,
                                        const TlsIdentity* tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+  // A peer that starts is to be found soon, not after gRPC's two minutes.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 500);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
+  arguments.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000);
   return grpc::CreateCustomChannel(address, ChannelCredentials(tls), arguments);
 }
 
@@ -93,9 +99,9 @@ WeightPeers::WeightPeers(const Options& options) : options_(options) {
   }
 }
 
-absl::StatusOr<Manifest> WeightPeers::GetManifest() {
+absl::StatusOr<Manifest> WeightPeers::GetManifest(int attempts) {
   absl::Status fault = absl::UnavailableError("no peers to get weights from");
-  for (int attempt = 0; attempt < options_.attempts; ++attempt) {
+  for (int attempt = 0; attempt < attempts; ++attempt) {
     if (attempt > 0) absl::SleepFor(kFirstBackoff * attempt);
     bool hopeful = false;
     for (const Peer& peer : peers_) {

@@ -45,7 +45,10 @@ class WeightPeers {
   // Of the first peer that gives one; what it holds is checked by checksum
   // only. Errors, with the last peer's fault: UNAVAILABLE where asking again
   // may help, FAILED_PRECONDITION where every peer refuses for good.
-  absl::StatusOr<expert::v1::Manifest> GetManifest();
+  absl::StatusOr<expert::v1::Manifest> GetManifest(int attempts);
+  absl::StatusOr<expert::v1::Manifest> GetManifest() {
+    return GetManifest(options_.attempts);
+  }
 
   // Bytes [begin, end) of a tensor, in order. Errors: the sink's; CANCELLED
   // soon after `stop` is requested; UNAVAILABLE with the last peer's fault once

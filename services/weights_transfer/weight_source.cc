@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "services/checkpoint/checkpoint.h"
 #include "services/checkpoint/required_tensors.h"
+#include "services/core/clock.h"
 #include "services/core/log.h"
 #include "services/core/status_macros.h"
 
@@ -20,10 +21,12 @@ constexpr absl::Duration kTellAgain = absl::Seconds(30);
 // Of the checkpoint that the peers have, or the only one in the cache.
 absl::StatusOr<std::unique_ptr<WeightCache>> OpenCache(
     const WeightSource::Options& options, WeightPeers& peers) {
-  const absl::Time give_up = absl::Now() + options.patience;
-  absl::Time tell = absl::InfinitePast();
-  while (true) {
-    const absl::StatusOr<expert::v1::Manifest> manifest = peers.GetManifest();
+  const Clock& clock = *Clock::Real();
+  const absl::Duration give_up = clock.Now() + options.patience;
+  absl::Duration tell = absl::ZeroDuration();
+  for (bool is_first = true;; is_first = false) {
+    const absl::StatusOr<expert::v1::Manifest> manifest =
+        is_first ? peers.GetManifest() : peers.GetManifest(/*attempts=*/1);
     if (manifest.ok()) return WeightCache::Create(options.cache, *manifest);
     auto cache = WeightCache::OpenOnly(options.cache);
     if (cache.ok()) {
@@ -32,7 +35,7 @@ absl::StatusOr<std::unique_ptr<WeightCache>> OpenCache(
            {"reason", manifest.status().message()}});
       return cache;
     }
-    const absl::Time now = absl::Now();
+    const absl::Duration now = clock.Now();
     if (now >= give_up || !absl::IsUnavailable(manifest.status())) {
       return manifest.status();
     }

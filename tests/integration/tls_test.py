@@ -100,7 +100,8 @@ class MeshTest(TlsTest):
         with grpc.insecure_channel(router.address) as plain:
             answer = list(generation_pb2_grpc.GenerationServiceStub(
                 plain).Generate(generation_pb2.GenerateRequest(
-                    text="To be", max_tokens=4, exact=True), timeout=SECONDS))
+                    text="To be", max_tokens=4, exact=True, ignore_eos=True),
+                timeout=SECONDS))
         self.assertEqual(answer[-1].usage.generated_tokens, 4)
         for service in (expert, router):
             with grpc.insecure_channel(service.ready["health"]) as plain:
@@ -338,11 +339,15 @@ class ClientsTest(TlsTest):
             channel.subscribe(states.append)
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
             # Longer than a connection, and whole; then new ones.
-            while states.count(grpc.ChannelConnectivity.IDLE) < 3:
+            for _ in range(1000):
+                if states.count(grpc.ChannelConnectivity.IDLE) >= 3:
+                    break
                 answer = list(stub.Generate(generation_pb2.GenerateRequest(
                     text="To be", max_tokens=200, ignore_eos=True),
                     timeout=SECONDS))
                 self.assertEqual(answer[-1].usage.generated_tokens, 200)
+            else:
+                self.fail(f"one connection all along: {states}")
 
 
 class FlagsTest(TlsTest):

@@ -1,8 +1,11 @@
 #include "services/trace/trace_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -120,6 +123,52 @@ TEST_F(TraceFileTest, AFullDiskDropsAndCounts) {
     (*file)->Add(NamedSpan("s"));
   }
   EXPECT_EQ(dropped_, 1);
+}
+
+TEST_F(TraceFileTest, APipeThatNobodyEmptiesHoldsUpNoEnd) {
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  const int reader = open(path_.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  TraceFile::Options options = Options();
+  options.max_queued = 10000;
+  {
+    auto file = TraceFile::Open(options);
+    ASSERT_TRUE(file.ok());
+    for (int n = 0; n < 5000; ++n) (*file)->Add(NamedSpan("s"));
+  }
+  EXPECT_GT(dropped_, 0);
+  close(reader);
+}
+
+TEST_F(TraceFileTest, ALineAfterATornOneIsWhole) {
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  {
+    const auto file = TraceFile::Open(Options());
+    ASSERT_TRUE(file.ok());
+    // As a disk that has room for the begin of the line.
+    rlimit small = before;
+    small.rlim_cur = 100;
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    (*file)->Add(NamedSpan("torn"));
+    while (dropped_ == 0) std::this_thread::yield();
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    (*file)->Add(NamedSpan("whole"));
+  }
+  std::ifstream in(path_);
+  std::string torn, whole, none;
+  ASSERT_TRUE(std::getline(in, torn) && std::getline(in, whole));
+  EXPECT_EQ(torn.size(), 100u);
+  EXPECT_TRUE(nlohmann::json::accept(whole)) << whole;
+  EXPECT_THAT(whole, HasSubstr("whole"));
+  EXPECT_FALSE(std::getline(in, none));
+}
+
+TEST_F(TraceFileTest, APipeWithoutAReaderIsRefused) {
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  const auto file = TraceFile::Open(Options());
+  EXPECT_TRUE(absl::IsInvalidArgument(file.status())) << file.status();
 }
 
 TEST_F(TraceFileTest, AFileThatCannotBeIsNamed) {
