@@ -24,12 +24,6 @@ def balance():
                       "layer's mean, by rank.", "short",
                       ("max by (rank) (expertmesh_router_hot_expert_load_ratio"
                        "{@})", "rank {{rank}}"), least=0),
-                panel("Which experts are hottest",
-                      "The same by expert: they change as the traffic turns "
-                      "to other text.", "short",
-                      ("max by (layer, expert) (expertmesh_router_hot_slot_"
-                       "load_ratio{@})", "layer {{layer}} expert {{expert}}"),
-                      width=24, least=0),
                 panel("Distinct placements",
                       "How many different placements routers route by; more "
                       "than one for longer than a moment means that some see "
@@ -37,6 +31,12 @@ def balance():
                       ('count(count_values("checksum", '
                        "expertmesh_router_placement_checksum{@}))",
                        "placements"), kind="stat"),
+                panel("Which experts are hottest",
+                      "The same by expert: they change as the traffic turns "
+                      "to other text.", "short",
+                      ("max by (layer, expert) (expertmesh_router_hot_slot_"
+                       "load_ratio{@})", "layer {{layer}} expert {{expert}}"),
+                      width=24, least=0),
             ]),
             ("Placement", [
                 panel("Rebalances",
