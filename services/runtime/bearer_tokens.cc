@@ -74,13 +74,7 @@ absl::StatusOr<std::unique_ptr<BearerTokens>> BearerTokens::Load(
     tokens->digests_ = std::move(digests);
   }
   tokens->watcher_ =
-      std::jthread([self = tokens.get()](const std::stop_token& stop) {
-        for (;;) {
-          SleepUnlessStopped(kInterval, stop);
-          if (stop.stop_requested()) return;
-          self->Look();
-        }
-      });
+      CallEvery(kInterval, [self = tokens.get()] { self->Look(); });
   return tokens;
 }
 

@@ -90,13 +90,7 @@ absl::StatusOr<std::unique_ptr<TlsIdentity>> TlsIdentity::Load(
   tls->provider_ =
       std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
           identity, identity, ca, kIntervalSeconds);
-  tls->watcher_ = std::jthread([tls = tls.get()](const std::stop_token& stop) {
-    for (;;) {
-      SleepUnlessStopped(kInterval, stop);
-      if (stop.stop_requested()) return;
-      tls->Look();
-    }
-  });
+  tls->watcher_ = CallEvery(kInterval, [tls = tls.get()] { tls->Look(); });
   return tls;
 }
 
