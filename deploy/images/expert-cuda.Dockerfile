@@ -2,7 +2,7 @@
 # build's context:
 #
 #     deploy/bundle OUT
-#     docker build -f deploy/images/expert-cuda.Dockerfile -t expertmesh-expert-cuda OUT
+#     docker build -f deploy/images/expert-cuda.Dockerfile -t expertmesh-expert-cuda:0.1.0 OUT
 #
 # The driver's libraries come from the host, by the NVIDIA Container Toolkit.
 # Nothing is installed or compiled here; the bundle fits Debian 12's glibc.

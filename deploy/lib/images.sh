@@ -35,6 +35,15 @@ save_image() {
   esac >"$work/log" 2>&1 || fail "cannot write $2: $(tail -n 1 "$work/log")"
 }
 
+# push_image NAME:TAG REGISTRY/NAME:TAG
+push_image() {
+  say "pushing $2"
+  case $engine in
+    docker) docker tag "$1" "$2" && docker push -q "$2" ;;
+    *) "$engine" push -q "$1" "docker://$2" ;;
+  esac >"$work/log" 2>&1 || fail "cannot push $2: $(tail -n 1 "$work/log")"
+}
+
 # stop_containers ID...: ends and forgets them.
 stop_containers() {
   (($# == 0)) || "$engine" rm -f "$@" >/dev/null 2>&1 || true

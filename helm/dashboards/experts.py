@@ -16,9 +16,11 @@ def balance():
                       "percentunit", (f"min by (layer) ({even})",
                                       "layer {{layer}}"),
                       kind="status-history", width=24, least=0, most=1),
-                panel("Balancedness", "Over all layers.", "percentunit",
+                panel("Balancedness",
+                      "Over all layers, each as of the router that finds it "
+                      "least even; an idle one finds all even.", "percentunit",
                       (f"min({even})", "least even layer"),
-                      (f"avg({even})", "mean of layers"), least=0, most=1),
+                      (f"avg(min by (layer) ({even}))", "mean of layers"), least=0, most=1),
                 panel("Hottest experts",
                       "Rows of the hottest experts of any layer over their "
                       "layer's mean, by rank.", "short",

@@ -11,16 +11,19 @@ import json
 import math
 import pathlib
 import re
+import sys
 import time
 import urllib.parse
 import urllib.request
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.dates as dates
-import matplotlib.pyplot as plt
-from PIL import Image  # which matplotlib needs as well
+try:
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.dates as dates
+    import matplotlib.pyplot as plt
+    from PIL import Image  # which matplotlib needs as well
+except ImportError as error:
+    sys.exit(f"{error}; Debian has it as python3-matplotlib")
 
 FOLDER = pathlib.Path(__file__).parent.parent / "expertmesh" / "dashboards"
 UNITS = {"short": "", "percentunit": "%", "bytes": "MiB", "Bps": "KiB/s",

@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "services/cli/flags.h"
 #include "services/core/status_macros.h"
 #include "services/runtime/address.h"
@@ -30,24 +31,32 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   return grpc::CreateCustomChannel(address, ChannelCredentials(tls), arguments);
 }
 
+// An option that the environment may give too: --tls-ca as EXPERTMESH_TLS_CA.
+CLI::Option* AddOption(CLI::App& app, const std::string& flag,
+                       std::string& value, const std::string& help) {
+  const std::string name = absl::AsciiStrToUpper(
+      absl::StrReplaceAll(flag, {{"--", ""}, {"-", "_"}}));
+  return app.add_option(flag, value, help)
+      ->envname(absl::StrCat("EXPERTMESH_", name));
+}
+
 // `at` says where, beside clients' port.
 void AddTlsFlags(CLI::App& app, absl::string_view at, TlsFiles& files,
                  std::string& server_name) {
-  app.add_option(absl::StrCat(files.flag, "-ca"), files.ca,
-                 absl::StrCat("Certificates in PEM of who signs the router's",
-                              at, "; default: no TLS"))
+  AddOption(app, absl::StrCat(files.flag, "-ca"), files.ca,
+            absl::StrCat("Certificates in PEM of who signs the router's", at,
+                         "; default: no TLS"))
       ->type_name("FILE");
-  app.add_option(
-         absl::StrCat(files.flag, "-cert"), files.cert,
-         absl::StrCat(
-             "Certificate in PEM to show to a router that asks for one", at))
+  AddOption(app, absl::StrCat(files.flag, "-cert"), files.cert,
+            absl::StrCat(
+                "Certificate in PEM to show to a router that asks for one", at))
       ->type_name("FILE");
-  app.add_option(absl::StrCat(files.flag, "-key"), files.key,
-                 absl::StrCat("Private key of ", files.flag, "-cert"))
+  AddOption(app, absl::StrCat(files.flag, "-key"), files.key,
+            absl::StrCat("Private key of ", files.flag, "-cert"))
       ->type_name("FILE");
-  app.add_option(absl::StrCat(files.flag, "-server-name"), server_name,
-                 absl::StrCat("Name that the router's certificate", at,
-                              " must be for; default: the address's host"))
+  AddOption(app, absl::StrCat(files.flag, "-server-name"), server_name,
+            absl::StrCat("Name that the router's certificate", at,
+                         " must be for; default: the address's host"))
       ->type_name("NAME");
 }
 
@@ -89,8 +98,8 @@ absl::StatusOr<std::string> ReadToken(const std::string& path) {
 
 CLI::Option* AddServerFlags(CLI::App& app, ServerFlags& flags) {
   AddTlsFlags(app, "", flags.tls, flags.tls_server_name);
-  app.add_option("--token-file", flags.token_file,
-                 "File with the bearer token to send; needs --tls-ca")
+  AddOption(app, "--token-file", flags.token_file,
+            "File with the bearer token to send; needs --tls-ca")
       ->type_name("FILE");
   app.add_option("--timeout", flags.timeout_seconds,
                  "Seconds a call may take; default: no limit")
@@ -103,9 +112,9 @@ CLI::Option* AddServerFlags(CLI::App& app, ServerFlags& flags) {
 }
 
 void AddAdminFlags(CLI::App& app, ServerFlags& flags) {
-  app.add_option("--admin", flags.admin_address,
-                 "Address where the router serves operators; default: the host "
-                 "of --server, and the port two above")
+  AddOption(app, "--admin", flags.admin_address,
+            "Address where the router serves operators; default: the host of "
+            "--server, and the port two above")
       ->type_name("HOST:PORT")
       ->check(IsHostPort());
   AddTlsFlags(app, " at --admin", flags.admin_tls, flags.admin_tls_server_name);

@@ -29,6 +29,7 @@ struct ServerFlags {
   std::string admin_tls_server_name;  // "": the admin address's host
 };
 // --server, --timeout, and those of TLS and tokens; returns that of --server.
+// All but --server and --timeout may come from the environment.
 CLI::Option* AddServerFlags(CLI::App& app, ServerFlags& flags);
 // --admin and its TLS, for commands that use the admin API.
 void AddAdminFlags(CLI::App& app, ServerFlags& flags);

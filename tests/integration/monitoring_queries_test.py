@@ -37,7 +37,8 @@ if not DEVICE_EXPERT.exists():
                                 "copy_duration_seconds", "batch_rows",
                                 "graph_launches_total")})
 # Labels that Prometheus adds, or that an expression makes.
-ADDED = {"job", "instance", "namespace", "le", "checksum", "severity"}
+ADDED = {"job", "instance", "namespace", "le", "checksum", "severity",
+         "app_kubernetes_io_component"}
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 
 

@@ -142,6 +142,12 @@ class MeshTest(TlsTest):
                 refused = et.cli(*command, *known, check=False)
                 self.assertEqual(refused.returncode, 1)
                 self.assertIn(router.admin_address, refused.stderr)
+                # As in a pod of the chart, which flags go before.
+                given = dict(zip(
+                    (f"EXPERTMESH_{flag[2:].upper().replace('-', '_')}"
+                     for flag in map(str, admin[::2])), map(str, admin[1::2])))
+                text = et.cli(*command, *known, env=given).stdout
+                self.assertIn(expert.address, text)
 
     def test_a_router_without_certificates_gets_nowhere(self):
         expert = self.expert(*self.mesh_flags())

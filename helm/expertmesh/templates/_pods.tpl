@@ -143,6 +143,8 @@ initContainers:
 - --metrics-listen=0.0.0.0:9090
 - --client-connection-age={{ $v.router.connectionAgeSeconds }}
 - --drain-timeout={{ $v.router.drainSeconds }}
+{{- /* Autoscalers wait before they take away; twice is too long. */}}
+- --scale-down-window=60
 {{- include "expertmesh.observabilityArgs" .root | nindent 0 }}
 {{- if $v.tracing.file }}
 - --trace-sample={{ $v.tracing.sampleRatio }}
@@ -189,6 +191,23 @@ initContainers:
 {{- include "expertmesh.meshTlsArgs" .root | nindent 0 }}
 {{- end -}}
 
+{{- /* With which `expertmesh` in the pod reaches this router: {root, client}. */ -}}
+{{- define "expertmesh.operatorsEnv" -}}
+{{- if .root.Values.mtls.enabled }}
+- {name: EXPERTMESH_ADMIN_TLS_CA, value: /etc/expertmesh/mesh-tls/ca.crt}
+- {name: EXPERTMESH_ADMIN_TLS_CERT, value: /etc/expertmesh/mesh-tls/tls.crt}
+- {name: EXPERTMESH_ADMIN_TLS_KEY, value: /etc/expertmesh/mesh-tls/tls.key}
+- {name: EXPERTMESH_ADMIN_TLS_SERVER_NAME, value: {{ include "expertmesh.host" (dict "root" .root "name" "admin") }}}
+{{- end }}
+{{- if .client.tlsSecretName }}
+- {name: EXPERTMESH_TLS_CA, value: /etc/expertmesh/client-tls/ca.crt}
+- {name: EXPERTMESH_TLS_SERVER_NAME, value: {{ .client.serverName | default (include "expertmesh.host" (dict "root" .root "name" "router")) }}}
+{{- end }}
+{{- if .client.tokensSecretName }}
+- {name: EXPERTMESH_TOKEN_FILE, value: /etc/expertmesh/client-tokens/tokens}
+{{- end }}
+{{- end -}}
+
 {{- /* A router's pod: {root, component, role, args}. */ -}}
 {{- define "expertmesh.routerPod" -}}
 {{- $v := .root.Values -}}
@@ -201,6 +220,9 @@ containers:
     image: {{ include "expertmesh.image" (dict "root" .root "kind" "router") | quote }}
     imagePullPolicy: {{ $v.image.pullPolicy }}
     args: {{- include "expertmesh.args" (dict "own" (include "expertmesh.routerArgs" .) "extra" .role.extraArgs) | nindent 6 }}
+    {{- with include "expertmesh.operatorsEnv" (dict "root" .root "client" $client) | trim }}
+    env: {{- . | nindent 6 }}
+    {{- end }}
     ports:
       - {name: grpc, containerPort: 50051}
       - {name: admin, containerPort: 50053}

@@ -177,11 +177,12 @@ def router(model, expert_addresses, *flags):
                     "--metrics-listen", "127.0.0.1:0", *flags])
 
 
-def cli(*arguments, stdin=None, check=True, seconds=START_SECONDS):
-    """Runs `expertmesh`; returns its CompletedProcess with text output."""
+def cli(*arguments, stdin=None, check=True, seconds=START_SECONDS, env=None):
+    """Runs `expertmesh`, with `env` added to the environment; returns its
+    CompletedProcess with text output."""
     done = subprocess.run([str(BIN / "expertmesh"), *map(str, arguments)],
                           input=stdin, capture_output=True, text=True,
-                          timeout=seconds,
+                          timeout=seconds, env={**os.environ, **(env or {})},
                           **({} if stdin is not None
                              else {"stdin": subprocess.DEVNULL}))
     if check and done.returncode != 0:
