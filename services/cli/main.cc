@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/cli/command.h"
 #include "services/cli/terminal.h"
+#include "services/core/log.h"
 #include "services/core/version.h"
 #include "services/runtime/command_line.h"
 
@@ -35,6 +36,8 @@ absl::StatusOr<const Command*> ChosenCommand(
 int Main(int argc, char** argv) {
   // gRPC's own log lines would break the rule of one line per error.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  // Which certificate was read is no news for the caller.
+  ConfigureLog(kName, LogLevel::kWarning, LogFormat::kText);
 
   CLI::App root(
       "Expertmesh: a Mixture-of-Experts model served by a router and expert "
