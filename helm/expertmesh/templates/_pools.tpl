@@ -50,7 +50,7 @@
 {{- $pools := list -}}
 {{- range $name := include "expertmesh.poolNames" . | splitList "," -}}
 {{- $pool := include "expertmesh.pool" (dict "root" $root "name" $name) | fromYaml -}}
-{{- $entry := dict "name" $name "weight" $pool.weight "target" (printf "dns:///%s:50052" (include "expertmesh.host" (dict "root" $root "name" $name))) -}}
+{{- $entry := dict "name" $name "weight" (float64 $pool.weight) "target" (printf "dns:///%s:50052" (include "expertmesh.host" (dict "root" $root "name" $name))) -}}
 {{- if $pool.experts -}}
 {{- $slots := ternary (printf "0-%d" (sub (int $root.Values.model.numExperts) 1)) $pool.experts (eq $pool.experts "all") -}}
 {{- $_ := set $entry "fixed" (dict "slots" $slots) -}}
